@@ -1,0 +1,76 @@
+"""The dense backend: a boolean (B, 1, Q, K) mask for `torch.nn.functional.scaled_dot_product_attention`.
+
+Costs memory quadratic in the number of tokens, runs everywhere. A forward in which nothing looks ahead builds no mask
+at all and runs as plain causal attention.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import causal_mask_function, sdpa_mask
+
+from mutua.attention.policy import Policy
+from mutua.attention.request import expect_request
+from mutua.roles import TokenRoles
+
+NAME = "mutua_sdpa"
+
+attend = sdpa_attention_forward
+
+
+def build_mask(
+    batch_size: int,
+    q_length: int,
+    kv_length: int,
+    q_offset: int | Tensor = 0,
+    kv_offset: int = 0,
+    mask_function: Callable[..., Any] = causal_mask_function,
+    attention_mask: object = None,
+    allow_is_causal_skip: bool = True,
+    device: torch.device | str = "cpu",
+    **kwargs: Any,
+) -> Tensor | None:
+    """Transformers' own mask (causal or windowed, padding) with what the policy adds; None if plain causal will do.
+
+    `q_offset` is the number of cached tokens; columns are the keys `kv_offset ... kv_offset + kv_length`.
+    """
+    request = expect_request(attention_mask, NAME)
+    looks_ahead, packed = request.looks_ahead, request.is_packed
+    base_B1QK = sdpa_mask(
+        batch_size=batch_size,
+        q_length=q_length,
+        kv_length=kv_length,
+        q_offset=q_offset,
+        kv_offset=kv_offset,
+        mask_function=mask_function,
+        attention_mask=request.padding_BK,
+        allow_is_causal_skip=allow_is_causal_skip and not looks_ahead and not packed,
+        device=device,
+        **kwargs,
+    )
+    if base_B1QK is None or not (looks_ahead or packed):
+        return base_B1QK
+
+    # Roles are known for the tokens of this forward: a key's index among them, and whether it is one of them at all.
+    local_K = torch.arange(kv_length, device=device) + kv_offset - q_offset
+    is_here_K = (local_K >= 0) & (local_K < q_length)
+    local_K = local_K.clamp(0, q_length - 1)
+    document_BQ = request.roles.document_BN
+    same_document_BQK = document_BQ[:, :, None] == document_BQ[:, local_K][:, None, :]
+    mask_BQK = base_B1QK[:, 0]
+    if looks_ahead:
+        mask_BQK = mask_BQK | (_look_ahead(request.policy, request.roles, local_K) & is_here_K)
+    return (mask_BQK & (same_document_BQK | ~is_here_K))[:, None]
+
+
+def _look_ahead(policy: Policy, roles: TokenRoles, local_K: Tensor) -> Tensor:
+    """Where the policy lets a query see a key of its block, whatever their order: bool (B, Q, K)."""
+    block_BQ, modality_BQ = roles.block_BN, roles.modality_BN
+    block_BK, modality_BK = block_BQ[:, local_K], modality_BQ[:, local_K]
+    same_block_BQK = (block_BQ[:, :, None] == block_BK[:, None, :]) & (block_BQ >= 0)[:, :, None]
+    return same_block_BQK & policy.table(block_BQ.device)[modality_BQ[:, :, None], modality_BK[:, None, :]]

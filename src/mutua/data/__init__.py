@@ -1,0 +1,1 @@
+"""Data: one sample schema, the readers that yield it, and what turns it into batches."""

@@ -1,0 +1,84 @@
+"""How far a guesser gets that never sees the picture: a benchmark is only worth its distance from that.
+
+`python -m mutua.data.blind` prints the table for the synthetic scenes.
+"""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from typing import Protocol, TypeAlias
+
+from mutua.data.scenes import COLOURS, SHAPES, SIZES
+
+
+class Asked(Protocol):
+    """A question with its family and answer: a `Sample`, or an item of `Scenes` before it is drawn."""
+
+    @property
+    def family(self) -> str: ...
+    @property
+    def question(self) -> str: ...
+    @property
+    def answer(self) -> str: ...
+
+
+Key: TypeAlias = tuple[str, ...]
+
+# Words that name an attribute value, in the scenes and in easy-VQA.
+_VALUES = re.compile(rf"\b({'|'.join([*SIZES, *COLOURS, *SHAPES, 'gray', 'teal', 'brown', 'rectangle'])})(?=s?\b)")
+
+
+def template(question: str) -> str:
+    """The question with attribute values masked: "is there a red circle?" gives "is there a * *?"."""
+    return _VALUES.sub("*", question.lower())
+
+
+# From coarse to fine. A guesser answers with the majority answer of its own key, or of the next coarser key where the
+# fit set never showed its own.
+_KEYS: tuple[Callable[[Asked], Key], ...] = (
+    lambda asked: (asked.family,),
+    lambda asked: (asked.family, template(asked.question)),
+    lambda asked: (asked.family, template(asked.question), asked.question),
+)
+
+
+def blind_accuracy(fit: Iterable[Asked], test: Iterable[Asked]) -> dict[str, float]:
+    """Accuracy by family, 0 to 1, of the best of three guessers that are fitted on `fit` and scored on `test`.
+
+    They answer with the majority answer of the family, of the question's template, and of the exact question.
+    """
+    seen: defaultdict[Key, Counter[str]] = defaultdict(Counter)
+    for asked in fit:
+        answer = asked.answer
+        for key in _KEYS:
+            seen[key(asked)][answer] += 1
+    majority = {key: answers.most_common(1)[0][0] for key, answers in seen.items()}
+
+    totals: Counter[str] = Counter()
+    hits = [Counter[str]() for _ in _KEYS]
+    for asked in test:
+        totals[asked.family] += 1
+        guess: str | None = None
+        for guesser, key in enumerate(_KEYS):
+            guess = majority.get(key(asked), guess)
+            hits[guesser][asked.family] += guess == asked.answer
+    return {family: max(right[family] for right in hits) / total for family, total in sorted(totals.items())}
+
+
+def main(fit: int = 20_000, test: int = 5_000) -> None:
+    """Prints the table for the synthetic scenes."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from mutua.data.readers.scenes import Scenes
+
+    train, held_out = Scenes("train", fit), Scenes("test", test)
+    accuracy = blind_accuracy(map(train.item, range(fit)), map(held_out.item, range(test)))
+    table = Table("family", "blind accuracy", title=f"fitted on {fit:,} scenes, scored on {test:,}")
+    for family, share in accuracy.items():
+        table.add_row(family, f"{share:.3f}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

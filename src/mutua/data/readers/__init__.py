@@ -1,0 +1,52 @@
+"""Sources of samples, and the settings by which a recipe names one.
+
+A reader is a map-style `Sequence[Sample]`: cheap to make, lazy about images, picklable. A new source is one file here
+and one class below.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
+
+from mutua.data.readers.easy_vqa import EasyVQA
+from mutua.data.readers.jsonl import JsonLines
+from mutua.data.readers.scenes import Scenes
+from mutua.data.scenes import Split
+from mutua.data.scenes_questions import EVAL_FAMILIES, Family
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ScenesSource(_Settings):
+    type: Literal["scenes"] = "scenes"
+    split: Split
+    size: NonNegativeInt
+    seed: int = 0
+    families: tuple[Family, ...] = Field(default=EVAL_FAMILIES, min_length=1)
+
+    def open(self) -> Scenes:
+        return Scenes(self.split, self.size, self.seed, self.families)
+
+
+class EasyVQASource(_Settings):
+    type: Literal["easy-vqa"] = "easy-vqa"
+    split: Split
+
+    def open(self) -> EasyVQA:
+        return EasyVQA(self.split)
+
+
+class JsonLinesSource(_Settings):
+    type: Literal["jsonl"] = "jsonl"
+    path: Path
+
+    def open(self) -> JsonLines:
+        return JsonLines(self.path)
+
+
+Source: TypeAlias = Annotated[ScenesSource | EasyVQASource | JsonLinesSource, Field(discriminator="type")]
+
+__all__ = ["EasyVQA", "EasyVQASource", "JsonLines", "JsonLinesSource", "Scenes", "ScenesSource", "Source"]

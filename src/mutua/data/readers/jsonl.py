@@ -1,0 +1,97 @@
+"""JSON Lines as a source: one sample a line, images beside the file. This is how users bring their own data."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn, overload
+
+from PIL import Image, UnidentifiedImageError
+from pydantic import ValidationError
+
+from mutua.data.sample import ImagePart, Message, Sample, SampleError
+
+
+class JsonLines(Sequence[Sample]):
+    """The samples of a file; a line is read, checked and its images decoded when it is asked for.
+
+    Relative image paths start at the file's folder; empty lines are skipped. Raises SampleError, which names the place.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise SampleError(f"{self.path}: no such file")
+        self._lines: list[tuple[int, int]] = []  # (line number from 1, byte offset) of each sample
+        offset = 0
+        with self.path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    self._lines.append((number, offset))
+                offset += len(line)
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Sample]: ...
+    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        number, offset = self._lines[index]
+        with self.path.open("rb") as file:
+            file.seek(offset)
+            line = file.readline()
+        try:
+            sample = Sample.model_validate(json.loads(line))
+        except ValidationError as error:
+            self._refuse(number, *_first_error(error))
+        except ValueError as error:  # not JSON, or not UTF-8
+            self._refuse(number, "", f"not valid JSON: {error}")
+        messages = tuple(self._with_images(number, m, message) for m, message in enumerate(sample.messages))
+        return sample.model_copy(update={"messages": messages, "source": sample.source or self.path.name})
+
+    def check(self) -> None:
+        """Reads every sample with its images. Raises SampleError at the first that is wrong."""
+        for index in range(len(self)):
+            self[index]
+
+    def _with_images(self, number: int, m: int, message: Message) -> Message:
+        parts = [
+            ImagePart(image=self._decode(number, f"messages.{m}.content.{p}.image", part.image))
+            if isinstance(part, ImagePart) and isinstance(part.image, Path)
+            else part
+            for p, part in enumerate(message.content)
+        ]
+        return message.model_copy(update={"content": tuple(parts)})
+
+    def _decode(self, number: int, field: str, image: Path) -> Image.Image:
+        path = self.path.parent / image
+        if not path.is_file():
+            self._refuse(number, field, f"file not found {str(image)!r} (looked in {path.parent})")
+        try:
+            with Image.open(path) as opened:
+                opened.load()  # decodes all of it, so that a truncated file is named here, with its line
+                return opened.copy()  # apart from the open file, so that it pickles
+        except UnidentifiedImageError:
+            self._refuse(number, field, f"not an image {str(image)!r}")
+        except (OSError, SyntaxError, ValueError) as error:  # what Pillow's decoders raise for broken data
+            self._refuse(number, field, f"broken image {str(image)!r}: {error}")
+
+    def _refuse(self, number: int, field: str, problem: str) -> NoReturn:
+        raise SampleError(": ".join(part for part in (f"{self.path}:{number}", field, problem) if part))
+
+
+def _first_error(error: ValidationError) -> tuple[str, str]:
+    """The field and the message of the first thing that pydantic found wrong."""
+    first = error.errors()[0]
+    # pydantic puts the chosen part type after its index (content.0.image.image): no key of the file, so it is left out.
+    location = list(first["loc"])
+    if len(location) > 4 and location[2] == "content":
+        del location[4]
+    return ".".join(map(str, location)), f"{first['msg'].removeprefix('Value error, ')}{_shown(first['input'])}"
+
+
+def _shown(value: Any) -> str:
+    return f" (got {value!r})" if isinstance(value, str | int | float | bool | None) else ""

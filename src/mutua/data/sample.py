@@ -1,0 +1,138 @@
+"""The one sample schema: a chat with images, as every reader yields it and every trainer and benchmark takes it.
+
+A sample is validated once, where it is made; whatever holds a `Sample` may rely on it. It knows nothing of tokens.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
+
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+
+class SampleError(ValueError):
+    """A sample in a file is wrong; the message names file, line, field, value and what is the matter."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+
+class TextPart(_Frozen):
+    type: Literal["text"] = "text"
+    text: str
+
+    @field_validator("text")
+    @classmethod
+    def _not_blank(cls, text: str) -> str:
+        if not text.strip():
+            raise ValueError("empty text: write something or leave the part out")
+        return text
+
+
+class ImagePart(_Frozen):
+    """An image as a file path, read when it is needed, or as a PIL image in memory."""
+
+    type: Literal["image"] = "image"
+    image: Path | Image.Image
+
+    @field_validator("image", mode="before")
+    @classmethod
+    def _no_address(cls, image: Any) -> Any:
+        # Checked before the string becomes a Path, which would fold "http://" into "http:/".
+        if isinstance(image, str) and image.lower().startswith(("http://", "https://")):
+            raise ValueError("no network: download it first and give the path of the file")
+        return image
+
+
+Part: TypeAlias = Annotated[TextPart | ImagePart, Field(discriminator="type")]
+
+
+class Message(_Frozen):
+    """One turn. A plain string as `content` is short for one text part."""
+
+    role: Literal["system", "user", "assistant"]
+    content: tuple[Part, ...]
+
+    @field_validator("content", mode="before")
+    @classmethod
+    def _text_shorthand(cls, content: Any) -> Any:
+        return ({"type": "text", "text": content},) if isinstance(content, str) else content
+
+    @model_validator(mode="after")
+    def _parts_fit_role(self) -> "Message":
+        if not self.content:
+            raise ValueError(f"{self.role} message with no content: give it text or drop it")
+        if self.role != "user" and any(isinstance(part, ImagePart) for part in self.content):
+            raise ValueError(f"image in the {self.role} message: images belong in user messages")
+        return self
+
+    @property
+    def text(self) -> str:
+        """The text parts, joined with nothing between them."""
+        return "".join(part.text for part in self.content if isinstance(part, TextPart))
+
+    def chat(self) -> dict[str, Any]:
+        """This message as Transformers' chat templates and processors take it."""
+        content: list[dict[str, Any]] = []
+        for part in self.content:
+            if isinstance(part, TextPart):
+                content.append({"type": "text", "text": part.text})
+            else:
+                image = str(part.image) if isinstance(part.image, Path) else part.image
+                content.append({"type": "image", "image": image})
+        return {"role": self.role, "content": content}
+
+
+class Sample(_Frozen):
+    """One training or evaluation sample.
+
+    Attributes:
+        id: names the sample inside its source.
+        messages: an optional system message, then user and assistant in turns, user first.
+        family: the kind of question, for scores by family; empty where a source has none.
+        source: the data set or file it came from.
+    """
+
+    id: str
+    messages: tuple[Message, ...]
+    family: str = ""
+    source: str = ""
+
+    @field_validator("messages")
+    @classmethod
+    def _turns(cls, messages: tuple[Message, ...]) -> tuple[Message, ...]:
+        roles = [message.role for message in messages]
+        turns = roles[1:] if roles[:1] == ["system"] else roles
+        if not turns:
+            raise ValueError(f"roles {roles}: at least one user message is needed")
+        for place, role in enumerate(turns):
+            expected = "user" if place % 2 == 0 else "assistant"
+            if role != expected:
+                where = place + len(roles) - len(turns)
+                raise ValueError(
+                    f"message {where} is {role!r} where {expected!r} is due: an optional system message comes first, "
+                    "then user and assistant alternate, starting with user"
+                )
+        return messages
+
+    @property
+    def question(self) -> str:
+        """The text of the last user message."""
+        return next(message.text for message in reversed(self.messages) if message.role == "user")
+
+    @property
+    def answer(self) -> str:
+        """The text of the final assistant message. Raises ValueError where the chat ends with the user."""
+        if self.messages[-1].role != "assistant":
+            raise ValueError(f"sample {self.id!r} has no answer: its last message is from the user")
+        return self.messages[-1].text
+
+    def chat(self) -> list[dict[str, Any]]:
+        """All messages in Transformers' chat format; images are PIL images or path strings."""
+        return [message.chat() for message in self.messages]
+
+    def prompt(self) -> list[dict[str, Any]]:
+        """`chat()` without the final assistant message: what a model is given before it answers."""
+        messages = self.messages[:-1] if self.messages[-1].role == "assistant" else self.messages
+        return [message.chat() for message in messages]

@@ -1,0 +1,58 @@
+"""The configuration of a Mutua model: a vision encoder, a connector, a language model and an attention policy."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+from mutua.attention import get_policy
+
+
+@strict
+class MutuaConfig(PreTrainedConfig):
+    """Composite configuration.
+
+    Attributes:
+        vision_config: any Transformers vision encoder's configuration.
+        text_config: any `AutoModelForCausalLM` configuration.
+        attention_policy: name of the policy (`mutua.attention.POLICIES`); saved, so a model reloads as it was trained.
+        connector: "resampler" (the paper's Perceiver, a fixed number of tokens) or "mlp" (one token a patch).
+        resampler_latents, resampler_depth, resampler_heads, resampler_head_dim, resampler_ff_mult: the resampler's
+            size; the defaults are AKI-4B's.
+        image_token_id: the placeholder that stands for one visual token in `input_ids`.
+    """
+
+    model_type = "mutua"
+    sub_configs_defaults = {  # noqa: RUF012 (Transformers reads it as a plain class attribute)
+        "vision_config": SubConfigSpec(config_class=AutoConfig, model_type="siglip_vision_model"),
+        "text_config": SubConfigSpec(config_class=AutoConfig, model_type="llama"),
+    }
+
+    vision_config: dict[str, Any] | PreTrainedConfig | None = None
+    text_config: dict[str, Any] | PreTrainedConfig | None = None
+    attention_policy: str = "mma"
+    connector: Literal["resampler", "mlp"] = "resampler"
+    resampler_latents: int = 144
+    resampler_depth: int = 6
+    resampler_heads: int = 16
+    resampler_head_dim: int = 96
+    resampler_ff_mult: int = 4
+    image_token_id: int = 0
+    tie_word_embeddings: bool = False
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        get_policy(self.attention_policy)  # an unknown name is an error here, not in the first forward
+        # Transformers ties weights by the flag of the top-level config; language models keep theirs in their own.
+        if getattr(self.text_config, "tie_word_embeddings", False):
+            self.tie_word_embeddings = True
+
+    @property
+    def num_image_tokens(self) -> int:
+        """Visual tokens per image, as the language model sees them."""
+        if self.connector == "resampler":
+            return self.resampler_latents
+        return (self.vision_config.image_size // self.vision_config.patch_size) ** 2  # type: ignore[union-attr]

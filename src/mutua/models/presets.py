@@ -1,0 +1,102 @@
+"""Models by name, small enough to train where you are: sizes, a tokenizer and a chat template."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, PreTrainedTokenizerFast, SiglipVisionConfig
+from transformers.models.siglip import SiglipImageProcessorPil
+
+from mutua.models.configuration import MutuaConfig
+from mutua.models.processing import MutuaProcessor
+
+PAD, IMAGE, USER, ASSISTANT, SYSTEM, END = SPECIAL_TOKENS = (
+    "<|pad|>",
+    "<image>",
+    "<|user|>",
+    "<|assistant|>",
+    "<|system|>",
+    "<|end|>",
+)
+
+# The end token belongs to the reply: the model has to say it.
+CHAT_TEMPLATE = (
+    "{%- macro text(content) -%}"
+    "{%- if content is string -%}{{- content -}}"
+    "{%- else -%}{%- for part in content -%}"
+    "{%- if part['type'] == 'image' -%}{{- '<image>' -}}{%- else -%}{{- part['text'] -}}{%- endif -%}"
+    "{%- endfor -%}{%- endif -%}"
+    "{%- endmacro -%}"
+    "{%- for message in messages -%}"
+    "{{- '<|' + message['role'] + '|>' -}}"
+    "{%- if message['role'] == 'assistant' -%}"
+    "{%- generation -%}{{- text(message['content']) + '<|end|>' -}}{%- endgeneration -%}"
+    "{%- else -%}{{- text(message['content']) + '<|end|>' -}}{%- endif -%}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{- '<|assistant|>' -}}{%- endif -%}"
+)
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int = 512) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer: learned from `texts`, yet able to spell anything."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        eos_token=END,
+        additional_special_tokens=[IMAGE, USER, ASSISTANT, SYSTEM],
+        padding_side="left",  # generation; training pads right by itself
+        model_input_names=["input_ids", "attention_mask"],
+    )
+
+
+def tiny_config(tokenizer: PreTrainedTokenizerFast, **overrides: object) -> MutuaConfig:
+    """A model for 64 x 64 pictures that trains on a laptop: 8 x 8 patches of 8 pixels, about two million weights."""
+    return MutuaConfig(
+        vision_config=SiglipVisionConfig(
+            hidden_size=128,
+            intermediate_size=512,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            image_size=64,
+            patch_size=8,
+            vision_use_head=False,
+        ),
+        text_config=LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=160,
+            intermediate_size=480,
+            num_hidden_layers=5,
+            num_attention_heads=5,
+            max_position_embeddings=2048,
+            tie_word_embeddings=True,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            bos_token_id=None,
+        ),
+        connector="mlp",
+        image_token_id=tokenizer.convert_tokens_to_ids(IMAGE),
+        **overrides,
+    )
+
+
+def build_processor(tokenizer: PreTrainedTokenizerFast, config: MutuaConfig) -> MutuaProcessor:
+    """The processor that goes with `config`: SigLIP's normalisation at the vision encoder's size."""
+    size = config.vision_config.image_size
+    return MutuaProcessor(
+        image_processor=SiglipImageProcessorPil(size={"height": size, "width": size}),
+        tokenizer=tokenizer,
+        num_image_tokens=config.num_image_tokens,
+        image_token=IMAGE,
+        chat_template=CHAT_TEMPLATE,
+    )

@@ -1,0 +1,124 @@
+"""Who said what: the role of every token, and the integer codes in which roles travel with a batch.
+
+Every token has a *document* (which packed sample it belongs to; padding has none), a *modality* and a *block*. A
+conversation alternates prompt blocks (everything the model is given before a reply, reply header included) and
+responses; a response token has no block. The attention rule needs nothing else.
+
+Shape suffixes: B batch, N tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+
+NONE = -1
+"""The document of padding, and the block of a response."""
+
+
+class Modality(IntEnum):
+    """What a token stands for. The values are part of the token codes."""
+
+    TEXT = 0
+    IMAGE = 1
+    VIDEO = 2
+    AUDIO = 3
+
+
+# A code is a bit field: bit 0 is set for every real token (so 0 is padding, the value with which every Transformers
+# collator pads `token_type_ids`), bits 1-3 hold the modality, bits 4-15 the block + 1, the bits above the document.
+_MODALITY_SHIFT, _BLOCK_SHIFT, _DOCUMENT_SHIFT = 1, 4, 16
+MAX_BLOCKS = (1 << (_DOCUMENT_SHIFT - _BLOCK_SHIFT)) - 1
+PADDING_CODE = 0
+
+
+@dataclass(frozen=True)
+class TokenRoles:
+    """Document, block and modality of every token, each an int64 tensor of shape (B, N).
+
+    `document_BN` is `NONE` for padding, `block_BN` is `NONE` for responses (and padding); block numbers are unique
+    within a row.
+    """
+
+    document_BN: Tensor
+    block_BN: Tensor
+    modality_BN: Tensor
+
+    @classmethod
+    def from_codes(cls, codes_BN: Tensor) -> TokenRoles:
+        """Reads the codes that `to_codes` wrote (the `token_type_ids` of a batch)."""
+        if codes_BN.ndim != 2 or codes_BN.is_floating_point():
+            raise ValueError(
+                f"token_type_ids must be an integer tensor of shape (batch, tokens), not {codes_BN.dtype} "
+                f"{tuple(codes_BN.shape)}: pass those that MutuaProcessor.apply_chat_template returned."
+            )
+        codes_BN = codes_BN.long()
+        is_token_BN = (codes_BN & 1).bool()
+        block_BN = ((codes_BN >> _BLOCK_SHIFT) & MAX_BLOCKS) - 1
+        return cls(
+            document_BN=torch.where(is_token_BN, codes_BN >> _DOCUMENT_SHIFT, NONE),
+            block_BN=torch.where(is_token_BN, block_BN, NONE),
+            modality_BN=torch.where(is_token_BN, (codes_BN >> _MODALITY_SHIFT) & 7, int(Modality.TEXT)),
+        )
+
+    @classmethod
+    def from_responses(cls, is_response_BN: Tensor, modality_BN: Tensor, document_BN: Tensor) -> TokenRoles:
+        """Numbers the prompt blocks, given which tokens are responses.
+
+        Args:
+            is_response_BN: bool (B, N), true where the model speaks.
+            modality_BN: int (B, N), a `Modality` per token.
+            document_BN: int (B, N), the packed sample of each token, `NONE` for padding.
+
+        A block is a run of prompt tokens of one document: it starts where a document starts and after every response.
+        """
+        is_prompt_BN = (document_BN != NONE) & ~is_response_BN
+        before_BN = torch.zeros_like(is_prompt_BN)
+        before_BN[:, 1:] = is_prompt_BN[:, :-1] & (document_BN[:, 1:] == document_BN[:, :-1])
+        block_BN = (is_prompt_BN & ~before_BN).long().cumsum(-1) - 1
+        if block_BN.numel() and int(block_BN.max()) >= MAX_BLOCKS:
+            raise ValueError(f"a row holds {int(block_BN.max()) + 1} prompt blocks; at most {MAX_BLOCKS} fit: split it.")
+        return cls(
+            document_BN=document_BN.long(),
+            block_BN=torch.where(is_prompt_BN, block_BN, NONE),
+            modality_BN=torch.where(document_BN != NONE, modality_BN.long(), int(Modality.TEXT)),
+        )
+
+    def to_codes(self) -> Tensor:
+        """One int64 per token, (B, N): what travels as `token_type_ids`."""
+        codes_BN = (
+            1
+            | (self.modality_BN << _MODALITY_SHIFT)
+            | ((self.block_BN + 1) << _BLOCK_SHIFT)
+            | (self.document_BN << _DOCUMENT_SHIFT)
+        )
+        return torch.where(self.is_token_BN, codes_BN, PADDING_CODE)
+
+    @property
+    def is_token_BN(self) -> Tensor:
+        """True for every token that is not padding."""
+        return self.document_BN != NONE
+
+    @property
+    def is_response_BN(self) -> Tensor:
+        """True for every token that the model is to say."""
+        return self.is_token_BN & (self.block_BN == NONE)
+
+    def positions(self) -> Tensor:
+        """Position of every token within its own document, (B, N); 0 on padding.
+
+        Tokens of a document need not be contiguous with padding, but a document must be contiguous in its row.
+        """
+        index_BN = self.is_token_BN.long().cumsum(-1) - 1
+        starts_BN = torch.ones_like(self.is_token_BN)
+        starts_BN[:, 1:] = self.document_BN[:, 1:] != self.document_BN[:, :-1]
+        first_BN = torch.where(starts_BN & self.is_token_BN, index_BN, 0).cummax(-1).values
+        return torch.where(self.is_token_BN, index_BN - first_BN, 0)
+
+
+def response_codes(codes_B1: Tensor) -> Tensor:
+    """The code of a response token in the same document as each given token: what `generate` appends."""
+    return torch.where(codes_B1 == PADDING_CODE, PADDING_CODE, (codes_B1 >> _DOCUMENT_SHIFT << _DOCUMENT_SHIFT) | 1)
