@@ -80,7 +80,9 @@ class TokenRoles:
         before_BN[:, 1:] = is_prompt_BN[:, :-1] & (document_BN[:, 1:] == document_BN[:, :-1])
         block_BN = (is_prompt_BN & ~before_BN).long().cumsum(-1) - 1
         if block_BN.numel() and int(block_BN.max()) >= MAX_BLOCKS:
-            raise ValueError(f"a row holds {int(block_BN.max()) + 1} prompt blocks; at most {MAX_BLOCKS} fit: split it.")
+            raise ValueError(
+                f"a row holds {int(block_BN.max()) + 1} prompt blocks; at most {MAX_BLOCKS} fit: split it."
+            )
         return cls(
             document_BN=document_BN.long(),
             block_BN=torch.where(is_prompt_BN, block_BN, NONE),

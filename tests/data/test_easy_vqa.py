@@ -26,8 +26,10 @@ def test_known_item() -> None:
     assert (sample.id, sample.question, sample.answer) == ("easy-vqa-test-0", "what is the red shape?", "triangle")
     assert (sample.family, sample.source) == ("shape", "easy-vqa")
     image, _ = sample.messages[0].content
-    assert isinstance(image, ImagePart) and isinstance(image.image, Path)
-    assert image.image.name == "0.png" and Image.open(image.image).size == (64, 64)
+    assert isinstance(image, ImagePart)
+    assert isinstance(image.image, Path)
+    assert image.image.name == "0.png"
+    assert Image.open(image.image).size == (64, 64)
 
 
 @pytest.mark.parametrize(

@@ -31,10 +31,13 @@ def test_reads_samples_and_skips_empty_lines(tmp_path: Path) -> None:
     reader.check()
     assert len(reader) == 2
     assert [(sample.id, sample.source) for sample in reader] == [("1", "data.jsonl"), ("zwölf", "pets")]
-    assert reader[-1] == reader[1] and [sample.id for sample in reader[:1]] == ["1"]
+    assert reader[-1] == reader[1]
+    assert [sample.id for sample in reader[:1]] == ["1"]
     image = reader[0].messages[0].content[0]
-    assert isinstance(image, ImagePart) and isinstance(image.image, Image.Image)
-    assert image.image.size == (4, 3) and image.image.getpixel((0, 0)) == (255, 0, 0)
+    assert isinstance(image, ImagePart)
+    assert isinstance(image.image, Image.Image)
+    assert image.image.size == (4, 3)
+    assert image.image.getpixel((0, 0)) == (255, 0, 0)
 
 
 def test_reader_and_samples_pickle(tmp_path: Path) -> None:

@@ -16,17 +16,26 @@ from pydantic import TypeAdapter, ValidationError
 
 from mutua.data.blind import blind_accuracy, template
 from mutua.data.readers import Scenes, Source
-from mutua.data.readers.scenes import Item, draw
+from mutua.data.readers.scenes import _PROPOSERS, Item, draw
 from mutua.data.sample import ImagePart, Sample
-from mutua.data.scenes import COLOURS, KINDS, SHAPES, SIZES, Kind, Scene, Thing, render
-from mutua.data.scenes_questions import EVAL_FAMILIES, FAMILIES, AskAttribute, AskRelation, Description, Family
+from mutua.data.scenes import COLOURS, KINDS, SHAPES, Kind, Scene, Thing, render
+from mutua.data.scenes_questions import (
+    EVAL_FAMILIES,
+    FAMILIES,
+    AskAttribute,
+    AskRelation,
+    Describe,
+    Description,
+    Family,
+)
 
 RED_CIRCLE, BLUE_SQUARE = Kind("small", "red", "circle"), Kind("large", "blue", "square")
 
 
 def picture(sample: Sample) -> Image.Image:
     part = sample.messages[0].content[0]
-    assert isinstance(part, ImagePart) and isinstance(part.image, Image.Image)
+    assert isinstance(part, ImagePart)
+    assert isinstance(part.image, Image.Image)
     return part.image
 
 
@@ -36,7 +45,8 @@ def test_pure_function_of_seed_split_and_index(seed: int, split: str, index: int
     one, two = (Scenes(split, 1000, seed, FAMILIES)[index] for _ in range(2))  # type: ignore[arg-type]
     assert (one.id, one.family, one.question, one.answer) == (two.id, two.family, two.question, two.answer)
     assert picture(one).tobytes() == picture(two).tobytes()
-    assert picture(one).mode == "RGB" and picture(one).size == (64, 64)
+    assert picture(one).mode == "RGB"
+    assert picture(one).size == (64, 64)
     other = draw(seed + 1, split, "describe", index)  # type: ignore[arg-type]
     assert other.scene != draw(seed, split, "describe", index).scene  # type: ignore[arg-type]
 
@@ -45,7 +55,7 @@ def test_the_same_on_every_machine() -> None:
     """Scores are comparable only while this holds: a change here is a change of the benchmark."""
     reader = Scenes("test", 300, families=FAMILIES)
     text = "\n".join(f"{item.question} {item.answer} {item.scene}" for item in map(reader.item, range(300)))
-    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "ad50bcf74e722a61"
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "2bce4204dae1a480"
 
 
 def test_splits_share_no_layout() -> None:
@@ -58,6 +68,22 @@ def test_splits_share_no_layout() -> None:
     assert not seen["train"] & seen["test"]
     moved = Scene((Thing(0, RED_CIRCLE, 2, -1), Thing(4, BLUE_SQUARE)), (225, 240, 230))
     assert moved.split == Scene((Thing(0, RED_CIRCLE), Thing(4, BLUE_SQUARE))).split
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_question_finds_a_test_layout(family: Family) -> None:
+    """A question whose scenes have too few layouts for one of them to be a test layout would raise here."""
+    for index in range(4000):
+        draw(11, "test", family, index)
+
+
+def test_a_scene_that_cannot_fit_the_split_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = next({0: kind} for kind in KINDS if Scene((Thing(0, kind),)).split == "train")
+    monkeypatch.setitem(_PROPOSERS, "describe", lambda rng: (Describe(), lambda: layout))
+    with pytest.raises(
+        RuntimeError, match=r"no test layout in 10000 tries for 'describe the picture\.' \(seed 0, index 7\)"
+    ):
+        draw(0, "test", "describe", 7)
 
 
 def test_families_take_turns() -> None:
@@ -126,13 +152,15 @@ def shares(answers: list[str]) -> dict[str, float]:
 def test_answers_are_balanced() -> None:
     assert shares([item.answer for item in items("exists", 2000)])["yes"] == pytest.approx(0.5, abs=0.05)
     counts = shares([item.answer for item in items("count", 2000)])
-    assert set(counts) == set("012345") and all(share == pytest.approx(1 / 6, abs=0.04) for share in counts.values())
+    assert set(counts) == set("012345")
+    assert all(share == pytest.approx(1 / 6, abs=0.04) for share in counts.values())
     for phrasing in ("more", "fewer", "as many"):
         answers = [item.answer for item in items("compare", 3000) if f"are there {phrasing}" in item.question]
-        assert len(answers) > 800 and shares(answers)["yes"] == pytest.approx(0.5, abs=0.05)
+        assert len(answers) > 800
+        assert shares(answers)["yes"] == pytest.approx(0.5, abs=0.05)
     for family in ("attribute", "relation"):
         for attribute, values in (("colour", COLOURS), ("shape", SHAPES)):
-            found = [i.answer for i in items(family, 3000) if i.question.startswith(f"what {attribute}")]  # type: ignore[arg-type]
+            found = [i.answer for i in items(family, 3000) if i.question.startswith(f"what {attribute}")]
             assert all(shares(found)[value] == pytest.approx(1 / len(values), abs=0.06) for value in values)
 
 
@@ -170,7 +198,9 @@ def test_objects_stay_apart_and_inside() -> None:
     """Two large objects at full jitter towards each other, and one towards the border, keep their own pixels."""
     for kind in (kind for kind in KINDS if kind.size == "large" and kind.colour == "red"):
         left, right = (of_colour(COLOURS["red"], Thing(cell, kind, dx, 0)) for cell, dx in ((0, 2), (1, -2)))
-        assert left.any() and right.any() and not (left & right).any()
+        assert left.any()
+        assert right.any()
+        assert not (left & right).any()
         for dx, dy, cell in ((-2, -2, 0), (2, 2, 8)):
             centred, moved = Thing(4, kind), Thing(cell, kind, dx, dy)
             assert of_colour(COLOURS["red"], centred).sum() == of_colour(COLOURS["red"], moved).sum()
@@ -193,8 +223,10 @@ def test_a_question_without_one_answer_is_refused() -> None:
 
 def test_reader_pickles_slices_and_ends() -> None:
     reader = pickle.loads(pickle.dumps(Scenes("test", 10, seed=3)))
-    assert len(reader) == 10 and [sample.id for sample in reader[8:]] == ["scenes-test-3-8", "scenes-test-3-9"]
-    assert reader[-1].question == reader[9].question and len(list(reader)) == 10
+    assert len(reader) == 10
+    assert [sample.id for sample in reader[8:]] == ["scenes-test-3-8", "scenes-test-3-9"]
+    assert reader[-1].question == reader[9].question
+    assert len(list(reader)) == 10
     with pytest.raises(IndexError, match="sample 10 of 10 scenes"):
         reader[10]
 
@@ -212,7 +244,8 @@ def test_refusals() -> None:
 
 def test_opens_from_settings() -> None:
     source = TypeAdapter(Source).validate_python({"type": "scenes", "split": "train", "size": 6, "families": ["count"]})
-    assert len(source.open()) == 6 and source.open()[5].family == "count"
+    assert len(source.open()) == 6
+    assert source.open()[5].family == "count"
     with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
         TypeAdapter(Source).validate_python({"type": "scenes", "split": "train", "size": 6, "shuffle": True})
     with pytest.raises(ValidationError, match="'web' found using 'type' does not match any of the expected tags"):

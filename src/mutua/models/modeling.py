@@ -42,7 +42,9 @@ class MutuaPreTrainedModel(PreTrainedModel):
     def set_attn_implementation(self, attn_implementation: str | dict, allow_all_kernels: bool = False) -> None:
         """As in Transformers. A name goes to the language model (as the backend that serves it); the vision encoder
         looks at whole images and keeps its own, unless a dict says otherwise."""
-        requested = attn_implementation if isinstance(attn_implementation, dict) else {"text_config": attn_implementation}
+        requested = (
+            attn_implementation if isinstance(attn_implementation, dict) else {"text_config": attn_implementation}
+        )
         if "text_config" in requested:
             requested = {**requested, "text_config": resolve(requested["text_config"])}
         super().set_attn_implementation(requested, allow_all_kernels)
@@ -229,6 +231,28 @@ class MutuaForConditionalGeneration(MutuaPreTrainedModel, GenerationMixin):
             )
         return super().generate(*args, **kwargs)
 
+    def _expand_inputs_for_generation(
+        self,
+        expand_size: int = 1,
+        is_encoder_decoder: bool = False,
+        input_ids: Tensor | None = None,
+        **model_kwargs: Any,
+    ) -> tuple[Tensor | None, dict[str, Any]]:
+        # Beams: Transformers repeats every tensor row by row, but a row may own several images, or none.
+        images = {key: model_kwargs.pop(key, None) for key in ("pixel_values", "vision_features")}
+        if expand_size > 1 and any(value is not None for value in images.values()):
+            is_image_BN = TokenRoles.from_codes(model_kwargs["token_type_ids"]).modality_BN == Modality.IMAGE
+            counts = (is_image_BN.sum(-1) // self.config.num_image_tokens).tolist()
+            for key, value in images.items():
+                if value is not None:
+                    images[key] = torch.cat(
+                        [own.repeat(expand_size, *[1] * (own.ndim - 1)) for own in value.split(counts)]
+                    )
+        input_ids, model_kwargs = super()._expand_inputs_for_generation(
+            expand_size, is_encoder_decoder, input_ids, **model_kwargs
+        )
+        return input_ids, {**model_kwargs, **{key: value for key, value in images.items() if value is not None}}
+
     @staticmethod
     def create_masks_for_generate(attention_mask: Tensor | None, **kwargs: Any) -> Tensor | None:
         """`generate` asks for a finished mask when the cache is static; ours is built in `forward`, for every cache."""
@@ -267,7 +291,9 @@ def _positions(roles: TokenRoles, attention_mask_BK: Tensor | None, past: int) -
     tokens = roles.document_BN.shape[1]
     if attention_mask_BK is not None:
         return (attention_mask_BK.long().cumsum(-1) - 1).clamp(min=0)[:, -tokens:]
-    return torch.arange(past, past + tokens, device=roles.document_BN.device)[None].expand(roles.document_BN.shape[0], -1)
+    return torch.arange(past, past + tokens, device=roles.document_BN.device)[None].expand(
+        roles.document_BN.shape[0], -1
+    )
 
 
 def _padding(roles: TokenRoles, attention_mask_BK: Tensor | None, cache: Cache | None) -> Tensor | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, PreTrainedTokenizerFast, SiglipVisionConfig
@@ -60,33 +61,43 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 512) -> PreTrainedTo
     )
 
 
-def tiny_config(tokenizer: PreTrainedTokenizerFast, **overrides: object) -> MutuaConfig:
-    """A model for 64 x 64 pictures that trains on a laptop: 8 x 8 patches of 8 pixels, about two million weights."""
+def tiny_config(
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    vision: Mapping[str, Any] | None = None,
+    text: Mapping[str, Any] | None = None,
+    **overrides: Any,
+) -> MutuaConfig:
+    """A model for 64 x 64 pictures that trains on a laptop: 8 x 8 patches of 8 pixels, about two million weights.
+
+    `vision` and `text` replace sizes of the encoder and of the language model, `overrides` anything else.
+    """
+    vision_sizes = {
+        "hidden_size": 128,
+        "intermediate_size": 512,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "image_size": 64,
+        "patch_size": 8,
+    }
+    text_sizes = {
+        "hidden_size": 160,
+        "intermediate_size": 480,
+        "num_hidden_layers": 5,
+        "num_attention_heads": 5,
+        "max_position_embeddings": 2048,
+        "tie_word_embeddings": True,
+        "vocab_size": len(tokenizer),
+        "pad_token_id": tokenizer.pad_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "bos_token_id": None,
+    }
+    resampler = {"resampler_latents": 16, "resampler_depth": 2, "resampler_heads": 4, "resampler_head_dim": 32}
     return MutuaConfig(
-        vision_config=SiglipVisionConfig(
-            hidden_size=128,
-            intermediate_size=512,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            image_size=64,
-            patch_size=8,
-            vision_use_head=False,
-        ),
-        text_config=LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=160,
-            intermediate_size=480,
-            num_hidden_layers=5,
-            num_attention_heads=5,
-            max_position_embeddings=2048,
-            tie_word_embeddings=True,
-            pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            bos_token_id=None,
-        ),
-        connector="mlp",
+        vision_config=SiglipVisionConfig(**{**vision_sizes, "vision_use_head": False, **(vision or {})}),
+        text_config=LlamaConfig(**{**text_sizes, **(text or {})}),
         image_token_id=tokenizer.convert_tokens_to_ids(IMAGE),
-        **overrides,
+        **{"connector": "mlp", **resampler, **overrides},
     )
 
 

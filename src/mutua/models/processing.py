@@ -129,7 +129,7 @@ class MutuaProcessor(ProcessorMixin):
         """
         prompts = [messages[:-1] for messages in conversation] if batched else conversation[:-1]
         template = {**template, "add_generation_prompt": True, "return_assistant_tokens_mask": True}
-        template["processor_kwargs"] = {**template["processor_kwargs"], "padding": False}
+        template["processor_kwargs"] = {**template["processor_kwargs"], "padding": False, "return_tensors": None}
         template.pop("return_tensors", None)
         prompt = super().apply_chat_template(prompts, **template)
         masks = []

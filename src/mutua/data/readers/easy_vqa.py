@@ -15,7 +15,7 @@ class EasyVQA(Sequence[Sample]):
         if split not in ("train", "test"):
             raise ValueError(f"split {split!r}: easy-vqa has 'train' and 'test'")
         try:
-            import easy_vqa  # type: ignore[import-untyped]
+            import easy_vqa
         except ImportError as error:
             raise ImportError('easy-VQA is not installed: pip install "mutua[train]"') from error
         read = easy_vqa.get_train_questions if split == "train" else easy_vqa.get_test_questions

@@ -42,6 +42,9 @@ _ATTRIBUTES: tuple[Attribute, ...] = ("size", "colour", "shape")
 _PHRASINGS: tuple[Phrasing, ...] = ("more", "fewer", "as many")
 _SIDES: tuple[Side, ...] = ("left of", "right of", "above", "below")
 _MOST_COUNTED = 5
+# One layout in 8 is a test layout, so this many tries only fail where a proposer leaves a layout no freedom. For
+# that reason each scene has an object that may be of many kinds: identical objects have too few arrangements.
+_TRIES = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +115,13 @@ def draw(seed: int, split: Split, family: Family, index: int) -> Item:
     rng = random.Random(f"{seed}/{split}/{family}/{index}")
     spec, build = _PROPOSERS[family](rng)
     background = (rng.randint(225, 245), rng.randint(225, 245), rng.randint(225, 245))
-    while True:
+    for _ in range(_TRIES):
         layout = build()
         scene = Scene(tuple(Thing(cell, kind) for cell, kind in sorted(layout.items())), background)
         if scene.split == split:
             break
+    else:
+        raise RuntimeError(f"no {split} layout in {_TRIES} tries for {spec.text!r} (seed {seed}, index {index})")
     things = (
         Thing(thing.cell, thing.kind, rng.randint(-JITTER, JITTER), rng.randint(-JITTER, JITTER))
         for thing in scene.things
@@ -136,7 +141,7 @@ def _propose_attribute(rng: random.Random) -> tuple[Question, Build]:
 def _propose_exists(rng: random.Random) -> tuple[Question, Build]:
     description = _description(rng, _ATTRIBUTES)
     total = rng.randint(2, 9)
-    hits = rng.randint(1, min(3, total)) if rng.random() < 0.5 else 0
+    hits = rng.randint(1, min(3, total - 1)) if rng.random() < 0.5 else 0
     return AskExists(description), lambda: _mix(rng, description, hits, total)
 
 
@@ -144,7 +149,7 @@ def _propose_count(rng: random.Random) -> tuple[Question, Build]:
     description = _description(rng, _ATTRIBUTES)
     hits = rng.randint(0, _MOST_COUNTED)
     # The total does not depend on the answer: how crowded a picture is must not tell how many fit.
-    total = rng.randint(_MOST_COUNTED, 9)
+    total = rng.randint(_MOST_COUNTED + 1, 9)
     return AskCount(description), lambda: _mix(rng, description, hits, total)
 
 

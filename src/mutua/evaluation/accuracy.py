@@ -1,0 +1,160 @@
+"""How often a model's answer is the expected one: overall and by family, each with its uncertainty."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from mutua.data.collate import encode_prompts
+from mutua.data.sample import ImagePart, Sample
+from mutua.models import MutuaForConditionalGeneration, MutuaProcessor
+
+_SHORTEST_REPLY = 16
+_GOLDEN = (math.sqrt(5) - 1) / 2
+
+
+@dataclass(frozen=True)
+class Score:
+    """`correct` answers out of `total`."""
+
+    correct: int
+    total: int
+
+    @property
+    def accuracy(self) -> float:
+        """0 to 1; nan where nothing was asked."""
+        return self.correct / self.total if self.total else math.nan
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval of Wilson (JASA 22, 1927): right for few samples and near 0 and 1, where +-2 sigma is not."""
+        if not self.total:
+            return 0.0, 1.0
+        z, n, p = 1.959963984540054, self.total, self.accuracy
+        centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+        half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+        return max(0.0, centre - half), min(1.0, centre + half)
+
+    def summary(self) -> dict[str, Any]:
+        low, high = self.interval
+        return {"correct": self.correct, "total": self.total, "accuracy": self.accuracy, "low": low, "high": high}
+
+
+@dataclass(frozen=True)
+class Record:
+    """One question and what the model made of it."""
+
+    id: str
+    family: str
+    question: str
+    expected: str
+    answer: str
+
+    @property
+    def is_correct(self) -> bool:
+        """Equal but for case and surrounding space."""
+        return self.answer.strip().casefold() == self.expected.strip().casefold()
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """The result of an evaluation. `records` are in the order of the samples."""
+
+    records: tuple[Record, ...]
+
+    @property
+    def overall(self) -> Score:
+        return _score(self.records)
+
+    @property
+    def families(self) -> dict[str, Score]:
+        """By family, in order of first appearance; samples with no family are under "other"."""
+        grouped: dict[str, list[Record]] = {}
+        for record in self.records:
+            grouped.setdefault(record.family or "other", []).append(record)
+        return {family: _score(records) for family, records in grouped.items()}
+
+    def summary(self) -> dict[str, Any]:
+        """All scores as plain JSON values; the records are left out."""
+        families = {family: score.summary() for family, score in self.families.items()}
+        return {"overall": self.overall.summary(), "families": families}
+
+
+def _score(records: Sequence[Record]) -> Score:
+    return Score(sum(record.is_correct for record in records), len(records))
+
+
+def evaluate(
+    model: MutuaForConditionalGeneration,
+    processor: MutuaProcessor,
+    samples: Sequence[Sample],
+    *,
+    batch_size: int = 64,
+    limit: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Accuracy:
+    """Lets the model answer every sample's prompt greedily and compares with the sample's answer.
+
+    Args:
+        samples: each ends with an assistant message, the expected answer.
+        limit: how many samples to take, spread evenly over `samples`; None takes all.
+        progress: called after every batch with (samples done, samples in all).
+
+    Raises:
+        ValueError: a sample has no answer, or there are no samples.
+    """
+    chosen = [samples[index] for index in spread(len(samples), limit)]
+    if not chosen:
+        raise ValueError("nothing to evaluate: the source holds no samples, or limit is 0")
+    answers: dict[int, str] = {}
+    # Prompts of like length share a batch, so that little of it is padding.
+    order = sorted(range(len(chosen)), key=lambda place: _length(chosen[place]))
+    was_training = model.training
+    model.eval()
+    try:
+        for start in range(0, len(order), batch_size):
+            places = order[start : start + batch_size]
+            answers |= zip(places, _answer(model, processor, [chosen[place] for place in places]), strict=True)
+            if progress is not None:
+                progress(len(answers), len(chosen))
+    finally:
+        model.train(was_training)
+    return Accuracy(
+        tuple(
+            Record(sample.id, sample.family, sample.question, sample.answer, answers[place])
+            for place, sample in enumerate(chosen)
+        )
+    )
+
+
+def spread(size: int, limit: int | None) -> list[int]:
+    """`limit` indices below `size`: one from each of `limit` equal stretches, in order.
+
+    The place within the stretch moves by the golden ratio, because with a fixed step a source that deals its families
+    in turn would be met at one family only.
+    """
+    if limit is None or limit >= size:
+        return list(range(size))
+    return [math.floor((i + i * _GOLDEN % 1) * size / limit) for i in range(limit)]
+
+
+@torch.no_grad()
+def _answer(model: MutuaForConditionalGeneration, processor: MutuaProcessor, samples: Sequence[Sample]) -> list[str]:
+    """What the model says to each prompt."""
+    prompts = {name: tensor.to(model.device) for name, tensor in encode_prompts(samples, processor).items()}
+    longest = max(len(ids) for ids in processor.tokenizer([sample.answer for sample in samples])["input_ids"])
+    # One token more than the longest expected answer: enough to see whether a reply ends where it should.
+    replies = model.generate(**prompts, do_sample=False, max_new_tokens=max(_SHORTEST_REPLY, longest + 1))
+    said = replies[:, prompts["input_ids"].shape[1] :]
+    return processor.tokenizer.batch_decode(said, skip_special_tokens=True)
+
+
+def _length(sample: Sample) -> tuple[int, int]:
+    """A prompt's length as far as it shows without a tokenizer: images, then characters."""
+    messages = sample.messages[:-1]
+    images = sum(isinstance(part, ImagePart) for message in messages for part in message.content)
+    return images, sum(len(message.text) for message in messages)

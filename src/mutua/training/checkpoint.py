@@ -1,0 +1,141 @@
+"""Checkpoints: folders that are complete or not there, and that notice when they are damaged.
+
+A folder is written beside its final place under a name that ends in `.partial`, flushed to the disk and renamed. So a
+run that is killed at any moment leaves whole checkpoints, and at most one `.partial` folder, which the next start
+removes. No pickle anywhere: safetensors and JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from mutua.training.optimizer import load_optimizer_state, optimizer_state
+
+_PARTIAL = ".partial"
+_STATE, _TENSORS = "trainer.json", "trainer.safetensors"
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint cannot be written, or none of those that are there can be read."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is: `step` optimizer steps are done, on `samples` samples, in `seconds` of training."""
+
+    step: int = 0
+    samples: int = 0
+    seconds: float = 0.0
+
+
+@contextmanager
+def whole_folder(target: Path) -> Iterator[Path]:
+    """A folder to write into; it appears as `target`, flushed to the disk, only if the block succeeds.
+
+    Raises:
+        CheckpointError: the disk is full or not writable; nothing is left behind.
+    """
+    partial = target.with_name(target.name + _PARTIAL)
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        yield partial
+        for path in sorted(partial.rglob("*")):
+            _flush(path)
+        _flush(partial)
+        partial.rename(target)
+        _flush(target.parent)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise CheckpointError(
+            f"{target}: cannot be written: {error}. Make room there (or choose another `output`) and run the same "
+            "command again: it resumes from the newest checkpoint."
+        ) from error
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes what a killed write or a killed removal left in `folder`."""
+    for partial in folder.glob(f"*{_PARTIAL}"):
+        shutil.rmtree(partial)
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in `folder`, oldest first."""
+    return sorted(folder.glob("step-*[0-9]"), key=lambda path: int(path.name.removeprefix("step-")))
+
+
+def seal(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+    """Adds the trainer's state to a folder that holds a saved model, and a list of all files to check them by."""
+    tensors = {**optimizer_state(optimizer, model), "rng/cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        tensors["rng/cuda"] = torch.cuda.get_rng_state()
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / _TENSORS)
+    files = {str(path.relative_to(folder)): _fingerprint(path) for path in folder.rglob("*") if path.is_file()}
+    (folder / _STATE).write_text(json.dumps({**vars(progress), "files": files}, indent=2), encoding="utf-8")
+
+
+def read_progress(folder: Path) -> Progress:
+    """Checks every file of a checkpoint and returns where it stands.
+
+    Raises:
+        CheckpointError: a file is missing, cut short or changed.
+    """
+    try:
+        state: dict[str, Any] = json.loads((folder / _STATE).read_text(encoding="utf-8"))
+        for name, expected in state.pop("files").items():
+            if (found := _fingerprint(folder / name)) != expected:
+                raise CheckpointError(f"{folder}: {name} is damaged (size and CRC-32 {found}, written as {expected})")
+        return Progress(**state)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder}: damaged: {error}") from error
+
+
+def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Puts optimizer and random generators back to where `seal` saw them. The weights are the caller's business."""
+    tensors: dict[str, Tensor] = load_file(folder / _TENSORS)
+    torch.set_rng_state(tensors.pop("rng/cpu").clone())
+    cuda = tensors.pop("rng/cuda", None)
+    if cuda is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(cuda.clone())
+    load_optimizer_state(optimizer, model, tensors)
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Removes all but the `keep` newest checkpoints."""
+    for old in checkpoints(folder)[:-keep]:
+        # Renamed first, so that a removal cut short leaves no half checkpoint under a checkpoint's name.
+        shutil.rmtree(old.rename(old.with_name(old.name + _PARTIAL)))
+
+
+def _fingerprint(path: Path) -> list[int]:
+    """Size and CRC-32: tells a damaged file, not a forged one."""
+    crc = 0
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 22):
+            crc = zlib.crc32(chunk, crc)
+    return [path.stat().st_size, crc]
+
+
+def _flush(path: Path) -> None:
+    """Waits until a file's content, or a folder's entries, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

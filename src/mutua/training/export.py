@@ -1,0 +1,48 @@
+"""A model on disk, with all it takes to know how it came about: its recipe, its seed, the versions that made it."""
+
+from __future__ import annotations
+
+import json
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.utils import logging
+
+import mutua
+from mutua.models import MutuaForConditionalGeneration, MutuaProcessor
+from mutua.training.recipe import Recipe
+from mutua.training.recipe_file import dump_recipe
+
+
+def versions() -> dict[str, str]:
+    """Of everything that numbers may depend on."""
+    return {
+        "mutua": mutua.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": version("transformers"),
+    }
+
+
+def write_model(
+    folder: Path,
+    model: MutuaForConditionalGeneration,
+    processor: MutuaProcessor,
+    recipe: Recipe,
+    run: dict[str, Any],
+) -> None:
+    """Model and processor as `from_pretrained` reads them, `recipe.yaml`, and `run` with versions as `run.json`."""
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # they would tear up the run's own
+    try:
+        model.save_pretrained(folder)
+    finally:
+        if bars:
+            logging.enable_progress_bar()
+    processor.save_pretrained(folder)
+    (folder / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
+    record = {"name": recipe.name, "seed": recipe.seed, **run, "versions": versions()}
+    (folder / "run.json").write_text(json.dumps(record, indent=2), encoding="utf-8")

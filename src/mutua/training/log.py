@@ -1,0 +1,137 @@
+"""What a run tells while it goes: a progress bar, JSON Lines files and TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from mutua.training.checkpoint import Progress
+from mutua.training.run_folder import RunFolder
+from mutua.training.step import StepMetrics
+
+_SECONDS_BETWEEN_LINES = 30
+
+
+class StepLog:
+    """A JSON Lines file in which every line has a `step`. Opened again, it forgets the lines after `step`."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        self._path = path
+        kept = [line for line in _lines(path) if line["step"] <= step]
+        partial = path.with_name(path.name + ".new")
+        partial.write_text("".join(f"{json.dumps(line)}\n" for line in kept), encoding="utf-8")
+        partial.replace(path)
+        self.last: dict[str, Any] | None = kept[-1] if kept else None
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, line: dict[str, Any]) -> None:
+        self.last = line
+        try:
+            # repr of a float is exact: two logs are equal if and only if the numbers were.
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self._path)) from error
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a file; a last one that a killed process left torn is none."""
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            break
+    return lines
+
+
+class RunLog:
+    """Everything that is told about a run, from where it starts or resumes."""
+
+    def __init__(self, folder: RunFolder, name: str, steps: int, progress: Progress, console: Console) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise ImportError('the training log needs TensorBoard: pip install "mutua[train]"') from error
+        self.training = StepLog(folder.log, progress.step)
+        self.evaluations = StepLog(folder.evaluations, progress.step)
+        # Whatever a killed process wrote past its last checkpoint is hidden.
+        self._board = SummaryWriter(str(folder.tensorboard), purge_step=progress.step + 1)
+        self._console, self._recorded, self._printed = console, progress, time.monotonic()
+        self._bar = Bar(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[told]}"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        )
+        self._task = self._bar.add_task(name, total=steps, completed=progress.step, told="")
+
+    def __enter__(self) -> RunLog:
+        self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._bar.stop()
+        self._board.close()
+        self.training.close()
+        self.evaluations.close()
+
+    def step(self, progress: Progress, metrics: StepMetrics, record: bool) -> None:
+        """Shows a finished step, and records it if asked to."""
+        rate = (progress.samples - self._recorded.samples) / (progress.seconds - self._recorded.seconds)
+        told = f"loss {metrics.loss:.4f}  accuracy {metrics.accuracy:.1%}  {rate:.0f} samples/s"
+        self._bar.update(self._task, completed=progress.step, told=told)
+        if not record:
+            return
+        line = {
+            "step": progress.step,
+            **vars(metrics),
+            "samples_per_second": round(rate, 2),
+            "seconds": round(progress.seconds, 3),
+        }
+        self.training.write(line)
+        for key, value in line.items():
+            if key not in ("step", "seconds"):
+                self._board.add_scalar(f"train/{key}", value, progress.step)
+        self._recorded = progress
+        if not self._console.is_terminal and time.monotonic() - self._printed > _SECONDS_BETWEEN_LINES:
+            self._printed = time.monotonic()  # in a file a bar is nothing, a line now and then is a sign of life
+            self._console.print(f"step {progress.step}  {told}")
+
+    def evaluation(self, step: int, results: dict[str, Any]) -> None:
+        """Records the results of all evaluation sources, as `Accuracy.summary` gives them."""
+        for source, result in results.items():
+            self._board.add_scalar(f"evaluation/{source}", result["overall"]["accuracy"], step)
+            for family, score in result["families"].items():
+                self._board.add_scalar(f"evaluation/{source}/{family}", score["accuracy"], step)
+            overall = result["overall"]
+            self._console.print(
+                f"step {step}  {source}: {overall['accuracy']:.1%} of {overall['total']} "
+                f"({overall['low']:.1%} to {overall['high']:.1%})"
+            )
+        self._board.flush()
+        self.evaluations.write({"step": step, "results": results})
+
+    @contextmanager
+    def watch(self, name: str) -> Iterator[Callable[[int, int], None]]:
+        """A second bar while the block runs, for an evaluation: call what it yields with (done, total)."""
+        task = self._bar.add_task(name, told="")
+        try:
+            yield lambda done, total: self._bar.update(task, completed=done, total=total)
+        finally:
+            self._bar.remove_task(task)

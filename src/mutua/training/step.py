@@ -1,0 +1,106 @@
+"""One optimizer step: micro-batches to gradients to new weights."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mutua.data.collate import IGNORE
+from mutua.models import MutuaForConditionalGeneration
+from mutua.training.batches import StepBatch
+from mutua.training.recipe import TrainSettings
+from mutua.training.schedule import learning_rate
+from mutua.training.vision_cache import VisionCache
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on."""
+
+
+@dataclass(frozen=True)
+class StepMetrics:
+    """Of one step: mean loss and accuracy over its supervised tokens, learning rate, gradient norm before clipping."""
+
+    loss: float
+    accuracy: float
+    learning_rate: float
+    grad_norm: float
+
+
+class Stepper:
+    """Model and optimizer, and all that a step needs besides a batch."""
+
+    def __init__(
+        self,
+        model: MutuaForConditionalGeneration,
+        optimizer: torch.optim.Optimizer,
+        settings: TrainSettings,
+        device: torch.device,
+    ) -> None:
+        self.model, self.optimizer, self.settings, self.device = model, optimizer, settings, device
+        self.trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.cache = VisionCache(model, settings.cache_vision_mb) if settings.cache_vision_mb else None
+        self.bf16 = uses_bf16(settings, device)
+
+    def step(self, index: int, batch: StepBatch) -> StepMetrics:
+        """Does step `index` (counted from 0).
+
+        Raises:
+            TrainingError: loss or gradient is not finite; the weights are still those before the step.
+        """
+        rate = learning_rate(
+            index,
+            peak=self.settings.learning_rate,
+            steps=self.settings.steps,
+            warmup_steps=self.settings.warmup_steps,
+            floor=self.settings.floor,
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        loss, accuracy = self.backward(batch)
+        norm = torch.nn.utils.clip_grad_norm_(self.trained, self.settings.clip or math.inf).item()
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise TrainingError(
+                f"step {index + 1}: loss {loss}, gradient norm {norm} (samples {', '.join(batch.sample_ids[:8])} ...). "
+                "Checkpoints from before are intact. Lower train.learning_rate, lengthen train.warmup_steps, or set "
+                "train.precision to fp32"
+            )
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return StepMetrics(loss, accuracy, rate, norm)
+
+    def backward(self, batch: StepBatch) -> tuple[float, float]:
+        """Adds the gradient of the batch; returns its mean loss and accuracy per supervised token."""
+        self.model.train()
+        loss, correct = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
+        for micro_batch in batch.micro_batches:
+            inputs = self._inputs(micro_batch)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+                # Divided by the tokens of the whole batch, not of its own rows: the sum over micro-batches is then the
+                # mean over tokens, however unevenly they are spread.
+                out = self.model(**inputs, num_items_in_batch=batch.supervised_tokens, use_cache=False)
+            out.loss.backward()
+            loss += out.loss.detach()
+            targets_BN = inputs["labels"][:, 1:]
+            is_supervised_BN = targets_BN != IGNORE
+            said_T = out.logits[:, :-1][is_supervised_BN].argmax(-1)
+            correct += (said_T == targets_BN[is_supervised_BN]).sum()
+        return loss.item(), correct.item() / batch.supervised_tokens
+
+    def _inputs(self, micro_batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The micro-batch on the device; pictures as cached features where the recipe says so."""
+        inputs = dict(micro_batch)
+        if self.cache is not None and "pixel_values" in inputs:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+                inputs["vision_features"] = self.cache.features(inputs.pop("pixel_values"))
+        return {name: tensor.to(self.device, non_blocking=True) for name, tensor in inputs.items()}
+
+
+def uses_bf16(settings: TrainSettings, device: torch.device) -> bool:
+    """What `precision` means on this device."""
+    if settings.precision == "auto":
+        return device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return settings.precision == "bf16"

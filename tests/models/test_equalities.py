@@ -1,0 +1,207 @@
+"""However a conversation is computed, the numbers are the same (1e-4 on float32 logits)."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from conftest import assistant, make_model, make_processor, picture, user
+from transformers import DynamicCache, StaticCache
+
+from mutua.roles import TokenRoles
+
+TOLERANCE = {"atol": 1e-4, "rtol": 0.0}
+
+ONE = [user(picture(1), "what colour is the circle?")]
+SHORT = [user(picture(2), "is it red?")]
+TWO_IMAGES = [user(picture(3), "and", picture(4), "which is red?")]
+TEXT = [user("is there a small blue square?")]
+TURNS = [user(picture(5), "what is it?"), assistant("a circle"), user(picture(6), "and this one?")]
+CONVERSATIONS = {"one": ONE, "short": SHORT, "two images": TWO_IMAGES, "text": TEXT, "turns": TURNS}
+
+
+@pytest.fixture(scope="module", params=[("mma", "mlp"), ("mma", "resampler"), ("causal", "mlp")], ids="-".join)
+def model(request):
+    return make_model(*request.param)
+
+
+@pytest.fixture(scope="module")
+def processor(model):
+    return make_processor(model)
+
+
+def logits(model, inputs) -> torch.Tensor:
+    with torch.no_grad():
+        return model(**inputs).logits
+
+
+def real(values: torch.Tensor, inputs: dict, row: int) -> torch.Tensor:
+    return values[row, inputs["attention_mask"][row].bool()]
+
+
+def grow(model, inputs: dict, steps: int, cache) -> torch.Tensor:
+    """Greedy decoding by hand, all logits of the generated positions: (B, steps, vocabulary)."""
+    inputs, collected = dict(inputs), []
+    for _ in range(steps):
+        now = dict(inputs)
+        if cache is not None and cache.get_seq_length() > 0:
+            now = {key: inputs[key][:, -1:] for key in ("input_ids", "token_type_ids")}
+            now["attention_mask"] = inputs["attention_mask"]
+        with torch.no_grad():
+            last = model(**now, past_key_values=cache).logits[:, -1]
+        collected.append(last)
+        inputs["input_ids"] = torch.cat([inputs["input_ids"], last.argmax(-1, keepdim=True)], 1)
+        inputs["attention_mask"] = torch.nn.functional.pad(inputs["attention_mask"], (0, 1), value=1)
+        inputs["token_type_ids"] = torch.nn.functional.pad(inputs["token_type_ids"], (0, 1), value=1)
+    return torch.stack(collected, 1)
+
+
+@pytest.mark.parametrize("name", CONVERSATIONS)
+def test_cached_equals_uncached_equals_static(model, encode, name):
+    inputs = encode(CONVERSATIONS[name], add_generation_prompt=True)
+    uncached = grow(model, inputs, 4, None)
+    static = StaticCache(config=model.config.text_config, max_cache_len=inputs["input_ids"].shape[1] + 9)
+    torch.testing.assert_close(grow(model, inputs, 4, DynamicCache()), uncached, **TOLERANCE)
+    torch.testing.assert_close(grow(model, inputs, 4, static), uncached, **TOLERANCE)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_batched_equals_single(model, encode, side):
+    names = list(CONVERSATIONS)
+    inputs = encode([CONVERSATIONS[name] for name in names], side)
+    together = logits(model, inputs)
+    for row, name in enumerate(names):
+        alone = logits(model, encode(CONVERSATIONS[name]))[0]
+        torch.testing.assert_close(real(together, inputs, row), alone, **TOLERANCE)
+
+
+@pytest.mark.parametrize("options", [{}, {"cache_implementation": "static"}, {"use_cache": False}], ids=str)
+@pytest.mark.parametrize("search", [{}, {"num_beams": 3}], ids=["greedy", "beam"])
+def test_generate_in_a_left_padded_batch_equals_one_by_one(model, encode, options, search):
+    options = {"min_new_tokens": 6, "max_new_tokens": 6, "do_sample": False, **options, **search}
+    names = list(CONVERSATIONS)
+    inputs = encode([CONVERSATIONS[name] for name in names], add_generation_prompt=True)
+    together = model.generate(**inputs, **options)[:, inputs["input_ids"].shape[1] :]
+    for row, name in enumerate(names):
+        alone = encode(CONVERSATIONS[name], add_generation_prompt=True)
+        expected = model.generate(**alone, **{**options, "use_cache": True, "cache_implementation": None})
+        assert together[row].tolist() == expected[0, alone["input_ids"].shape[1] :].tolist()
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_the_score_of_a_beam_is_the_likelihood_of_its_tokens(model, encode, use_cache):
+    """Every beam of a row with two images must have looked at these two, in their order."""
+    inputs = encode([TWO_IMAGES, TEXT, ONE], add_generation_prompt=True)
+    prompt = inputs["input_ids"].shape[1]
+    out = model.generate(
+        **inputs,
+        min_new_tokens=4,
+        max_new_tokens=4,
+        num_beams=3,
+        do_sample=False,
+        use_cache=use_cache,
+        return_dict_in_generate=True,
+        output_scores=True,
+        length_penalty=0.0,
+    )
+    said = out.sequences[:, prompt:]
+    full = {
+        **inputs,
+        "input_ids": out.sequences,
+        "attention_mask": torch.nn.functional.pad(inputs["attention_mask"], (0, 4), value=1),
+        "token_type_ids": torch.nn.functional.pad(inputs["token_type_ids"], (0, 4), value=1),
+    }
+    steps = logits(model, full)[:, prompt - 1 : -1].log_softmax(-1)
+    expected = steps.gather(-1, said[..., None])[..., 0].sum(-1)
+    torch.testing.assert_close(out.sequences_scores, expected, atol=1e-3, rtol=0.0)
+
+
+def test_generate_without_an_attention_mask(model, encode):
+    inputs = encode(ONE, add_generation_prompt=True)
+    expected = model.generate(**inputs, max_new_tokens=5, do_sample=False)
+    del inputs["attention_mask"]
+    assert torch.equal(model.generate(**inputs, max_new_tokens=5, do_sample=False), expected)
+
+
+def test_prompt_lookup_and_sampling_and_streaming(model, encode, processor):
+    from transformers import TextIteratorStreamer
+
+    inputs = encode(ONE, add_generation_prompt=True)
+    greedy = model.generate(**inputs, max_new_tokens=8, do_sample=False)
+    assert torch.equal(model.generate(**inputs, max_new_tokens=8, do_sample=False, prompt_lookup_num_tokens=2), greedy)
+    streamer = TextIteratorStreamer(processor.tokenizer, skip_prompt=True)
+    model.generate(**inputs, max_new_tokens=8, do_sample=False, streamer=streamer)
+    assert "".join(streamer) == processor.decode(greedy[0, inputs["input_ids"].shape[1] :])
+    torch.manual_seed(1)
+    sampled = model.generate(**inputs, max_new_tokens=8, do_sample=True, temperature=5.0)
+    assert sampled.shape[1] > inputs["input_ids"].shape[1]
+
+
+def test_two_documents_in_one_row_equal_two_rows(model, encode):
+    rows = [encode([*TURNS, assistant("a square")]), encode(TWO_IMAGES), encode(TEXT)]
+    codes = []
+    for document, row in enumerate(rows):
+        roles = TokenRoles.from_codes(row["token_type_ids"])
+        codes.append(TokenRoles(roles.document_BN + document, roles.block_BN, roles.modality_BN).to_codes())
+    packed = {
+        "input_ids": torch.cat([row["input_ids"] for row in rows], 1),
+        "token_type_ids": torch.cat(codes, 1),
+        "pixel_values": torch.cat([row["pixel_values"] for row in rows if "pixel_values" in row]),
+    }
+    separate = torch.cat([logits(model, row) for row in rows], 1)
+    torch.testing.assert_close(logits(model, packed), separate, **TOLERANCE)
+    padded = {**packed, "attention_mask": torch.ones_like(packed["input_ids"])}
+    torch.testing.assert_close(logits(model, padded), separate, **TOLERANCE)
+
+
+def test_a_cached_chat_equals_a_full_re_run(model, encode):
+    """Turn by turn with one cache, the second image arriving later, against everything in one forward."""
+    full = encode(TURNS, add_generation_prompt=True)
+    first = encode(TURNS[:2])
+    split = first["input_ids"].shape[1]
+    assert torch.equal(full["input_ids"][:, :split], first["input_ids"])
+    cache = DynamicCache()
+    with torch.no_grad():
+        model(**first, past_key_values=cache)
+        later = {key: full[key][:, split:] for key in ("input_ids", "token_type_ids")}
+        out = model(**later, pixel_values=full["pixel_values"][1:], past_key_values=cache).logits
+    torch.testing.assert_close(out, logits(model, full)[:, split:], **TOLERANCE)
+
+
+def test_gradient_checkpointing_changes_no_gradient(model, encode):
+    model = copy.deepcopy(model).train()
+    inputs = encode([*ONE, assistant("red")])
+    labels = torch.where(TokenRoles.from_codes(inputs["token_type_ids"]).is_response_BN, inputs["input_ids"], -100)
+    gradients = []
+    for enable in (model.gradient_checkpointing_disable, model.gradient_checkpointing_enable):
+        enable()
+        model.zero_grad()
+        model(**inputs, labels=labels).loss.backward()
+        gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+    for plain, checkpointed in zip(*gradients, strict=True):
+        torch.testing.assert_close(checkpointed, plain, atol=1e-6, rtol=1e-5)
+
+
+def test_bf16_is_close_to_fp32(model, encode):
+    # Small weights, as in a trained model: with large ones softmax is a switch, and rounding flips it.
+    model = make_model(model.config.attention_policy, model.config.connector, initializer_range=0.05)
+    inputs = encode(TURNS)
+    exact = logits(model, inputs)
+    inputs["pixel_values"] = inputs["pixel_values"].bfloat16()
+    rough = logits(model.bfloat16(), inputs).float()
+    assert (rough - exact).abs().max() < 0.05 * exact.abs().max()
+
+
+def test_the_oracle_backend_gives_the_same_logits(model, encode):
+    inputs = encode([ONE, TURNS])
+    expected = logits(model, inputs)
+    model.set_attn_implementation("eager")
+    try:
+        with torch.no_grad():
+            out = model(**inputs, output_attentions=True)
+    finally:
+        model.set_attn_implementation("sdpa")
+    keep = inputs["attention_mask"].bool()
+    torch.testing.assert_close(out.logits[keep], expected[keep], **TOLERANCE)
+    assert out.attentions[0].shape[-1] == inputs["input_ids"].shape[1]

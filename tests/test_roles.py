@@ -1,0 +1,84 @@
+"""Roles and the codes in which they travel."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mutua.roles import MAX_BLOCKS, NONE, PADDING_CODE, Modality, TokenRoles, response_codes
+
+TOKENS = st.lists(st.tuples(st.booleans(), st.sampled_from(list(Modality)), st.integers(0, 3)), min_size=1, max_size=40)
+
+
+def roles_of(tokens: list[tuple[bool, Modality, int]], left: int = 0, right: int = 0) -> TokenRoles:
+    documents = sorted(document for _, _, document in tokens)
+    pad = [NONE]
+    return TokenRoles.from_responses(
+        torch.tensor([[False] * left + [response for response, _, _ in tokens] + [False] * right]),
+        torch.tensor([[0] * left + [int(modality) for _, modality, _ in tokens] + [0] * right]),
+        torch.tensor([pad * left + documents + pad * right]),
+    )
+
+
+@given(TOKENS, st.integers(0, 3), st.integers(0, 3))
+def test_codes_hold_everything(tokens, left, right):
+    roles = roles_of(tokens, left, right)
+    again = TokenRoles.from_codes(roles.to_codes())
+    assert torch.equal(again.document_BN, roles.document_BN)
+    assert torch.equal(again.block_BN, roles.block_BN)
+    assert torch.equal(again.modality_BN, roles.modality_BN)
+
+
+@given(TOKENS, st.integers(0, 3), st.integers(0, 3))
+def test_padding_does_not_change_roles_or_positions(tokens, left, right):
+    plain, padded = roles_of(tokens), roles_of(tokens, left, right)
+    inner = slice(left, left + len(tokens))
+    assert torch.equal(padded.block_BN[:, inner], plain.block_BN)
+    assert torch.equal(padded.positions()[:, inner], plain.positions())
+    assert (padded.to_codes()[:, :left] == PADDING_CODE).all()
+
+
+@given(TOKENS)
+def test_a_block_is_contiguous_and_holds_no_response(tokens):
+    roles = roles_of(tokens)
+    for block in roles.block_BN.unique().tolist():
+        if block == NONE:
+            continue
+        where = (roles.block_BN[0] == block).nonzero()[:, 0]
+        assert where[-1] - where[0] + 1 == len(where)
+        assert not roles.is_response_BN[0, where].any()
+        assert roles.document_BN[0, where].unique().numel() == 1
+
+
+@given(TOKENS)
+def test_positions_restart_with_every_document(tokens):
+    documents = sorted(document for _, _, document in tokens)
+    expected = [index - documents.index(document) for index, document in enumerate(documents)]
+    assert roles_of(tokens).positions()[0].tolist() == expected
+
+
+def test_blocks_alternate_with_responses():
+    is_response = torch.tensor([[False, False, True, True, False, True]])
+    roles = TokenRoles.from_responses(is_response, torch.zeros(1, 6), torch.zeros(1, 6))
+    assert roles.block_BN.tolist() == [[0, 0, NONE, NONE, 1, NONE]]
+
+
+def test_response_codes_stay_in_the_document():
+    roles = roles_of([(False, Modality.TEXT, 3)], right=1)
+    new = TokenRoles.from_codes(response_codes(roles.to_codes()))
+    assert new.document_BN.tolist() == [[3, NONE]]
+    assert new.is_response_BN.tolist() == [[True, False]]
+
+
+@pytest.mark.parametrize("codes", [torch.zeros(3, dtype=torch.long), torch.zeros(1, 3)])
+def test_codes_of_a_wrong_shape_or_type_are_refused(codes):
+    with pytest.raises(ValueError, match="token_type_ids must be an integer tensor"):
+        TokenRoles.from_codes(codes)
+
+
+def test_too_many_blocks_are_refused():
+    turns = torch.arange(2 * MAX_BLOCKS + 2)[None]
+    with pytest.raises(ValueError, match=f"{MAX_BLOCKS + 1} prompt blocks"):
+        TokenRoles.from_responses(turns % 2 == 1, torch.zeros_like(turns), torch.zeros_like(turns))
