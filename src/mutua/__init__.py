@@ -1,6 +1,16 @@
 """Mutua: modality-mutual attention for multimodal language models."""
 
-from mutua.models import MutuaConfig, MutuaForConditionalGeneration, MutuaModel, MutuaProcessor
+from mutua.api import ask, load
+from mutua.models import MutuaConfig, MutuaForConditionalGeneration, MutuaProcessor
+from mutua.roles import Modality, TokenRoles
 
-__all__ = ["MutuaConfig", "MutuaForConditionalGeneration", "MutuaModel", "MutuaProcessor"]
 __version__ = "0.1.0"
+__all__ = [
+    "Modality",
+    "MutuaConfig",
+    "MutuaForConditionalGeneration",
+    "MutuaProcessor",
+    "TokenRoles",
+    "ask",
+    "load",
+]

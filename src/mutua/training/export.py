@@ -27,6 +27,12 @@ def versions() -> dict[str, str]:
     }
 
 
+def changed_versions(folder: Path) -> str:
+    """How the versions that wrote `folder` differ from those here, as "torch 2.6.0 -> 2.7.0, ..."; "" if not at all."""
+    written = json.loads((folder / "run.json").read_text(encoding="utf-8"))["versions"]
+    return ", ".join(f"{name} {written[name]} -> {now}" for name, now in versions().items() if written[name] != now)
+
+
 def write_model(
     folder: Path,
     model: MutuaForConditionalGeneration,
@@ -44,5 +50,7 @@ def write_model(
             logging.enable_progress_bar()
     processor.save_pretrained(folder)
     (folder / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
-    record = {"name": recipe.name, "seed": recipe.seed, **run, "versions": versions()}
+    on_cuda = model.device.type == "cuda"
+    device = torch.cuda.get_device_name(model.device) if on_cuda else f"cpu ({platform.machine()})"
+    record = {"name": recipe.name, "seed": recipe.seed, **run, "device": device, "versions": versions()}
     (folder / "run.json").write_text(json.dumps(record, indent=2), encoding="utf-8")

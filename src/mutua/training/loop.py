@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,10 @@ from mutua.data.mixture import Mixture
 from mutua.evaluation.accuracy import evaluate
 from mutua.models import MutuaForConditionalGeneration, MutuaProcessor
 from mutua.training import checkpoint
-from mutua.training.batches import batches
+from mutua.training.batches import StepBatch, batches
 from mutua.training.build import build_model, freeze, load_model
 from mutua.training.checkpoint import Progress
-from mutua.training.export import write_model
+from mutua.training.export import changed_versions, write_model
 from mutua.training.log import RunLog
 from mutua.training.optimizer import build_optimizer
 from mutua.training.recipe import Recipe
@@ -89,12 +90,14 @@ def train(recipe: Recipe, console: Console | None = None) -> TrainResult:
         if newest is not None:
             checkpoint.restore(newest, model, optimizer)
             console.print(f"Resuming from {newest}.")
+            if changes := changed_versions(newest):
+                console.print(f"[yellow]Losses may differ in the last digits, versions have changed: {changes}.")
 
         with RunLog(folder, recipe.name, recipe.train.steps, progress, console) as log:
             run = _Run(recipe, folder, model, processor, stepper, log, stop, saved=progress.step)
 
             # 6. and 7. Train, and evaluate where the recipe says so.
-            progress = run.evaluate_if_due(progress)
+            run.evaluate_if_due(progress.step)  # the run before may have been stopped in the middle of it
             feed = batches(mixture, processor, recipe.train, progress.step)
             while progress.step < recipe.train.steps and not stop.requested:
                 progress = run.step(feed, progress)
@@ -103,8 +106,8 @@ def train(recipe: Recipe, console: Console | None = None) -> TrainResult:
             if stop.requested:
                 run.save_checkpoint(progress)
                 console.print(
-                    f"Stopped at step {progress.step} of {recipe.train.steps}, saved in "
-                    f"{folder.checkpoint(progress.step)}. Run the same command again to go on from there."
+                    f"Stopped at step {progress.step} of {recipe.train.steps}. "
+                    "Run the same command again to go on from there."
                 )
                 return TrainResult(None, progress.step, run.metrics(), interrupted=True)
 
@@ -114,3 +117,95 @@ def train(recipe: Recipe, console: Console | None = None) -> TrainResult:
                 write_model(partial, model, processor, recipe, {**vars(progress), "metrics": metrics})
         console.print(f"Finished: {folder.model}")
         return TrainResult(folder.model, progress.step, metrics, interrupted=False)
+
+
+@dataclass
+class _Run:
+    """A run under way: what a step touches."""
+
+    recipe: Recipe
+    folder: RunFolder
+    model: MutuaForConditionalGeneration
+    processor: MutuaProcessor
+    stepper: Stepper
+    log: RunLog
+    stop: StopRequest
+    saved: int  # the step of the newest checkpoint
+
+    def step(self, feed: Iterator[StepBatch], progress: Progress) -> Progress:
+        """Does one step, and what is due after it: a line of the log, a checkpoint, an evaluation."""
+        settings, started = self.recipe.train, time.perf_counter()
+        batch = next(feed)
+        metrics = self.stepper.step(progress.step, batch)
+        progress = Progress(
+            step=progress.step + 1,
+            samples=progress.samples + len(batch.sample_ids),
+            seconds=progress.seconds + time.perf_counter() - started,
+        )
+        is_last = progress.step == settings.steps
+        self.log.step(progress, metrics, record=is_last or progress.step % settings.log_every == 0)
+        if is_last or progress.step % settings.checkpoint_every == 0:
+            self.save_checkpoint(progress)
+        self.evaluate_if_due(progress.step)
+        return progress
+
+    def save_checkpoint(self, progress: Progress) -> None:
+        if progress.step == self.saved:
+            return
+        with checkpoint.whole_folder(self.folder.checkpoint(progress.step)) as partial:
+            write_model(partial, self.model, self.processor, self.recipe, vars(progress))
+            checkpoint.seal(partial, self.model, self.stepper.optimizer, progress)
+        self.saved = progress.step
+        checkpoint.prune(self.folder.checkpoints, self.recipe.train.keep_checkpoints)
+
+    def evaluate_if_due(self, step: int) -> None:
+        """Evaluates on every source, unless the log has it already. A signal breaks it off, to be done on resuming."""
+        settings, last = self.recipe.evaluate, self.log.evaluations.last
+        is_due = step == self.recipe.train.steps or (settings.every > 0 and step > 0 and step % settings.every == 0)
+        if not settings.sources or not is_due or (last is not None and last["step"] == step):
+            return
+        results = {}
+        for name, source in settings.sources.items():
+            with self.log.watch(name) as show:
+
+                def report(done: int, total: int, show: Callable[[int, int], None] = show) -> None:
+                    show(done, total)
+                    if self.stop.requested:
+                        raise _Stopped
+
+                try:
+                    accuracy = evaluate(
+                        self.model,
+                        self.processor,
+                        source.open(),
+                        batch_size=settings.batch_size,
+                        limit=settings.limit,
+                        progress=report,
+                    )
+                except _Stopped:
+                    return
+            results[name] = accuracy.summary()
+        self.log.evaluation(step, results)
+
+    def metrics(self) -> dict[str, Any]:
+        """The last lines of both logs."""
+        return {"train": self.log.training.last, "evaluation": (self.log.evaluations.last or {}).get("results", {})}
+
+
+class _Stopped(Exception):
+    """Breaks off an evaluation."""
+
+
+def _introduce(
+    recipe: Recipe, model: MutuaForConditionalGeneration, device: torch.device, console: Console
+) -> None:
+    """One line on what is about to be trained."""
+    counts = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+    trained = sum(size for size, is_trained in counts if is_trained)
+    arithmetic = "bf16" if uses_bf16(recipe.train, device) else "fp32"
+    console.print(
+        f"{recipe.name}: {sum(size for size, _ in counts):,} weights, {trained:,} of them trained, policy "
+        f"{model.config.attention_policy}, {arithmetic} on {device.type}, {recipe.train.steps} steps of "
+        f"{recipe.train.batch_size} samples",
+        soft_wrap=True,
+    )

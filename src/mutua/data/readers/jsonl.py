@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn, overload
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from pydantic import ValidationError
 
 from mutua.data.sample import ImagePart, Message, Sample, SampleError
+from mutua.images import ImageError, open_image
 
 
 class JsonLines(Sequence[Sample]):
@@ -67,17 +68,10 @@ class JsonLines(Sequence[Sample]):
         return message.model_copy(update={"content": tuple(parts)})
 
     def _decode(self, number: int, field: str, image: Path) -> Image.Image:
-        path = self.path.parent / image
-        if not path.is_file():
-            self._refuse(number, field, f"file not found {str(image)!r} (looked in {path.parent})")
         try:
-            with Image.open(path) as opened:
-                opened.load()  # decodes all of it, so that a truncated file is named here, with its line
-                return opened.copy()  # apart from the open file, so that it pickles
-        except UnidentifiedImageError:
-            self._refuse(number, field, f"not an image {str(image)!r}")
-        except (OSError, SyntaxError, ValueError) as error:  # what Pillow's decoders raise for broken data
-            self._refuse(number, field, f"broken image {str(image)!r}: {error}")
+            return open_image(self.path.parent / image)
+        except ImageError as error:
+            self._refuse(number, field, str(error))
 
     def _refuse(self, number: int, field: str, problem: str) -> NoReturn:
         raise SampleError(": ".join(part for part in (f"{self.path}:{number}", field, problem) if part))

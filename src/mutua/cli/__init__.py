@@ -1,0 +1,33 @@
+"""The `mutua` command. One file a command; each imports what it needs when it runs, so that `--help` is instant."""
+
+from __future__ import annotations
+
+import typer
+
+from mutua.cli import ask, chat, doctor, evaluate, quickstart, train
+
+app = typer.Typer(
+    name="mutua",
+    help="Modality-mutual attention for multimodal language models: ask, train, evaluate.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command(name="ask", epilog=ask.EXAMPLES)(ask.ask)
+app.command(name="chat", epilog=chat.EXAMPLES)(chat.chat)
+app.command(name="train", epilog=train.EXAMPLES)(train.train)
+app.command(name="eval", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
+app.command(name="quickstart", epilog=quickstart.EXAMPLES)(quickstart.quickstart)
+app.command(name="doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
+
+
+@app.callback(invoke_without_command=True)
+def main(
+    version: bool = typer.Option(False, "--version", help="Print the version and exit.", is_eager=True),
+) -> None:
+    if version:
+        from mutua import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit

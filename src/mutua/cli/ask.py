@@ -1,0 +1,56 @@
+"""`mutua ask`: a question about pictures, the answer streamed as it is said."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mutua.cli.common import ModelOption, PolicyOption, load_model, mistakes_told
+
+EXAMPLES = """Examples:
+
+  mutua ask scene.png "what colour is the object left of the small red circle?"
+
+  mutua ask a.png b.png "which is red?" --model runs/mine/model
+
+  mutua ask scene.png "how many circles are there?" --json
+"""
+
+
+def ask(
+    images: Annotated[list[str] | None, typer.Argument(metavar="IMAGE...", help="Pictures, in order.")] = None,
+    question: Annotated[str, typer.Argument(metavar="QUESTION", help="In quotes, the last word of the line.")] = "",
+    model: ModelOption = None,
+    policy: PolicyOption = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 64,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of streaming.")] = False,
+) -> None:
+    """Ask a question about one picture or several."""
+    with mistakes_told():
+        if Path(question).is_file():
+            raise ValueError(f"the last word must be the question, but {question!r} is a file: add a question in quotes.")
+        from transformers import TextStreamer
+
+        from mutua.api import conversation, reply
+
+        messages = conversation(images or [], question)  # a bad picture is told before the model loads
+        network, processor = load_model(model, policy)
+        started = time.perf_counter()
+        if not as_json:
+            streamer = TextStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
+            reply(network, processor, messages, max_new_tokens=max_new_tokens, streamer=streamer)
+            return
+        answer = reply(network, processor, messages, max_new_tokens=max_new_tokens)
+        record = {
+            "answer": answer,
+            "question": question,
+            "images": images or [],
+            "model": model or "packaged",
+            "policy": network.config.attention_policy,
+            "seconds": round(time.perf_counter() - started, 3),
+        }
+        typer.echo(json.dumps(record, ensure_ascii=False))

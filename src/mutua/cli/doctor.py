@@ -1,0 +1,74 @@
+"""`mutua doctor`: what is installed, what it can do, what is missing and the command that mends it."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib import metadata, util
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from mutua.cli.common import FAILED, mistakes_told, out
+
+EXAMPLES = """Examples:
+
+  mutua doctor
+
+  mutua doctor --json
+"""
+
+# What an extra brings: importable module -> what it is for.
+_EXTRAS = {
+    "train": {"easy_vqa": "the easy-VQA data", "matplotlib": "figures", "yaml": "recipes", "tensorboard": "live curves"}
+}
+
+
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
+) -> None:
+    """Versions, devices, backends; exit code 1 if something that `mutua ask` needs is missing."""
+    with mistakes_told():
+        report = _examine()
+    if as_json:
+        import json
+
+        typer.echo(json.dumps(report))
+    else:
+        for title, rows in report.items():
+            table = Table("what", "found", title=title, title_justify="left", title_style="bold")
+            for what, found in rows.items():
+                table.add_row(what, found)
+            out.print(table)
+    if "missing" in report["packaged model"].values():
+        raise typer.Exit(FAILED)
+
+
+def _examine() -> dict[str, dict[str, str]]:
+    import torch
+
+    from mutua.api import PACKAGED
+    from mutua.attention import BACKENDS, POLICIES, resolve
+
+    versions = {name: metadata.version(name) for name in ("mutua", "torch", "transformers", "tokenizers", "pillow")}
+    devices = {"cpu": f"{os.cpu_count()} cores, {torch.get_num_threads()} torch threads"}
+    for index in range(torch.cuda.device_count()):
+        devices[f"cuda:{index}"] = torch.cuda.get_device_name(index)
+    if not torch.cuda.is_available():
+        devices["cuda"] = "none; everything runs on the CPU"
+    default = resolve("auto")
+    backends = {name: b.summary + (" (the default)" if name == default else "") for name, b in BACKENDS.items()}
+    extras = {}
+    for extra, modules in _EXTRAS.items():
+        for module, purpose in modules.items():
+            found = util.find_spec(module) is not None
+            extras[f"{module} ({purpose})"] = "yes" if found else f'missing: pip install "mutua[{extra}]"'
+    return {
+        "versions": {"python": platform.python_version(), **versions},
+        "devices": devices,
+        "attention backends": backends,
+        "attention policies": {name: policy.summary for name, policy in POLICIES.items()},
+        "extras": extras,
+        "packaged model": {"tiny": "yes" if (PACKAGED / "model.safetensors").is_file() else "missing"},
+    }

@@ -1,0 +1,35 @@
+"""`mutua train`: a recipe in, a model out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mutua.cli.common import INTERRUPTED, err, mistakes_told
+
+EXAMPLES = """Examples:
+
+  mutua train recipes/tiny.yaml
+
+  mutua train recipes/tiny.yaml --set train.steps=2000 --set output=runs/short
+
+  mutua train recipes/tiny.yaml      (again: goes on where it was stopped)
+"""
+
+
+def train(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yaml", help="What the run is; see docs/training.md.")],
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Replace one value of the recipe; repeatable.")
+    ] = None,
+) -> None:
+    """Train a model. Stop it at any moment (Ctrl-C); the same command goes on, bit for bit."""
+    with mistakes_told():
+        from mutua.training import load_recipe
+        from mutua.training import train as run
+
+        result = run(load_recipe(recipe, overrides or []), err)
+    if result.interrupted:
+        raise typer.Exit(INTERRUPTED)

@@ -1,0 +1,35 @@
+"""Opening a picture that a person named: whatever is wrong with it becomes one sentence."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+
+class ImageError(ValueError):
+    """A picture that cannot be used; the message names the file and what is wrong."""
+
+
+def open_image(path: str | Path) -> Image.Image:
+    """The whole picture, decoded, apart from its file. Raises ImageError."""
+    path = Path(path)
+    if path.is_dir():
+        raise ImageError(f"{path} is a folder: name a picture in it.")
+    if not path.exists():
+        raise ImageError(f"file not found: {path}")
+    try:
+        with warnings.catch_warnings():
+            # Between its limit and twice its limit Pillow only warns; a picture that large is no question's picture.
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as opened:
+                opened.load()  # decodes all of it, so that a truncated file is found here
+                return opened.copy()
+    except UnidentifiedImageError:
+        raise ImageError(f"not an image: {path}") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        limit = Image.MAX_IMAGE_PIXELS
+        raise ImageError(f"image too large: {path} would decode to more than {limit} pixels; scale it down.") from None
+    except (OSError, SyntaxError, ValueError) as error:  # what Pillow's decoders raise for damaged data
+        raise ImageError(f"damaged image: {path} ({error})") from None

@@ -1,0 +1,50 @@
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from mutua.evaluation import Accuracy, Record, figure, table
+
+
+def accuracy(**scores: tuple[int, int]) -> Accuracy:
+    """`accuracy(count=(3, 4))`: three of four counts right."""
+    return Accuracy(
+        tuple(
+            Record(f"{family}{i}", family, "?", "yes", "yes" if i < correct else "no")
+            for family, (correct, total) in scores.items()
+            for i in range(total)
+        )
+    )
+
+
+RESULTS = {"causal": accuracy(count=(2, 4), relation=(1, 4)), "mma": accuracy(count=(4, 4), exists=(3, 4))}
+BLIND = {"count": 0.25, "overall": 0.3}
+
+
+def test_families_down_and_models_across() -> None:
+    out = StringIO()
+    Console(file=out, width=120).print(table(RESULTS, blind=BLIND, title="two models"))
+    rows = {line.split("│")[1].strip(): line for line in out.getvalue().splitlines() if line.startswith("│")}
+    assert list(rows) == ["count", "relation", "exists", "overall"]
+    assert "50.0% (15-85)" in rows["count"]
+    assert "100.0% (51-100)" in rows["count"]
+    assert "25.0%" in rows["count"]
+    assert rows["relation"].split("│")[4].strip() == "-"
+    assert "37.5%" in rows["overall"]
+    assert "two models" in out.getvalue()
+
+
+@pytest.mark.parametrize("blind", [None, BLIND])
+def test_the_figure_is_a_picture(tmp_path: Path, blind: dict[str, float] | None) -> None:
+    figure(tmp_path / "bars.png", RESULTS, blind=blind, title="two models")
+    with Image.open(tmp_path / "bars.png") as picture:
+        assert picture.format == "PNG"
+        assert picture.width > picture.height > 400
+        assert len(picture.convert("RGB").getcolors(1 << 24)) > 3
+
+
+def test_no_results() -> None:
+    with pytest.raises(ValueError, match="at least one model"):
+        table({})

@@ -1,0 +1,104 @@
+from pathlib import Path
+
+import pytest
+
+from mutua.training import RecipeError, dump_recipe, load_recipe
+from mutua.training.recipe_table import recipe_table
+
+DOCS = Path(__file__).parents[2] / "docs" / "training.md"
+
+
+def test_defaults_overrides_and_the_way_back(tmp_path: Path, recipe_in) -> None:
+    recipe = recipe_in(tmp_path, "train.learning_rate=2e-4", "data.train.0.weight=5", "model.text.num_hidden_layers=2")
+    assert (recipe.train.learning_rate, recipe.data.train[0].weight) == (2e-4, 5.0)
+    assert recipe.model.text["num_hidden_layers"] == 2
+    assert (recipe.train.clip, recipe.train.betas) == (1.0, (0.9, 0.98))
+    path = tmp_path / "dumped.yaml"
+    path.write_text(dump_recipe(recipe), encoding="utf-8")
+    assert load_recipe(path) == recipe
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("train.steps=many", "train.steps: got 'many', expected an integer"),
+        ("train.steps=2.5", "train.steps: got 2.5, expected an integer"),
+        ("train.steps=true", "train.steps: got True, expected an integer"),
+        ("train.steps=0", "train.steps: got 0, expected a number of at least 1"),
+        ("train.learning_rate=fast", "train.learning_rate: got 'fast', expected a number"),
+        ("train.floor=1.5", "train.floor: got 1.5, expected a number of at most 1"),
+        ("train.betas=[0.9]", "train.betas.1: is missing"),
+        ("train.betas=[0.9, 1.0]", "train.betas.1: got 1.0, expected a number below 1"),
+        ("train.precision=fp16", "train.precision: got 'fp16', expected 'auto', 'fp32' or 'bf16'"),
+        ("train.gradient_checkpointing=1", "train.gradient_checkpointing: got 1, expected true or false"),
+        ("train.freeze=model", "train.freeze: got 'model', expected a list"),
+        ("train.stepz=3", "train.stepz: unknown key; did you mean 'steps'? allowed: steps, batch_size,"),
+        ("trian.steps=3", "trian: unknown key; did you mean 'train'? allowed: name, seed, output, model, data, train"),
+        ("train.micro_batch_size=8", "train: micro_batch_size 8 is above batch_size 4"),
+        ("train.warmup_steps=9", "train: warmup_steps 9 must be below steps 9"),
+        ("train=3", "train: got 3, expected keys and values"),
+        ("name=", "name: got None, expected a text"),
+        ("model.preset=huge", "model.preset: got 'huge', expected 'tiny'"),
+        ("model.path=somewhere", "model: give exactly one of preset and path"),
+        ("model.attention_policy=both", "model.attention_policy: no attention policy 'both'; allowed: causal, mma"),
+        ("model.vision.depth=3", "model.vision: no key of SiglipVisionConfig 'depth'; allowed: "),
+        ("data.train=[]", "data.train: got [], expected at least 1 entries"),
+        ("data.train.0.weight=0", "data.train.0.weight: got 0, expected a number above 0"),
+        ("data.train.0.source={}", "data.train.0.source: needs a `type`: scenes, easy-vqa, jsonl"),
+        ("data.train.0.source.type=coco", "data.train.0.source: got "),
+        ("data.train.0.source.split=dev", "data.train.0.source.split: got 'dev', expected 'train' or 'test'"),
+        ("data.train.0.source.sized=3", "data.train.0.source.sized: unknown key; did you mean 'size'? allowed: type,"),
+        ("evaluate.sources.scenes.split=dev", "evaluate.sources.scenes.split: got 'dev', expected 'train' or 'test'"),
+        ("evaluate.sources.scenes.siez=1", "evaluate.sources.scenes.siez: unknown key; did you mean 'size'? allowed:"),
+    ],
+)
+def test_every_mistake_names_file_key_value_and_remedy(tmp_path: Path, recipe_in, override: str, expected: str) -> None:
+    with pytest.raises(RecipeError) as error:
+        recipe_in(tmp_path, override)
+    assert str(error.value).startswith(f"{tmp_path / 'small.yaml'}: {expected}")
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("train.steps", "write it as key.inside=value"),
+        ("data.train.7.weight=1", "'7' does not lead on, the recipe has a list of 2 there"),
+        ("train.steps.more=1", "'more' does not lead on, the recipe has 9 there"),
+        ("train.steps=[1", "the value is not YAML"),
+    ],
+)
+def test_an_override_that_leads_nowhere(tmp_path: Path, recipe_in, override: str, expected: str) -> None:
+    with pytest.raises(RecipeError, match=r"--set .*") as error:
+        recipe_in(tmp_path, override)
+    assert expected in str(error.value)
+
+
+def test_a_path_takes_no_sizes(tmp_path: Path, recipe_in) -> None:
+    with pytest.raises(RecipeError, match="a model from a path has its own"):
+        recipe_in(tmp_path, "model={path: here, connector: mlp}")
+
+
+def test_all_mistakes_are_told_at_once(tmp_path: Path, recipe_in) -> None:
+    with pytest.raises(RecipeError) as error:
+        recipe_in(tmp_path, "train.steps=a", "train.batch_size=b")
+    assert len(str(error.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [("a: [", "not YAML"), ("", "holds no keys"), ("- a", "holds no keys"), ("name: x", "output: is missing")],
+)
+def test_a_file_that_is_no_recipe(tmp_path: Path, content: str, expected: str) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(content)
+    with pytest.raises(RecipeError, match=expected):
+        load_recipe(path)
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"nowhere\.yaml: cannot be read: No such file"):
+        load_recipe(tmp_path / "nowhere.yaml")
+
+
+def test_the_documentation_lists_every_key() -> None:
+    assert recipe_table() in DOCS.read_text(encoding="utf-8"), "run python -m mutua.training.recipe_table"

@@ -1,0 +1,194 @@
+"""One step: gradients, frozen parts, decay groups, cached features, and losses that are none."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from mutua.data.collate import IGNORE, encode
+from mutua.data.mixture import Mixture
+from mutua.data.sample import Sample
+from mutua.training import Recipe, TrainingError
+from mutua.training.batches import StepBatch, batches
+from mutua.training.build import build_model, freeze
+from mutua.training.optimizer import build_optimizer
+from mutua.training.step import Stepper
+
+CPU = torch.device("cpu")
+
+
+def chat(question: str, answer: str) -> Sample:
+    content = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    return Sample.model_validate({"id": question, "messages": content})
+
+
+def mixture_of(recipe: Recipe) -> Mixture:
+    sources = [weighted.source.open() for weighted in recipe.data.train]
+    return Mixture(sources, [w.weight for w in recipe.data.train], recipe.seed, recipe.train.batch_size)
+
+
+def stepper_of(recipe: Recipe) -> tuple[Stepper, list[StepBatch]]:
+    torch.manual_seed(0)
+    mixture = mixture_of(recipe)
+    model, processor = build_model(recipe.model, mixture, recipe.data.tokenizer_texts)
+    freeze(model, recipe.train.freeze)
+    optimizer = build_optimizer(model, recipe.train)
+    return Stepper(model, optimizer, recipe.train, CPU), list(batches(mixture, processor, recipe.train, 0))
+
+
+def gradient(stepper: Stepper, batch: StepBatch) -> torch.Tensor:
+    stepper.optimizer.zero_grad()
+    stepper.backward(batch)
+    return torch.cat([p.grad.flatten() for p in stepper.model.parameters() if p.grad is not None])
+
+
+def relative(a: torch.Tensor, b: torch.Tensor) -> float:
+    return ((a - b).norm() / b.norm()).item()
+
+
+def test_labels_are_the_responses(tmp_path: Path, recipe_in) -> None:
+    recipe = recipe_in(tmp_path)
+    _, processor = build_model(recipe.model, mixture_of(recipe), 40)
+    batch = encode([chat("is it red?", "yes"), chat("a somewhat longer question?", "no")], processor)
+    said = [processor.tokenizer.decode(row[row != IGNORE]) for row in batch["labels"]]
+    assert said == ["yes<|end|>", "no<|end|>"]
+    assert (batch["attention_mask"][:, 0] == 1).all()
+    assert torch.equal(
+        encode([chat("a", "b")], processor, padding_side="left")["input_ids"],
+        encode([chat("a", "b")], processor)["input_ids"],
+    )
+
+
+def test_micro_batches_add_up_to_the_batch(tmp_path: Path, recipe_in) -> None:
+    """Uneven in length and in supervised tokens, split at an odd place."""
+    recipe = recipe_in(tmp_path, "model.text.attention_dropout=0.0")
+    stepper, _ = stepper_of(recipe)
+    _, processor = build_model(recipe.model, mixture_of(recipe), 40)
+    pictures = mixture_of(recipe)[0]
+    texts = [chat("why?", "because it is so, and it has always been so, " * 4), chat("who? " * 30, "me")]
+    samples = [texts[0], *pictures, texts[1]]
+
+    def split(*sizes: int) -> StepBatch:
+        parts, start = [], 0
+        for size in sizes:
+            parts.append(encode(samples[start : start + size], processor))
+            start += size
+        supervised = sum(int((part["labels"] != IGNORE).sum()) for part in parts)
+        return StepBatch(tuple(parts), tuple(sample.id for sample in samples), supervised)
+
+    whole = gradient(stepper, split(6))
+    assert relative(gradient(stepper, split(1, 4, 1)), whole) < 1e-6
+    assert relative(gradient(stepper, split(2, 2, 2)), whole) < 1e-6
+    assert stepper.backward(split(1, 5))[0] == pytest.approx(stepper.backward(split(6))[0], rel=1e-6)
+
+
+def test_gradient_checkpointing_changes_no_gradient(tmp_path: Path, recipe_in) -> None:
+    stepper, feed = stepper_of(recipe_in(tmp_path))
+    torch.manual_seed(1)
+    plain = gradient(stepper, feed[0])
+    stepper.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    assert stepper.model.is_gradient_checkpointing
+    torch.manual_seed(1)  # dropout too must come out the same
+    assert torch.equal(gradient(stepper, feed[0]), plain)
+
+
+def test_bf16_is_close_and_leaves_weights_in_fp32(tmp_path: Path, recipe_in) -> None:
+    exact, feed = stepper_of(recipe_in(tmp_path, "model.text.attention_dropout=0.0"))
+    rough, _ = stepper_of(recipe_in(tmp_path, "model.text.attention_dropout=0.0", "train.precision=bf16"))
+    a, b = exact.backward(feed[0])[0], rough.backward(feed[0])[0]
+    assert a != b
+    assert a == pytest.approx(b, rel=1e-2)
+    assert {parameter.dtype for parameter in rough.model.parameters()} == {torch.float32}
+
+
+def test_only_matrices_that_are_no_embeddings_decay(tmp_path: Path, recipe_in) -> None:
+    stepper, _ = stepper_of(recipe_in(tmp_path))
+    names = {id(parameter): name for name, parameter in stepper.model.named_parameters()}
+    decayed, free = ([names[id(p)] for p in group["params"]] for group in stepper.optimizer.param_groups)
+    assert [group["weight_decay"] for group in stepper.optimizer.param_groups] == [0.05, 0.0]
+    assert len(decayed) + len(free) == len(names)
+    assert all("embed" not in name.replace("patch_embedding", "") for name in decayed)
+    assert not any("norm" in name or name.endswith("bias") for name in decayed)
+    assert "model.connector.up.weight" in decayed
+    # The head is the embedding under another name in this model.
+    assert "model.language_model.embed_tokens.weight" in free
+
+
+def test_frozen_parts_stay_bit_identical(tmp_path: Path, recipe_in) -> None:
+    frozen = "train.freeze=[model.vision_tower.*, '*norm*']"
+    stepper, feed = stepper_of(recipe_in(tmp_path, frozen))
+    before = {name: parameter.detach().clone() for name, parameter in stepper.model.named_parameters()}
+    for index in range(3):
+        stepper.step(index, feed[index])
+    for name, parameter in stepper.model.named_parameters():
+        is_frozen = "vision_tower" in name or "norm" in name
+        assert torch.equal(before[name], parameter) == is_frozen, name
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        (
+            "train.freeze=[vision_tower]",
+            r"'vision_tower' matches no parameter; .* model\.connector, model\.language_model, model\.vision_tower ",
+        ),
+        ("train.freeze=['*']", "freeze every parameter"),
+        ("train.cache_vision_mb=1", r"needs a frozen vision encoder, .* add model\.vision_tower\.\* to train\.freeze"),
+    ],
+)
+def test_freezing_that_cannot_be_meant(tmp_path: Path, recipe_in, setting: str, expected: str) -> None:
+    with pytest.raises(ValueError, match=expected):
+        stepper_of(recipe_in(tmp_path, setting))
+
+
+@pytest.mark.parametrize("connector", ["mlp", "resampler"])
+def test_cached_features_give_the_same_losses(tmp_path: Path, recipe_in, connector: str) -> None:
+    fixed = ("train.freeze=['model.vision_tower.*']", f"model.connector={connector}", "train.steps=6")
+    plain, feed = stepper_of(recipe_in(tmp_path, *fixed))
+    cached, _ = stepper_of(recipe_in(tmp_path, *fixed, "train.cache_vision_mb=1"))
+    encoded = []
+    cached.model.model.vision_tower.register_forward_hook(lambda *_: encoded.append(1))
+    losses = []
+    for stepper in (plain, cached):
+        torch.manual_seed(2)
+        # Every batch twice: the second time all of its pictures come from the cache.
+        losses.append([stepper.step(index, feed[index // 2]).loss for index in range(6)])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert len(encoded) == 12  # pictures, not forward passes
+
+
+def test_a_full_cache_keeps_what_it_has(tmp_path: Path, recipe_in) -> None:
+    stepper, feed = stepper_of(recipe_in(tmp_path, "train.freeze=['model.vision_tower.*']", "train.cache_vision_mb=1"))
+    assert stepper.cache is not None
+    pixels = feed[0].micro_batches[0]["pixel_values"]
+    stepper.cache._room = stepper.cache.features(pixels)[0].nbytes - 1
+    held = len(stepper.cache._features)
+    fresh = stepper.cache.features(pixels + 1)
+    assert len(stepper.cache._features) == held == len(pixels)
+    assert torch.equal(fresh, stepper.cache.features(pixels + 1))
+
+
+def test_a_loss_that_is_not_finite_stops_before_it_harms(tmp_path: Path, recipe_in) -> None:
+    stepper, feed = stepper_of(recipe_in(tmp_path))
+    with torch.no_grad():
+        stepper.model.model.connector.up.weight[0, 0] = math.inf
+    before = [parameter.detach().clone() for parameter in stepper.model.parameters()]
+    with pytest.raises(TrainingError, match=r"step 5: loss nan.* train\.learning_rate"):
+        stepper.step(4, feed[0])
+    assert all(torch.equal(a, b) for a, b in zip(before, stepper.model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_batch_with_nothing_to_learn_is_an_error(tmp_path: Path, recipe_in, workers: int) -> None:
+    lines = [f'{{"id": "q{i}", "messages": [{{"role": "user", "content": "why?"}}]}}\n' for i in range(4)]
+    (tmp_path / "questions.jsonl").write_text("".join(lines))
+    recipe = recipe_in(
+        tmp_path,
+        f"data.train=[{{source: {{type: jsonl, path: {tmp_path / 'questions.jsonl'}}}}}]",
+        f"train.workers={workers}",
+    )
+    mixture = mixture_of(recipe)
+    _, processor = build_model(recipe.model, mixture, 4)
+    with pytest.raises(ValueError, match=r"^step 3: no token is supervised, none of the samples (q\d, ){3}q\d holds"):
+        next(batches(mixture, processor, recipe.train, 2))

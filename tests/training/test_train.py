@@ -1,0 +1,290 @@
+"""Whole runs: what they write, and that stopping them at any moment changes no loss."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+from mutua.models import MutuaForConditionalGeneration, MutuaProcessor
+from mutua.training import CheckpointError, Recipe, RecipeError, TrainingError, TrainResult, load_recipe, train
+from mutua.training import checkpoint as checkpoint_module
+from mutua.training import run_folder
+from mutua.training.signals import StopRequest
+from mutua.training.step import Stepper
+
+# A run of its own process that gets a signal during a step. Ctrl-C in a terminal goes to the whole process group, data
+# workers included; kill -9 to the one process.
+CHILD = """
+import os, signal, sys
+from mutua.training import load_recipe, train
+from mutua.training.step import Stepper
+original = Stepper.step
+def step(self, index, batch):
+    metrics = original(self, index, batch)
+    if index == int(sys.argv[2]):
+        send = os.kill if sys.argv[3] == "SIGKILL" else os.killpg
+        send(os.getpid(), getattr(signal, sys.argv[3]))
+    return metrics
+Stepper.step = step
+sys.exit(130 if train(load_recipe(sys.argv[1], sys.argv[4:])).interrupted else 0)
+"""
+
+
+def child(recipe: Path, index: int, name: str, *overrides: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", CHILD, str(recipe), str(index), name, *overrides],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def lines(run: Path, name: str = "log.jsonl") -> list[dict[str, Any]]:
+    """A log, without what depends on the clock."""
+    parsed = [json.loads(line) for line in (run / name).read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in ("samples_per_second", "seconds")} for line in parsed]
+
+
+def at_step(monkeypatch: pytest.MonkeyPatch, index: int, act: Callable[[Stepper], None]) -> None:
+    """Runs `act` after a step, once."""
+    original = Stepper.step
+    due = {index}
+
+    def step(self: Stepper, current: int, batch: Any) -> Any:
+        metrics = original(self, current, batch)
+        if current in due:
+            due.remove(current)
+            act(self)
+        return metrics
+
+    monkeypatch.setattr(Stepper, "step", step)
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory, recipe_in: Callable[..., Recipe]) -> tuple[Path, TrainResult]:
+    """A run that nobody disturbed."""
+    folder = tmp_path_factory.mktemp("reference")
+    return folder / "run", train(recipe_in(folder), Console(quiet=True))
+
+
+def expect_equal(run: Path, reference: Path) -> None:
+    assert lines(run) == lines(reference)
+    assert lines(run, "evaluations.jsonl") == lines(reference, "evaluations.jsonl")
+    weights = "model/model.safetensors"
+    assert (run / weights).read_bytes() == (reference / weights).read_bytes()
+
+
+def test_what_a_run_writes(reference: tuple[Path, TrainResult]) -> None:
+    run, result = reference
+    assert (result.folder, result.step, result.interrupted) == (run / "model", 9, False)
+    log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in log] == list(range(1, 10))
+    assert list(log[0]) == [
+        "step",
+        "loss",
+        "accuracy",
+        "learning_rate",
+        "grad_norm",
+        "samples_per_second",
+        "seconds",
+    ]
+    assert log[-1]["loss"] < log[0]["loss"]
+    assert [line["step"] for line in lines(run, "evaluations.jsonl")] == [3, 6, 9]
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step-000008", "step-000009"]
+    assert result.metrics["evaluation"]["scenes"]["overall"]["total"] == 4
+
+    record = json.loads((run / "model" / "run.json").read_text())
+    assert (record["seed"], record["step"], record["samples"]) == (3, 9, 36)
+    assert record["versions"]["torch"] == torch.__version__
+    assert record["device"].startswith("cpu")
+    assert record["metrics"] == result.metrics
+    assert load_recipe(run / "model" / "recipe.yaml") == load_recipe(run / "recipe.yaml")
+    MutuaForConditionalGeneration.from_pretrained(run / "model")
+    MutuaProcessor.from_pretrained(run / "model")
+
+
+def test_tensorboard_has_the_scalars(reference: tuple[Path, TrainResult]) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(reference[0] / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == list(range(1, 10))
+    assert [event.step for event in events.Scalars("evaluation/scenes")] == [3, 6, 9]
+
+
+def test_ctrl_c_saves_and_the_resumed_run_is_equal_bit_by_bit(
+    tmp_path: Path, recipe_in, reference: tuple[Path, TrainResult], console: Console
+) -> None:
+    """Two processes, with a data worker before and without one after."""
+    recipe = recipe_in(tmp_path)
+    done = child(tmp_path / "small.yaml", 4, "SIGINT", "train.workers=1")
+    assert done.returncode == 130, done.stderr
+    assert "Stopped at step 5 of 9" in done.stdout
+    assert "Stopping after this step" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "run/checkpoints/step-000005").is_dir()
+    assert train(recipe, console).step == 9
+    assert "Resuming from" in console.file.getvalue()  # type: ignore[attr-defined]
+    expect_equal(tmp_path / "run", reference[0])
+
+
+def test_kill_9_costs_no_more_than_the_steps_since_the_checkpoint(
+    tmp_path: Path, recipe_in, reference: tuple[Path, TrainResult], console: Console
+) -> None:
+    recipe = recipe_in(tmp_path)
+    done = child(tmp_path / "small.yaml", 6, "SIGKILL", "train.workers=1")
+    assert done.returncode == -signal.SIGKILL
+    assert [line["step"] for line in lines(tmp_path / "run")] == [1, 2, 3, 4, 5, 6]
+    with (tmp_path / "run/log.jsonl").open("a") as log:
+        log.write('{"step": 7, "lo')  # the line that was being written
+    train(recipe, console)
+    assert "step-000004" in console.file.getvalue()  # type: ignore[attr-defined]
+    expect_equal(tmp_path / "run", reference[0])
+
+
+def test_sigterm_is_as_good_as_ctrl_c(
+    tmp_path: Path, recipe_in, reference: tuple[Path, TrainResult], console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_step(monkeypatch, 2, lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    first = train(recipe_in(tmp_path), console)
+    assert (first.interrupted, first.step, first.folder) == (True, 3, None)
+    # An evaluation was due after this step: the signal broke it off, and the resumed run does it.
+    assert lines(tmp_path / "run", "evaluations.jsonl") == []
+    train(recipe_in(tmp_path), console)
+    expect_equal(tmp_path / "run", reference[0])
+
+
+def test_a_second_ctrl_c_stops_at_once() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with StopRequest() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.requested
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.fixture
+def unfinished(tmp_path: Path, recipe_in, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A run stopped after step 7, with checkpoints at 4 and 7."""
+    with monkeypatch.context() as patch:
+        at_step(patch, 6, lambda _: os.kill(os.getpid(), signal.SIGINT))
+        assert train(recipe_in(tmp_path), Console(quiet=True)).interrupted
+    yield tmp_path / "run"
+
+
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_used(
+    unfinished: Path, tmp_path: Path, recipe_in, reference: tuple[Path, TrainResult], console: Console
+) -> None:
+    os.truncate(unfinished / "checkpoints/step-000007/model.safetensors", 5000)
+    (unfinished / "checkpoints/step-000009.partial").mkdir()
+    train(recipe_in(tmp_path), console)
+    told = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "model.safetensors is damaged" in told
+    assert "Resuming from" in told
+    assert "step-000004" in told
+    expect_equal(unfinished, reference[0])
+    assert not list(unfinished.rglob("*.partial"))
+    assert (unfinished / "checkpoints/step-000007.damaged").is_dir()
+
+
+def test_another_recipe_in_the_same_folder_is_refused(unfinished: Path, tmp_path: Path, recipe_in) -> None:
+    before = sorted(unfinished.rglob("*"))
+    with pytest.raises(RecipeError, match=r"train\.steps: 20, but the run in .* has 9\. Choose another output"):
+        train(recipe_in(tmp_path, "train.steps=20"))
+    with pytest.raises(RecipeError, match=r"data\.train\.1\.weight: 2\.0, but"):
+        train(recipe_in(tmp_path, "data.train.1.weight=2"))
+    assert sorted(unfinished.rglob("*")) == before
+
+
+def test_cadence_may_change_between_two_halves(
+    unfinished: Path, tmp_path: Path, recipe_in, reference: tuple[Path, TrainResult]
+) -> None:
+    train(
+        recipe_in(tmp_path, "train.log_every=3", "train.checkpoint_every=1", "train.keep_checkpoints=1"),
+        Console(quiet=True),
+    )
+    assert lines(unfinished)[-1] == lines(reference[0])[-1]
+    assert [path.name for path in (unfinished / "checkpoints").iterdir()] == ["step-000009"]
+
+
+def test_other_versions_are_told(unfinished: Path, tmp_path: Path, recipe_in, console: Console) -> None:
+    record = unfinished / "checkpoints/step-000007/run.json"
+    content = record.read_text()
+    changed = content.replace(f'"torch": "{torch.__version__}"', f'"torch": "{"9" * len(torch.__version__)}"')
+    state = unfinished / "checkpoints/step-000007/trainer.json"
+    old, _ = checkpoint_module._fingerprint(record), record.write_text(changed)
+    parsed = json.loads(state.read_text())
+    assert parsed["files"]["run.json"] == old
+    parsed["files"]["run.json"] = checkpoint_module._fingerprint(record)
+    state.write_text(json.dumps(parsed))
+    train(recipe_in(tmp_path), console)
+    assert f"torch {'9' * len(torch.__version__)} -> {torch.__version__}" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_a_finished_run_is_not_done_twice(
+    reference: tuple[Path, TrainResult], recipe_in, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, result = reference
+    monkeypatch.delattr(Stepper, "step")
+    assert train(recipe_in(run.parent), console) == result
+    assert "finished" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_one_process_at_a_time(tmp_path: Path, recipe_in) -> None:
+    recipe = recipe_in(tmp_path)
+    with run_folder.open_run(recipe), pytest.raises(RecipeError, match="another process is training in"):
+        train(recipe)
+
+
+def test_a_full_disk_keeps_the_last_good_checkpoint(
+    tmp_path: Path, recipe_in, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(_: Stepper) -> None:
+        def full(*_: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(checkpoint_module, "save_file", full)
+
+    at_step(monkeypatch, 5, fill)
+    with pytest.raises(CheckpointError, match=r"step-000008: cannot be written: .*No space left on device"):
+        train(recipe_in(tmp_path), console)
+    assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["step-000004"]
+
+
+def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(
+    tmp_path: Path, recipe_in, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def poison(stepper: Stepper) -> None:
+        with torch.no_grad():
+            stepper.model.model.connector.up.weight.fill_(float("nan"))
+
+    at_step(monkeypatch, 5, poison)
+    with pytest.raises(TrainingError, match="step 7: loss nan"):
+        train(recipe_in(tmp_path), console)
+    assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["step-000004"]
+
+
+def test_training_goes_on_from_a_folder(
+    reference: tuple[Path, TrainResult], tmp_path: Path, recipe_in, console: Console
+) -> None:
+    model = f"model={{path: {reference[1].folder}, attention_policy: causal}}"
+    train(recipe_in(tmp_path, model, "train.steps=3"), console)
+    assert lines(tmp_path / "run")[0]["loss"] < lines(reference[0])[0]["loss"]
+    saved = MutuaForConditionalGeneration.from_pretrained(tmp_path / "run/model")
+    assert saved.config.attention_policy == "causal"
+
+
+def test_a_folder_without_a_model_is_named(tmp_path: Path, recipe_in, console: Console) -> None:
+    with pytest.raises(FileNotFoundError, match=r"model\.path .*nothing: no model there"):
+        train(recipe_in(tmp_path, f"model={{path: {tmp_path / 'nothing'}}}"), console)
