@@ -29,8 +29,8 @@ def pair() -> Pair:
 
 @pytest.mark.parametrize(
     ("correct", "total", "low", "high"),
-    # R: binom::binom.wilson(c(0, 5, 10, 81), c(10, 10, 10, 263))
-    [(0, 10, 0.0, 0.2775328), (5, 10, 0.2365931, 0.7634069), (10, 10, 0.7224672, 1.0), (81, 263, 0.2552914, 0.3662107)],
+    # None of n: z^2 / (n + z^2) above. 81 of 263: Newcombe, Statistics in Medicine 17 (1998), table I, method 3.
+    [(0, 10, 0.0, 0.2775), (5, 10, 0.2366, 0.7634), (10, 10, 0.7225, 1.0), (81, 263, 0.2553, 0.3662)],
 )
 def test_wilson(correct: int, total: int, low: float, high: float) -> None:
     assert Score(correct, total).interval == pytest.approx((low, high), abs=1e-4)

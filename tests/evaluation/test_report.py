@@ -36,9 +36,9 @@ def test_families_down_and_models_across() -> None:
     assert "two models" in out.getvalue()
 
 
-@pytest.mark.parametrize("blind", [None, BLIND])
-def test_the_figure_is_a_picture(tmp_path: Path, blind: dict[str, float] | None) -> None:
-    figure(tmp_path / "bars.png", RESULTS, blind=blind, title="two models")
+@pytest.mark.parametrize("blind", [None, {"scenes": BLIND, "mine": None}])
+def test_the_figure_is_a_picture(tmp_path: Path, blind: dict | None) -> None:
+    figure(tmp_path / "bars.png", {"scenes": RESULTS, "mine": {"mma": RESULTS["mma"]}}, blind=blind)
     with Image.open(tmp_path / "bars.png") as picture:
         assert picture.format == "PNG"
         assert picture.width > picture.height > 400

@@ -62,7 +62,7 @@ def damage_state(folder: Path) -> None:
 def test_damage_is_noticed(tmp_path: Path, damage) -> None:
     write(tmp_path / "step-000007")
     damage(tmp_path / "step-000007")
-    with pytest.raises(CheckpointError, match="step-000007: .*damaged"):
+    with pytest.raises(CheckpointError, match=r"step-000007: .*damaged"):
         read_progress(tmp_path / "step-000007")
 
 
@@ -74,15 +74,19 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.M
         raise error
 
     monkeypatch.setattr(module, "save_file", full)
-    with pytest.raises(CheckpointError, match="No space left on device.* Make room there"):
+    with pytest.raises(CheckpointError, match=r"No space left on device.* Make room there"):
         write(tmp_path / "step-000007")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_any_other_error_leaves_nothing_behind_either(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), whole_folder(tmp_path / "a") as partial:
-        (partial / "half").write_text("half")
-        raise KeyboardInterrupt
+    def interrupted() -> None:
+        with whole_folder(tmp_path / "a") as partial:
+            (partial / "half").write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert list(tmp_path.iterdir()) == []
 
 

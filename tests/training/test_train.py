@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,16 @@ import torch
 from rich.console import Console
 
 from mutua.models import MutuaForConditionalGeneration, MutuaProcessor
-from mutua.training import CheckpointError, Recipe, RecipeError, TrainingError, TrainResult, load_recipe, train
+from mutua.training import (
+    CheckpointError,
+    Recipe,
+    RecipeError,
+    TrainingError,
+    TrainResult,
+    load_recipe,
+    train,
+)
 from mutua.training import checkpoint as checkpoint_module
-from mutua.training import run_folder
 from mutua.training.signals import StopRequest
 from mutua.training.step import Stepper
 
@@ -38,15 +45,19 @@ sys.exit(130 if train(load_recipe(sys.argv[1], sys.argv[4:])).interrupted else 0
 """
 
 
-def child(recipe: Path, index: int, name: str, *overrides: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", CHILD, str(recipe), str(index), name, *overrides],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        start_new_session=True,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+def child(recipe: Path, index: int, name: str, *overrides: str) -> tuple[int, str]:
+    """Exit status and output. Through a file: a pipe would be held open by data workers, which die a little later."""
+    told = recipe.with_name("told.txt")
+    with told.open("w") as file:
+        done = subprocess.run(
+            [sys.executable, "-c", CHILD, str(recipe), str(index), name, *overrides],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            start_new_session=True,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            timeout=300,
+        )
+    return done.returncode, told.read_text()
 
 
 def lines(run: Path, name: str = "log.jsonl") -> list[dict[str, Any]]:
@@ -127,11 +138,11 @@ def test_ctrl_c_saves_and_the_resumed_run_is_equal_bit_by_bit(
 ) -> None:
     """Two processes, with a data worker before and without one after."""
     recipe = recipe_in(tmp_path)
-    done = child(tmp_path / "small.yaml", 4, "SIGINT", "train.workers=1")
-    assert done.returncode == 130, done.stderr
-    assert "Stopped at step 5 of 9" in done.stdout
-    assert "Stopping after this step" in done.stderr
-    assert "Traceback" not in done.stderr
+    status, told = child(tmp_path / "small.yaml", 4, "SIGINT", "train.workers=1")
+    assert status == 130, told
+    assert "Stopping after this step" in told
+    assert "Stopped at step 5 of 9" in told
+    assert "Traceback" not in told
     assert (tmp_path / "run/checkpoints/step-000005").is_dir()
     assert train(recipe, console).step == 9
     assert "Resuming from" in console.file.getvalue()  # type: ignore[attr-defined]
@@ -142,8 +153,7 @@ def test_kill_9_costs_no_more_than_the_steps_since_the_checkpoint(
     tmp_path: Path, recipe_in, reference: tuple[Path, TrainResult], console: Console
 ) -> None:
     recipe = recipe_in(tmp_path)
-    done = child(tmp_path / "small.yaml", 6, "SIGKILL", "train.workers=1")
-    assert done.returncode == -signal.SIGKILL
+    assert child(tmp_path / "small.yaml", 6, "SIGKILL", "train.workers=1")[0] == -signal.SIGKILL
     assert [line["step"] for line in lines(tmp_path / "run")] == [1, 2, 3, 4, 5, 6]
     with (tmp_path / "run/log.jsonl").open("a") as log:
         log.write('{"step": 7, "lo')  # the line that was being written
@@ -175,12 +185,12 @@ def test_a_second_ctrl_c_stops_at_once() -> None:
 
 
 @pytest.fixture
-def unfinished(tmp_path: Path, recipe_in, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def unfinished(tmp_path: Path, recipe_in, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run stopped after step 7, with checkpoints at 4 and 7."""
     with monkeypatch.context() as patch:
         at_step(patch, 6, lambda _: os.kill(os.getpid(), signal.SIGINT))
         assert train(recipe_in(tmp_path), Console(quiet=True)).interrupted
-    yield tmp_path / "run"
+    return tmp_path / "run"
 
 
 def test_a_damaged_checkpoint_is_reported_and_the_one_before_used(
@@ -241,10 +251,24 @@ def test_a_finished_run_is_not_done_twice(
     assert "finished" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
+def test_a_recipe_that_failed_at_its_start_may_be_mended(tmp_path: Path, recipe_in, console: Console) -> None:
+    with pytest.raises(ValueError, match="matches no parameter"):
+        train(recipe_in(tmp_path, "train.freeze=[vision]"), console)
+    assert train(recipe_in(tmp_path, "train.steps=3"), console).step == 3
+
+
 def test_one_process_at_a_time(tmp_path: Path, recipe_in) -> None:
     recipe = recipe_in(tmp_path)
-    with run_folder.open_run(recipe), pytest.raises(RecipeError, match="another process is training in"):
-        train(recipe)
+    recipe.output.mkdir()
+    hold = "import fcntl; f = open('.lock', 'a'); fcntl.lockf(f, fcntl.LOCK_EX); print('held', flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", hold], cwd=recipe.output, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(RecipeError, match="another process is training in"):
+            train(recipe)
+        holder.communicate(b"\n")
 
 
 def test_a_full_disk_keeps_the_last_good_checkpoint(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import typer
 
-from mutua.cli import ask, chat, doctor, evaluate, quickstart, train
+from mutua.cli import ask, chat, doctor, evaluate, mask, quickstart, train
 
 app = typer.Typer(
     name="mutua",
     help="Modality-mutual attention for multimodal language models: ask, train, evaluate.",
     no_args_is_help=True,
+    add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -18,6 +19,7 @@ app.command(name="ask", epilog=ask.EXAMPLES)(ask.ask)
 app.command(name="chat", epilog=chat.EXAMPLES)(chat.chat)
 app.command(name="train", epilog=train.EXAMPLES)(train.train)
 app.command(name="eval", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
+app.command(name="mask", epilog=mask.EXAMPLES)(mask.mask)
 app.command(name="quickstart", epilog=quickstart.EXAMPLES)(quickstart.quickstart)
 app.command(name="doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
 

@@ -47,7 +47,9 @@ def evaluate(
     """Print accuracy per question family, greedy answers, exact match, with 95 % intervals."""
     with mistakes_told():
         sources = {name: open_source(name) for name in data or HELD_OUT}
-        networks = {name or "packaged": load_model(name, policy) for name in models or [None]}
+        networks = {name: load_model(name, policy) for name in models or []}
+        if not networks:
+            networks["packaged"] = load_model(None, policy)
         results = measure(networks, sources, limit=limit, batch_size=batch_size)
         report(results, {name: blind_guess(name) for name in results}, figure=figure)
         if json_path is not None:
@@ -71,7 +73,7 @@ def measure(
     networks: Mapping[str, Any], sources: Mapping[str, Source], *, limit: int | None, batch_size: int
 ) -> dict[str, dict[str, Accuracy]]:
     """Accuracy by source and model, with a progress bar for each pair."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
     from mutua.evaluation import evaluate as score
 
@@ -82,13 +84,12 @@ def measure(
             samples = source.open()
             for model_name, (network, processor) in networks.items():
                 task = bars.add_task(f"{model_name} on {source_name}", total=None)
+
+                def show(done: int, total: int, task: TaskID = task) -> None:
+                    bars.update(task, completed=done, total=total)
+
                 results.setdefault(source_name, {})[model_name] = score(
-                    network,
-                    processor,
-                    samples,
-                    limit=limit,
-                    batch_size=batch_size,
-                    progress=lambda done, total, task=task: bars.update(task, completed=done, total=total),
+                    network, processor, samples, limit=limit, batch_size=batch_size, progress=show
                 )
     return results
 

@@ -81,7 +81,7 @@ def shuffled(index: int, size: int, key: str) -> int:
 
 
 def _mix(x: int) -> int:
-    """The finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014): every bit of x moves every bit of the result."""
+    """The finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014): every bit of x moves all of the result."""
     x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 & 0xFFFFFFFFFFFFFFFF
     x = (x ^ x >> 27) * 0x94D049BB133111EB & 0xFFFFFFFFFFFFFFFF
     return x ^ x >> 31

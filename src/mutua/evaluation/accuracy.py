@@ -31,7 +31,7 @@ class Score:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The 95 % interval of Wilson (JASA 22, 1927): right for few samples and near 0 and 1, where +-2 sigma is not."""
+        """The 95 % interval of Wilson (JASA 22, 1927), which holds for few samples and near 0 and 1 too."""
         if not self.total:
             return 0.0, 1.0
         z, n, p = 1.959963984540054, self.total, self.accuracy
@@ -139,7 +139,8 @@ def spread(size: int, limit: int | None) -> list[int]:
     """
     if limit is None or limit >= size:
         return list(range(size))
-    return [math.floor((i + i * _GOLDEN % 1) * size / limit) for i in range(limit)]
+    starts = [i * size // limit for i in range(limit + 1)]
+    return [starts[i] + int(i * _GOLDEN % 1 * (starts[i + 1] - starts[i])) for i in range(limit)]
 
 
 @torch.no_grad()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 
@@ -37,50 +38,65 @@ def table(results: Mapping[str, Accuracy], *, blind: Mapping[str, float] | None 
 
 
 def figure(
-    path: str | Path, results: Mapping[str, Accuracy], *, blind: Mapping[str, float] | None = None, title: str = ""
+    path: str | Path,
+    results: Mapping[str, Mapping[str, Accuracy]],
+    *,
+    blind: Mapping[str, Mapping[str, float] | None] | None = None,
 ) -> None:
-    """Writes a bar chart (PNG): a group of bars per family, a bar per model with its 95 % interval.
+    """Writes bar charts (PNG), one under the other: a group of bars per family, a bar per model with its 95 % interval.
 
-    Where `blind` is given, a dashed line across the group shows what a guesser that never sees the image reaches.
+    Args:
+        path: of the picture.
+        results: by the name of the source (a chart each), then by the name of the model.
+        blind: by the name of the source, then by family: what a guesser reaches that never sees the image, drawn as
+            dashed lines.
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError('figures need matplotlib: pip install "mutua[train]"') from error
-    rows = _rows(results)
-    width = 0.8 / len(results)
     # Figure and canvas by hand: pyplot would keep global state and look for a display.
-    drawing = Figure(figsize=(max(6.0, 1.1 * len(rows) * (1 + len(results) / 4)), 4.2), dpi=150, layout="constrained")
+    drawing = Figure(figsize=(9, 3.4 * len(results) + 0.4), dpi=150, layout="constrained")
     FigureCanvasAgg(drawing)
-    axes = drawing.add_subplot()
-    for column, model in enumerate(results):
-        for row, scores in enumerate(rows.values()):
-            score = scores[column]
-            if score is None:
-                continue
-            value, (low, high) = score.accuracy, score.interval
-            bar = axes.bar(
-                row - 0.4 + (column + 0.5) * width,
-                value,
-                0.92 * width,
-                color=f"C{column}",
-                yerr=[[value - low], [high - value]],
-                error_kw={"elinewidth": 1, "capsize": 2, "ecolor": "0.25"},
-            )
-            bar.set_label(model if row == next(r for r, s in enumerate(rows.values()) if s[column]) else "_")
-    for row, family in enumerate(rows):
-        if blind is not None and family in blind:
-            label = "blind guess" if family == next(f for f in rows if f in blind) else "_"
-            axes.hlines(blind[family], row - 0.45, row + 0.45, colors="0.2", linestyles="dashed", lw=1, label=label)
-    axes.set_xticks(range(len(rows)), list(rows))
-    axes.set_ylim(0, 1.02)
-    axes.set_ylabel("accuracy")
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.set_title(title)
-    drawing.legend(loc="outside lower center", ncols=len(results) + 1, frameon=False)
+    models = list(dict.fromkeys(model for by_model in results.values() for model in by_model))
+    handles: dict[str, Any] = {}
+    panels = drawing.subplots(len(results), squeeze=False)[:, 0]
+    for axes, (source, by_model) in zip(panels, results.items(), strict=True):
+        handles |= _draw_bars(axes, by_model, models)
+        axes.set_title(source)
+        rows = list(_rows(by_model))
+        for row, family in enumerate(rows):
+            value = ((blind or {}).get(source) or {}).get(family)
+            if value is not None:
+                line = axes.hlines(value, row - 0.45, row + 0.45, colors="0.2", linestyles="dashed", lw=1)
+                handles["blind guess"] = line
+        axes.set_xticks(range(len(rows)), rows)
+        axes.set_ylim(0, 1.02)
+        axes.set_ylabel("accuracy")
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+        axes.spines[["top", "right"]].set_visible(False)
+    drawing.legend(handles.values(), handles, loc="outside lower center", ncols=len(handles), frameon=False)
     drawing.savefig(path, format="png")
+
+
+def _draw_bars(axes: Any, by_model: Mapping[str, Accuracy], models: Sequence[str]) -> dict[str, Any]:
+    """The bars of one chart, a model's in its colour; returns one set of bars per model, for the legend."""
+    width = 0.8 / len(by_model)
+    rows = list(_rows(by_model).values())
+    handles = {}
+    for column, model in enumerate(by_model):
+        bars = [(row, scores[column]) for row, scores in enumerate(rows)]
+        drawn = [(row, score.accuracy, *score.interval) for row, score in bars if score is not None]
+        handles[model] = axes.bar(
+            [row - 0.4 + (column + 0.5) * width for row, *_ in drawn],
+            [value for _, value, *_ in drawn],
+            0.92 * width,
+            color=f"C{models.index(model)}",
+            yerr=[[value - low for _, value, low, _ in drawn], [high - value for _, value, _, high in drawn]],
+            error_kw={"elinewidth": 1, "capsize": 2, "ecolor": "0.25"},
+        )
+    return handles
 
 
 def _rows(results: Mapping[str, Accuracy]) -> dict[str, list[Score | None]]:

@@ -31,8 +31,8 @@ class MutuaConfig(PreTrainedConfig):
         "text_config": SubConfigSpec(config_class=AutoConfig, model_type="llama"),
     }
 
-    vision_config: dict[str, Any] | PreTrainedConfig | None = None
-    text_config: dict[str, Any] | PreTrainedConfig | None = None
+    vision_config: Any = None
+    text_config: Any = None
     attention_policy: str = "mma"
     connector: Literal["resampler", "mlp"] = "resampler"
     resampler_latents: int = 144
@@ -55,4 +55,4 @@ class MutuaConfig(PreTrainedConfig):
         """Visual tokens per image, as the language model sees them."""
         if self.connector == "resampler":
             return self.resampler_latents
-        return (self.vision_config.image_size // self.vision_config.patch_size) ** 2  # type: ignore[union-attr]
+        return (self.vision_config.image_size // self.vision_config.patch_size) ** 2

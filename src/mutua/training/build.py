@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
-from itertools import count, islice
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -13,6 +13,7 @@ from torch import nn
 from mutua.data.mixture import Mixture
 from mutua.models import MutuaForConditionalGeneration, MutuaProcessor
 from mutua.models.presets import build_processor, tiny_config, train_tokenizer
+from mutua.training.export import no_bars
 from mutua.training.recipe import ModelSettings
 
 
@@ -25,7 +26,7 @@ def build_model(
         if settings.attention_policy is not None:
             model.config.attention_policy = settings.attention_policy
         return model, processor
-    tokenizer = train_tokenizer(islice(_texts(mixture), tokenizer_texts))
+    tokenizer = train_tokenizer(islice(_texts(mixture, tokenizer_texts), tokenizer_texts))
     sizes = {"attention_policy": settings.attention_policy, "connector": settings.connector}
     config = tiny_config(
         tokenizer, vision=settings.vision, text=settings.text, **{k: v for k, v in sizes.items() if v is not None}
@@ -37,7 +38,8 @@ def load_model(folder: Path) -> tuple[MutuaForConditionalGeneration, MutuaProces
     """What `save_pretrained` wrote into `folder`, with fp32 weights to train."""
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"model.path {folder}: no model there (no config.json); give a folder that holds one")
-    model = MutuaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    with no_bars():
+        model = MutuaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
     for parameter in model.parameters():
         # Weights may lie in a mapped file, aligned differently from fresh ones, and fast sums depend on alignment:
         # with copies, a resumed run computes exactly what the run before it would have.
@@ -66,8 +68,8 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
         raise ValueError(f"train.freeze: {', '.join(patterns)} freeze every parameter; leave something to train")
 
 
-def _texts(mixture: Mixture) -> Iterator[str]:
-    for step in count():
+def _texts(mixture: Mixture, steps: int) -> Iterator[str]:
+    for step in range(steps):
         for sample in mixture[step]:
             for message in sample.messages:
                 if message.text:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,18 @@ import mutua
 from mutua.models import MutuaForConditionalGeneration, MutuaProcessor
 from mutua.training.recipe import Recipe
 from mutua.training.recipe_file import dump_recipe
+
+
+@contextmanager
+def no_bars() -> Iterator[None]:
+    """Keeps Transformers from drawing progress bars, which would tear up the run's own."""
+    were_on = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if were_on:
+            logging.enable_progress_bar()
 
 
 def versions() -> dict[str, str]:
@@ -41,13 +55,8 @@ def write_model(
     run: dict[str, Any],
 ) -> None:
     """Model and processor as `from_pretrained` reads them, `recipe.yaml`, and `run` with versions as `run.json`."""
-    bars = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # they would tear up the run's own
-    try:
+    with no_bars():
         model.save_pretrained(folder)
-    finally:
-        if bars:
-            logging.enable_progress_bar()
     processor.save_pretrained(folder)
     (folder / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
     on_cuda = model.device.type == "cuda"

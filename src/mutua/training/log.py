@@ -71,7 +71,7 @@ class RunLog:
         self._board = SummaryWriter(str(folder.tensorboard), purge_step=progress.step + 1)
         self._console, self._recorded, self._printed = console, progress, time.monotonic()
         self._bar = Bar(
-            TextColumn("[bold]{task.description}"),
+            TextColumn("{task.description}", style="bold", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[told]}"),
@@ -111,7 +111,7 @@ class RunLog:
         self._recorded = progress
         if not self._console.is_terminal and time.monotonic() - self._printed > _SECONDS_BETWEEN_LINES:
             self._printed = time.monotonic()  # in a file a bar is nothing, a line now and then is a sign of life
-            self._console.print(f"step {progress.step}  {told}")
+            self._console.print(f"step {progress.step}  {told}", markup=False, soft_wrap=True)
 
     def evaluation(self, step: int, results: dict[str, Any]) -> None:
         """Records the results of all evaluation sources, as `Accuracy.summary` gives them."""
@@ -122,7 +122,9 @@ class RunLog:
             overall = result["overall"]
             self._console.print(
                 f"step {step}  {source}: {overall['accuracy']:.1%} of {overall['total']} "
-                f"({overall['low']:.1%} to {overall['high']:.1%})"
+                f"({overall['low']:.1%} to {overall['high']:.1%})",
+                markup=False,
+                soft_wrap=True,
             )
         self._board.flush()
         self.evaluations.write({"step": step, "results": results})

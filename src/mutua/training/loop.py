@@ -1,4 +1,4 @@
-"""A training run from its recipe to a finished model. `train` tells the story; the rest of the package has the parts."""
+"""A training run from recipe to finished model: `train` tells the story, the rest of the package has the parts."""
 
 from __future__ import annotations
 
@@ -55,10 +55,14 @@ def train(recipe: Recipe, console: Console | None = None) -> TrainResult:
         CheckpointError: the disk is full.
     """
     console = console or Console()
+
+    def say(text: str, style: str | None = None) -> None:
+        console.print(text, style=style, markup=False, soft_wrap=True)
+
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # or tokenizers warns in every data worker
     with open_run(recipe) as folder, StopRequest() as stop:
         if (finished := folder.finished()) is not None:
-            console.print(f"This run is finished: {folder.model}. Choose another output to train again.")
+            say(f"This run is finished: {folder.model}. Choose another output to train again.")
             return TrainResult(folder.model, finished["step"], finished["metrics"], interrupted=False)
 
         # 1. Seed: the one source of chance. The order of the data derives from it too, apart from the step.
@@ -70,17 +74,17 @@ def train(recipe: Recipe, console: Console | None = None) -> TrainResult:
         mixture = Mixture(sources, weights, recipe.seed, recipe.train.batch_size)
 
         # 3. Model: the newest checkpoint's, or where the recipe starts.
-        newest, progress = folder.newest_checkpoint(console)
+        newest, progress = folder.newest_checkpoint(lambda text: say(text, "yellow"))
         if newest is not None:
             model, processor = load_model(newest)
         else:
             model, processor = build_model(recipe.model, mixture, recipe.data.tokenizer_texts)
         freeze(model, recipe.train.freeze)
         if recipe.train.gradient_checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        model.to(device)
-        _introduce(recipe, model, device, console)
+        model.to(device)  # type: ignore[arg-type]
+        say(_introduction(recipe, model, device))
 
         # 4. Optimizer.
         optimizer = build_optimizer(model, recipe.train)
@@ -89,9 +93,9 @@ def train(recipe: Recipe, console: Console | None = None) -> TrainResult:
         # 5. Resume: optimizer and random generators, once nothing draws from them any more.
         if newest is not None:
             checkpoint.restore(newest, model, optimizer)
-            console.print(f"Resuming from {newest}.")
+            say(f"Resuming from {newest}.")
             if changes := changed_versions(newest):
-                console.print(f"[yellow]Losses may differ in the last digits, versions have changed: {changes}.")
+                say(f"Losses may differ in the last digits, versions have changed: {changes}.", "yellow")
 
         with RunLog(folder, recipe.name, recipe.train.steps, progress, console) as log:
             run = _Run(recipe, folder, model, processor, stepper, log, stop, saved=progress.step)
@@ -105,7 +109,7 @@ def train(recipe: Recipe, console: Console | None = None) -> TrainResult:
             # 8. Interrupted: save, and say how to go on.
             if stop.requested:
                 run.save_checkpoint(progress)
-                console.print(
+                say(
                     f"Stopped at step {progress.step} of {recipe.train.steps}. "
                     "Run the same command again to go on from there."
                 )
@@ -115,7 +119,7 @@ def train(recipe: Recipe, console: Console | None = None) -> TrainResult:
             metrics = run.metrics()
             with checkpoint.whole_folder(folder.model) as partial:
                 write_model(partial, model, processor, recipe, {**vars(progress), "metrics": metrics})
-        console.print(f"Finished: {folder.model}")
+        say(f"Finished: {folder.model}")
         return TrainResult(folder.model, progress.step, metrics, interrupted=False)
 
 
@@ -196,16 +200,13 @@ class _Stopped(Exception):
     """Breaks off an evaluation."""
 
 
-def _introduce(
-    recipe: Recipe, model: MutuaForConditionalGeneration, device: torch.device, console: Console
-) -> None:
+def _introduction(recipe: Recipe, model: MutuaForConditionalGeneration, device: torch.device) -> str:
     """One line on what is about to be trained."""
     counts = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
     trained = sum(size for size, is_trained in counts if is_trained)
     arithmetic = "bf16" if uses_bf16(recipe.train, device) else "fp32"
-    console.print(
+    return (
         f"{recipe.name}: {sum(size for size, _ in counts):,} weights, {trained:,} of them trained, policy "
         f"{model.config.attention_policy}, {arithmetic} on {device.type}, {recipe.train.steps} steps of "
-        f"{recipe.train.batch_size} samples",
-        soft_wrap=True,
+        f"{recipe.train.batch_size} samples"
     )

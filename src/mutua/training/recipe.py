@@ -31,15 +31,17 @@ class Section(BaseModel):
 
 class ModelSettings(Section):
     preset: Literal["tiny"] | None = Field(
-        None, description="start from fresh weights of this size, with a tokenizer learned from the data"
+        default=None, description="start from fresh weights of this size, with a tokenizer learned from the data"
     )
-    path: Path | None = Field(None, description="or start from the model in this folder, tokenizer included")
+    path: Path | None = Field(default=None, description="or start from the model in this folder, tokenizer included")
     attention_policy: str | None = Field(
-        None, description=f"{' or '.join(POLICIES)}; left out: mma for a preset, the folder's own for a path"
+        default=None, description=f"{' or '.join(POLICIES)}; left out: mma for a preset, the folder's own for a path"
     )
-    connector: Literal["mlp", "resampler"] | None = Field(None, description="of a preset; left out: mlp")
-    vision: dict[str, Any] = Field({}, description="sizes of a preset's vision encoder (keys of SiglipVisionConfig)")
-    text: dict[str, Any] = Field({}, description="sizes of a preset's language model (keys of LlamaConfig)")
+    connector: Literal["mlp", "resampler"] | None = Field(default=None, description="of a preset; left out: mlp")
+    vision: dict[str, Any] = Field(
+        default={}, description="sizes of a preset's vision encoder (keys of SiglipVisionConfig)"
+    )
+    text: dict[str, Any] = Field(default={}, description="sizes of a preset's language model (keys of LlamaConfig)")
 
     @field_validator("attention_policy")
     @classmethod
@@ -68,43 +70,48 @@ class ModelSettings(Section):
 
 
 class WeightedSource(Section):
-    weight: Positive = Field(1.0, description="this source's share of the samples, relative to the other weights")
+    weight: Positive = Field(
+        default=1.0, description="this source's share of the samples, relative to the other weights"
+    )
     source: Source = Field(description="a source by its `type`: scenes, easy-vqa or jsonl, and that reader's settings")
 
 
 class DataSettings(Section):
     train: tuple[WeightedSource, ...] = Field(min_length=1, description="the sources of the training mixture")
-    tokenizer_texts: Count = Field(2000, description="how many texts of the mixture a preset's tokenizer learns from")
+    tokenizer_texts: Count = Field(
+        default=2000, description="how many texts of the mixture a preset's tokenizer learns from"
+    )
 
 
 class TrainSettings(Section):
     steps: Count = Field(description="optimizer steps")
     batch_size: Count = Field(description="samples per optimizer step")
     micro_batch_size: Count | None = Field(
-        None, description="samples per forward pass, less than batch_size to save memory; left out: all at once"
+        default=None, description="samples per forward pass, less than batch_size to save memory; left out: all at once"
     )
     learning_rate: Positive = Field(description="the peak rate, after the warm-up")
     weight_decay: Annotated[float, Field(strict=True, ge=0)] = Field(
-        0.05, description="AdamW's decay; matrices only, never norms, biases or embeddings"
+        default=0.05, description="AdamW's decay; matrices only, never norms, biases or embeddings"
     )
-    betas: tuple[Beta, Beta] = Field((0.9, 0.98), description="AdamW's betas")
-    warmup_steps: CountOrZero = Field(0, description="steps of linear warm-up")
-    floor: Fraction = Field(0.05, description="what the cosine ends at, as a fraction of the peak rate")
-    clip: Positive | None = Field(1.0, description="largest norm of the gradient; null does not clip")
+    betas: tuple[Beta, Beta] = Field(default=(0.9, 0.98), description="AdamW's betas")
+    warmup_steps: CountOrZero = Field(default=0, description="steps of linear warm-up")
+    floor: Fraction = Field(default=0.05, description="what the cosine ends at, as a fraction of the peak rate")
+    clip: Positive | None = Field(default=1.0, description="largest norm of the gradient; null does not clip")
     freeze: tuple[str, ...] = Field(
-        (), description="patterns on parameter names (fnmatch) that stay as they are, e.g. model.vision_tower.*"
+        default=(), description="patterns on parameter names (fnmatch) that stay as they are, e.g. model.vision_tower.*"
     )
     cache_vision_mb: CountOrZero = Field(
-        0, description="MiB of host memory for features of a frozen vision encoder, so each image is encoded once"
+        default=0,
+        description="MiB of host memory for features of a frozen vision encoder, so each image is encoded once",
     )
-    gradient_checkpointing: bool = Field(False, strict=True, description="recompute activations to save memory")
+    gradient_checkpointing: bool = Field(default=False, strict=True, description="recompute activations to save memory")
     precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="of the arithmetic; weights stay fp32. auto: bf16 where a CUDA device has it"
+        default="auto", description="of the arithmetic; weights stay fp32. auto: bf16 where a CUDA device has it"
     )
-    workers: CountOrZero = Field(1, description="background processes that prepare batches; 0: none")
-    log_every: Count = Field(10, description="steps between lines of the log")
-    checkpoint_every: Count = Field(500, description="steps between checkpoints: what a power cut can cost")
-    keep_checkpoints: Count = Field(2, description="how many of the newest checkpoints stay")
+    workers: CountOrZero = Field(default=1, description="background processes that prepare batches; 0: none")
+    log_every: Count = Field(default=10, description="steps between lines of the log")
+    checkpoint_every: Count = Field(default=500, description="steps between checkpoints: what a power cut can cost")
+    keep_checkpoints: Count = Field(default=2, description="how many of the newest checkpoints stay")
 
     @model_validator(mode="after")
     def _fits(self) -> TrainSettings:
@@ -116,22 +123,22 @@ class TrainSettings(Section):
 
 
 class EvaluateSettings(Section):
-    sources: dict[str, Source] = Field({}, description="what to evaluate on, by the name that reports use")
-    every: CountOrZero = Field(0, description="steps between evaluations; 0: only at the end")
-    limit: Count | None = Field(None, description="samples per source, spread evenly over it; left out: all")
-    batch_size: Count = Field(64, description="samples per batch")
+    sources: dict[str, Source] = Field(default={}, description="what to evaluate on, by the name that reports use")
+    every: CountOrZero = Field(default=0, description="steps between evaluations; 0: only at the end")
+    limit: Count | None = Field(default=None, description="samples per source, spread evenly over it; left out: all")
+    batch_size: Count = Field(default=64, description="samples per batch")
 
 
 class Recipe(Section):
     """A run, whole. Two runs of equal recipes on one machine give equal weights."""
 
     name: str = Field(min_length=1, description="what the run is called")
-    seed: CountOrZero = Field(0, description="of the fresh weights, the order of the data and dropout")
+    seed: CountOrZero = Field(default=0, description="of the fresh weights, the order of the data and dropout")
     output: Path = Field(description="folder of the run; everything the run writes is inside")
     model: ModelSettings = Field(description="what is trained")
     data: DataSettings = Field(description="what it is trained on")
     train: TrainSettings = Field(description="how it is trained")
-    evaluate: EvaluateSettings = Field(EvaluateSettings(), description="how it is measured")
+    evaluate: EvaluateSettings = Field(default=EvaluateSettings(), description="how it is measured")
 
 
 def _known(what: str, given: Any, allowed: Iterable[str]) -> Any:

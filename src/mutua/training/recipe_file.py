@@ -161,10 +161,7 @@ def _walk(location: Sequence[str | int]) -> tuple[list[str], type[BaseModel] | N
         keys.append(str(step))
         section = inside if _is_section(inside) else None
         field = section.model_fields.get(str(step)) if section else None
-        if field is not None:
-            inside = field.annotation
-        else:  # an entry of a list or a mapping
-            inside = _entry(inside)
+        inside = _entry(inside) if field is None else field.annotation
     return keys, section
 
 

@@ -1,10 +1,10 @@
 """The folder of a run: what is in it, whose run it is, and where that run stands.
 
-    recipe.yaml           the recipe, every default written out
-    log.jsonl             one line per logged step          evaluations.jsonl   one line per evaluation
-    tensorboard/          the same, for TensorBoard
-    checkpoints/          step-000500/ ...
-    model/                the finished model; it is there if and only if the run is finished
+recipe.yaml           the recipe, every default written out
+log.jsonl             one line per logged step          evaluations.jsonl   one line per evaluation
+tensorboard/          the same, for TensorBoard
+checkpoints/          step-000500/ ...
+model/                the finished model; it is there if and only if the run is finished
 """
 
 from __future__ import annotations
@@ -12,14 +12,12 @@ from __future__ import annotations
 import fcntl
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
-from mutua.training import checkpoint
+from mutua.training.checkpoint import CheckpointError, Progress, checkpoints, read_progress, remove_leftovers
 from mutua.training.recipe import Recipe
 from mutua.training.recipe_file import RecipeError, dump_recipe, load_recipe
 
@@ -47,17 +45,17 @@ class RunFolder:
         path = self.model / "run.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
-    def newest_checkpoint(self, console: Console) -> tuple[Path | None, checkpoint.Progress]:
+    def newest_checkpoint(self, warn: Callable[[str], None]) -> tuple[Path | None, Progress]:
         """The newest checkpoint that is whole. Damaged ones are reported and set aside under another name."""
-        for folder in reversed(checkpoint.checkpoints(self.checkpoints)):
+        for folder in reversed(checkpoints(self.checkpoints)):
             try:
-                return folder, checkpoint.read_progress(folder)
-            except checkpoint.CheckpointError as error:
+                return folder, read_progress(folder)
+            except CheckpointError as error:
                 aside = folder.with_name(folder.name + ".damaged")
                 shutil.rmtree(aside, ignore_errors=True)
                 folder.rename(aside)
-                console.print(f"[yellow]{error}. Set aside as {aside.name}; trying the checkpoint before it.")
-        return None, checkpoint.Progress()
+                warn(f"{error}. Set aside as {aside.name}; trying the checkpoint before it.")
+        return None, Progress()
 
 
 @contextmanager
@@ -71,15 +69,18 @@ def open_run(recipe: Recipe) -> Iterator[RunFolder]:
     folder.root.mkdir(parents=True, exist_ok=True)
     with (folder.root / ".lock").open("a") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system lets go of it even after kill -9
-        except BlockingIOError:
+            # The system lets go of it even after kill -9. Not flock: data workers would inherit that, and they outlive
+            # a killed trainer by seconds.
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):  # POSIX allows either
             raise RecipeError(
                 f"output: another process is training in {folder.root}; wait for it, or choose another output"
             ) from None
-        if folder.recipe.is_file():
+        # With no checkpoint there is nothing to go on from: a recipe that failed at its start may be mended.
+        if folder.recipe.is_file() and (folder.finished() or checkpoints(folder.checkpoints)):
             _expect_same(load_recipe(folder.recipe), recipe)
-        checkpoint.remove_leftovers(folder.root)
-        checkpoint.remove_leftovers(folder.checkpoints)
+        remove_leftovers(folder.root)
+        remove_leftovers(folder.checkpoints)
         partial = folder.recipe.with_name("recipe.yaml.new")
         partial.write_text(dump_recipe(recipe), encoding="utf-8")
         partial.replace(folder.recipe)

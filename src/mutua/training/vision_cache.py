@@ -47,7 +47,7 @@ class VisionCache:
     def _one(self, pixel_values: Tensor) -> Tensor:
         # One image at a time, so that its features do not depend on what shares its batch: a resumed run, which
         # starts with an empty cache, then computes the very same ones.
-        key = blake2b(pixel_values.contiguous().numpy(), digest_size=16).digest()
+        key = blake2b(pixel_values.contiguous().numpy().data, digest_size=16).digest()
         device = self._model.device
         if key not in self._features:
             features_1PV = self._model.get_vision_features(pixel_values.to(device))

@@ -7,7 +7,7 @@ and one class below.
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 
 from mutua.data.readers.easy_vqa import EasyVQA
 from mutua.data.readers.jsonl import JsonLines
@@ -26,9 +26,10 @@ class ScenesSource(_Settings):
     size: NonNegativeInt
     seed: int = 0
     families: tuple[Family, ...] = Field(default=EVAL_FAMILIES, min_length=1)
+    turns: PositiveInt = 1
 
     def open(self) -> Scenes:
-        return Scenes(self.split, self.size, self.seed, self.families)
+        return Scenes(self.split, self.size, self.seed, self.families, self.turns)
 
 
 class EasyVQASource(_Settings):

@@ -13,6 +13,7 @@ from typing import overload
 
 from mutua.data.sample import ImagePart, Message, Sample, TextPart
 from mutua.data.scenes import COLOURS, GRID, JITTER, KINDS, SHAPES, SIZES, Attribute, Kind, Scene, Split, Thing, render
+from mutua.data.scenes_dialogue import follow_up
 from mutua.data.scenes_questions import (
     EVAL_FAMILIES,
     FAMILIES,
@@ -68,9 +69,19 @@ class Item:
 
 
 class Scenes(Sequence[Sample]):
-    """`size` samples of the split; item i is of family `families[i % len(families)]`."""
+    """`size` samples of the split; item i is of family `families[i % len(families)]`.
 
-    def __init__(self, split: Split, size: int, seed: int = 0, families: Sequence[Family] = EVAL_FAMILIES) -> None:
+    With `turns` above 1 the conversation goes on about the same picture: turn t is of the family t places further.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        size: int,
+        seed: int = 0,
+        families: Sequence[Family] = EVAL_FAMILIES,
+        turns: int = 1,
+    ) -> None:
         if split not in ("train", "test"):
             raise ValueError(f"split {split!r}: scenes has 'train' and 'test'")
         if size < 0:
@@ -78,7 +89,9 @@ class Scenes(Sequence[Sample]):
         unknown = [family for family in families if family not in FAMILIES]
         if unknown or not families:
             raise ValueError(f"families {list(families)}: choose one or more of {list(FAMILIES)}")
-        self.split, self.size, self.seed, self.families = split, size, seed, tuple(families)
+        if turns < 1 or (turns > 1 and "describe" in families):
+            raise ValueError(f"turns {turns}: must be at least 1, and 1 where 'describe' is among the families")
+        self.split, self.size, self.seed, self.families, self.turns = split, size, seed, tuple(families), turns
 
     def __len__(self) -> int:
         return self.size
@@ -98,14 +111,19 @@ class Scenes(Sequence[Sample]):
             return [self[i] for i in range(*index.indices(self.size))]
         index = index + self.size if index < 0 else index
         item = self.item(index)
-        picture, question = ImagePart(image=render(item.scene)), TextPart(text=item.question)
+        messages = [
+            Message(role="user", content=(ImagePart(image=render(item.scene)), TextPart(text=item.question))),
+            Message(role="assistant", content=(TextPart(text=item.answer),)),
+        ]
+        rng = random.Random(f"{self.seed}/{self.split}/turns/{index}")
+        for turn in range(1, self.turns):
+            spec = follow_up(rng, item.scene, self.families[(index + turn) % len(self.families)])
+            messages.append(Message(role="user", content=(TextPart(text=spec.text),)))
+            messages.append(Message(role="assistant", content=(TextPart(text=spec.answer(item.scene)),)))
         return Sample(
             id=f"scenes-{self.split}-{self.seed}-{index}",
-            messages=(
-                Message(role="user", content=(picture, question)),
-                Message(role="assistant", content=(TextPart(text=item.answer),)),
-            ),
-            family=item.family,
+            messages=tuple(messages),
+            family=item.family if self.turns == 1 else "",  # a conversation mixes them
             source="scenes",
         )
 

@@ -1,0 +1,153 @@
+"""The command as a person uses it: right answers, one line for every mistake, exit codes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import make_model, make_processor, picture
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from mutua.cli import app
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("model")
+    model = make_model("mma")
+    model.save_pretrained(path)
+    make_processor(model).save_pretrained(path)
+    return path
+
+
+@pytest.fixture
+def image(tmp_path) -> Path:
+    path = tmp_path / "picture.png"
+    picture(1).save(path)
+    return path
+
+
+def mutua(*words: object, stdin: str | None = None) -> Result:
+    return CliRunner().invoke(app, [str(word) for word in words], input=stdin)
+
+
+def assert_told(result: Result, message: str) -> None:
+    """One line on stderr, exit code 1, no traceback."""
+    assert result.exit_code == 1, result.output
+    assert message in " ".join(result.stderr.split())
+    assert "Traceback" not in result.output
+
+
+def test_ask_streams_an_answer(folder, image):
+    result = mutua("ask", image, "is it red?", "--model", folder, "--max-new-tokens", 3)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.endswith("\n")
+
+
+def test_ask_json_is_one_object(folder, image):
+    result = mutua("ask", image, image, "which?", "--model", folder, "--json", "--policy", "causal")
+    record = json.loads(result.stdout)
+    assert record["images"] == [str(image)] * 2
+    assert record["policy"] == "causal"
+    assert isinstance(record["answer"], str)
+
+
+def test_ask_without_a_picture(folder):
+    assert mutua("ask", "is it red?", "--model", folder, "--max-new-tokens", 2).exit_code == 0
+
+
+def test_a_missing_file(folder):
+    assert_told(mutua("ask", "nope.png", "what?", "--model", folder), "file not found: nope.png")
+
+
+def test_not_an_image(folder, tmp_path):
+    (tmp_path / "notes.png").write_text("hello")
+    assert_told(mutua("ask", tmp_path / "notes.png", "what?", "--model", folder), "not an image")
+    assert_told(mutua("ask", tmp_path, "what?", "--model", folder), "is a folder")
+
+
+def test_a_truncated_image(folder, tmp_path):
+    picture(2, 200).save(tmp_path / "whole.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:5000])
+    assert_told(mutua("ask", tmp_path / "cut.png", "what?", "--model", folder), "damaged image")
+
+
+@pytest.mark.parametrize("limit", [100, 700])
+def test_a_decompression_bomb(folder, image, monkeypatch, limit):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)  # 1,024 pixels: beyond twice the first, once the second
+    assert_told(mutua("ask", image, "what?", "--model", folder), "image too large")
+
+
+def test_an_empty_or_forgotten_question(folder, image):
+    assert_told(mutua("ask", image, "  ", "--model", folder), "the question is empty")
+    assert_told(mutua("ask", image, "--model", folder), "the last word must be the question")
+
+
+def test_an_unknown_model_or_policy(folder, image):
+    assert_told(mutua("ask", image, "what?", "--model", "no/such/folder"), "no model at 'no/such/folder'")
+    assert_told(mutua("ask", image, "what?", "--model", folder, "--policy", "mmma"), "unknown attention policy 'mmma'")
+
+
+def test_a_model_of_another_kind(image, tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    assert_told(mutua("ask", image, "what?", "--model", tmp_path), "is not a Mutua model")
+
+
+def test_usage_errors_exit_with_2(image):
+    assert mutua("ask", image, "what?", "--max-new-tokens", "0").exit_code == 2
+    assert mutua("nonsense").exit_code == 2
+
+
+@pytest.mark.parametrize("command", ["ask", "chat", "train", "eval", "quickstart", "doctor"])
+def test_help_has_examples(command):
+    result = mutua(command, "--help")
+    assert result.exit_code == 0
+    assert f"mutua {command}" in result.stdout
+    assert "Examples" in result.stdout
+
+
+def test_chat_goes_on_after_a_slip(folder, image):
+    lines = "is it red?\n/image nope.png\n/jump\nand now?\n/new\n/quit\nnever read\n"
+    result = mutua("chat", image, "--model", folder, "--max-new-tokens", 2, stdin=lines)
+    assert result.exit_code == 0, result.output
+    assert "file not found: nope.png" in result.stderr
+    assert "no command /jump" in result.stderr
+
+
+def test_eval_prints_families_and_writes_every_answer(folder, tmp_path):
+    image = tmp_path / "a.png"
+    picture(3).save(image)
+    chat = [
+        {"role": "user", "content": [{"type": "image", "image": "a.png"}, {"type": "text", "text": "is it red?"}]},
+        {"role": "assistant", "content": "yes"},
+    ]
+    data = tmp_path / "mine.jsonl"
+    data.write_text(json.dumps({"id": "1", "family": "exists", "messages": chat}) + "\n")
+    result = mutua("eval", "-m", folder, "-d", data, "--json", tmp_path / "out.json", "--figure", tmp_path / "out.png")
+    assert result.exit_code == 0, result.output
+    assert "exists" in result.stdout
+    written = json.loads((tmp_path / "out.json").read_text())
+    assert written[str(data)][str(folder)]["records"][0]["expected"] == "yes"
+    assert Image.open(tmp_path / "out.png").width > 100
+    assert_told(mutua("eval", "-m", folder, "-d", "imagenet"), "no data 'imagenet'")
+
+
+def test_a_recipe_with_a_mistake(tmp_path):
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("name: x\nseeed: 1\n")
+    assert_told(mutua("train", recipe), "seeed")
+
+
+def test_doctor_names_versions_and_backends():
+    result = mutua("doctor", "--json")
+    report = json.loads(result.stdout)
+    assert report["versions"]["torch"]
+    assert "mutua_sdpa" in report["attention backends"]
+
+
+def test_version():
+    import mutua as package
+
+    assert mutua("--version").stdout.strip() == package.__version__

@@ -1,0 +1,44 @@
+"""Conversations about one scene: every later turn has one right answer, too."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import pytest
+
+from mutua.data.readers.scenes import Scenes
+from mutua.data.scenes_dialogue import follow_up
+from mutua.data.scenes_questions import EVAL_FAMILIES
+
+
+def test_the_first_turn_is_that_of_the_single_question():
+    plain, chats = Scenes("train", 20), Scenes("train", 20, turns=4)
+    for index in range(20):
+        assert chats[index].messages[:2] == plain[index].messages
+        assert len(chats[index].messages) == 8
+
+
+def test_the_same_index_gives_the_same_conversation():
+    chats = Scenes("test", 5, seed=3, turns=3)
+    assert [sample.chat()[1:] for sample in chats] == [sample.chat()[1:] for sample in Scenes("test", 5, 3, turns=3)]
+
+
+@pytest.mark.parametrize("family", EVAL_FAMILIES)
+def test_answers_hold_and_are_not_one_sided(family):
+    rng, answers, asked = random.Random(0), Counter(), Counter()
+    scenes = Scenes("train", 400)
+    for index in range(len(scenes)):
+        scene = scenes.item(index).scene
+        question = follow_up(rng, scene, family)
+        asked[question.family] += 1
+        answers[question.answer(scene)] += 1  # raises where there is no one right answer
+    assert asked[family] > 0.9 * asked.total()
+    assert answers.most_common(1)[0][1] < 0.62 * answers.total()
+
+
+def test_a_caption_has_no_follow_up():
+    with pytest.raises(ValueError, match="turns 2"):
+        Scenes("train", 5, families=("describe",), turns=2)
+    with pytest.raises(ValueError, match="no follow-up"):
+        follow_up(random.Random(0), Scenes("train", 1).item(0).scene, "describe")
