@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from mutua.data.readers.scenes import Scenes
+from mutua.data.readers import EasyVQA, Scenes
 from mutua.data.scenes_dialogue import follow_up
 from mutua.data.scenes_questions import EVAL_FAMILIES
 
@@ -42,3 +42,15 @@ def test_a_caption_has_no_follow_up():
         Scenes("train", 5, families=("describe",), turns=2)
     with pytest.raises(ValueError, match="no follow-up"):
         follow_up(random.Random(0), Scenes("train", 1).item(0).scene, "describe")
+
+
+def test_easy_vqa_goes_on_about_its_picture():
+    plain, chats = EasyVQA("test"), EasyVQA("test", turns=4)
+    for index in (0, 7, len(plain) - 1):
+        chat = chats[index]
+        assert chat.messages[:2] == plain[index].messages
+        texts = [message.text for message in chat.messages if message.role == "user"]
+        assert len(texts) == len(set(texts)) == 4
+    known = {(plain.image_ids[i], plain.questions[i], plain.answers[i]) for i in range(len(plain))}
+    asked = [message.text for message in chats[7].messages]
+    assert all((plain.image_ids[7], *pair) in known for pair in zip(asked[::2], asked[1::2], strict=True))

@@ -15,6 +15,7 @@ from mutua.data.scenes_questions import (
     AskCompare,
     AskCount,
     AskExists,
+    AskList,
     AskRelation,
     Description,
     Family,
@@ -64,9 +65,10 @@ def _propose(rng: random.Random, scene: Scene, family: Family) -> Question:
     if family == "relation":
         asked = rng.choice(("colour", "shape"))
         return AskRelation(asked, rng.choice(_SIDES), Description(*kind))
-    if family == "count":
+    if family in ("count", "list"):
         by_count = _by_count(scene)
-        return AskCount(rng.choice(by_count[rng.choice(list(by_count))]))
+        description = rng.choice(by_count[rng.choice(list(by_count))])
+        return AskCount(description) if family == "count" else AskList(description)
     if family == "compare":
         return _compare(rng, scene)
     return _exists(rng, scene)

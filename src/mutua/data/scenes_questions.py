@@ -9,9 +9,10 @@ from typing import ClassVar, Literal, TypeAlias
 
 from mutua.data.scenes import KINDS, Attribute, Kind, Scene, Thing
 
-Family: TypeAlias = Literal["attribute", "exists", "count", "compare", "relation", "describe"]
+Family: TypeAlias = Literal["attribute", "exists", "count", "compare", "relation", "list", "describe"]
 EVAL_FAMILIES: tuple[Family, ...] = ("attribute", "exists", "count", "compare", "relation")
-FAMILIES: tuple[Family, ...] = (*EVAL_FAMILIES, "describe")  # a caption, for pre-training
+# Long answers, for training: each names whole objects, so it teaches more per picture than one word does.
+FAMILIES: tuple[Family, ...] = (*EVAL_FAMILIES, "list", "describe")
 
 Side: TypeAlias = Literal["left of", "right of", "above", "below"]
 Phrasing: TypeAlias = Literal["more", "fewer", "as many"]
@@ -157,6 +158,21 @@ class AskRelation:
 
 
 @dataclass(frozen=True, slots=True)
+class AskList:
+    """Which objects are so described? In reading order."""
+
+    family: ClassVar[Family] = "list"
+    description: Description
+
+    @property
+    def text(self) -> str:
+        return f"list the {self.description.plural}."
+
+    def answer(self, scene: Scene) -> str:
+        return _named(self.description.find(scene)) or "none"
+
+
+@dataclass(frozen=True, slots=True)
 class Describe:
     """Every object in reading order."""
 
@@ -164,10 +180,14 @@ class Describe:
     text: ClassVar[str] = "describe the picture."
 
     def answer(self, scene: Scene) -> str:
-        return ", ".join(" ".join(thing.kind) for thing in scene.things)
+        return _named(scene.things)
 
 
-Question: TypeAlias = AskAttribute | AskExists | AskCount | AskCompare | AskRelation | Describe
+def _named(things: tuple[Thing, ...]) -> str:
+    return ", ".join(" ".join(thing.kind) for thing in things)
+
+
+Question: TypeAlias = AskAttribute | AskExists | AskCount | AskCompare | AskRelation | AskList | Describe
 
 
 @cache

@@ -35,9 +35,10 @@ class ScenesSource(_Settings):
 class EasyVQASource(_Settings):
     type: Literal["easy-vqa"] = "easy-vqa"
     split: Split
+    turns: PositiveInt = 1
 
     def open(self) -> EasyVQA:
-        return EasyVQA(self.split)
+        return EasyVQA(self.split, self.turns)
 
 
 class JsonLinesSource(_Settings):

@@ -1,6 +1,7 @@
 """easy-VQA (https://github.com/vzhou842/easy-VQA): questions about one coloured shape, from the PyPI package."""
 
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, overload
@@ -9,19 +10,27 @@ from mutua.data.sample import ImagePart, Message, Sample, TextPart
 
 
 class EasyVQA(Sequence[Sample]):
-    """38,575 train and 9,673 test questions with one-word answers, each about a 64 x 64 picture."""
+    """38,575 train and 9,673 test questions with one-word answers, each about a 64 x 64 picture.
 
-    def __init__(self, split: Literal["train", "test"] = "train") -> None:
+    With `turns` above 1 a conversation goes on with other questions about its picture, as far as there are any.
+    """
+
+    def __init__(self, split: Literal["train", "test"] = "train", turns: int = 1) -> None:
         if split not in ("train", "test"):
             raise ValueError(f"split {split!r}: easy-vqa has 'train' and 'test'")
+        if turns < 1:
+            raise ValueError(f"turns {turns}: must be at least 1")
         try:
             import easy_vqa
         except ImportError as error:
             raise ImportError('easy-VQA is not installed: pip install "mutua[train]"') from error
         read = easy_vqa.get_train_questions if split == "train" else easy_vqa.get_test_questions
-        self.split = split
+        self.split, self.turns = split, turns
         self.images = Path(easy_vqa.__file__).parent / "data" / split / "images"
         self.questions, self.answers, self.image_ids = read()
+        self._about: defaultdict[int, list[int]] = defaultdict(list)
+        for index, image_id in enumerate(self.image_ids):
+            self._about[image_id].append(index)
 
     def __len__(self) -> int:
         return len(self.questions)
@@ -33,15 +42,21 @@ class EasyVQA(Sequence[Sample]):
     def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        question, answer, image_id = self.questions[index], self.answers[index], self.image_ids[index]
-        picture, text = ImagePart(image=self.images / f"{image_id}.png"), TextPart(text=question)
+        index = range(len(self))[index]
+        image_id = self.image_ids[index]
+        siblings = self._about[image_id]
+        place = siblings.index(index)
+        messages = []
+        for turn in range(min(self.turns, len(siblings))):
+            asked = siblings[(place + turn) % len(siblings)]
+            question, answer = TextPart(text=self.questions[asked]), TextPart(text=self.answers[asked])
+            picture = [] if turn else [ImagePart(image=self.images / f"{image_id}.png")]
+            messages.append(Message(role="user", content=(*picture, question)))
+            messages.append(Message(role="assistant", content=(answer,)))
         return Sample(
-            id=f"easy-vqa-{self.split}-{index % len(self)}",
-            messages=(
-                Message(role="user", content=(picture, text)),
-                Message(role="assistant", content=(TextPart(text=answer),)),
-            ),
-            family=family_of(question),
+            id=f"easy-vqa-{self.split}-{index}",
+            messages=tuple(messages),
+            family=family_of(self.questions[index]) if self.turns == 1 else "",  # a conversation mixes them
             source="easy-vqa",
         )
 

@@ -21,6 +21,7 @@ from mutua.data.scenes_questions import (
     AskCompare,
     AskCount,
     AskExists,
+    AskList,
     AskRelation,
     Describe,
     Description,
@@ -217,6 +218,12 @@ def _propose_relation(rng: random.Random) -> tuple[Question, Build]:
     return AskRelation(asked, side, reference), build
 
 
+def _propose_list(rng: random.Random) -> tuple[Question, Build]:
+    counted, build = _propose_count(rng)
+    assert isinstance(counted, AskCount)
+    return AskList(counted.description), build
+
+
 def _propose_describe(rng: random.Random) -> tuple[Question, Build]:
     return Describe(), lambda: _scatter(rng, rng.choices(KINDS, k=rng.randint(2, 9)))
 
@@ -227,6 +234,7 @@ _PROPOSERS: dict[Family, Callable[[random.Random], tuple[Question, Build]]] = {
     "count": _propose_count,
     "compare": _propose_compare,
     "relation": _propose_relation,
+    "list": _propose_list,
     "describe": _propose_describe,
 }
 

@@ -1,0 +1,240 @@
+"""The split backend: exact look-ahead attention at the speed of causal flash attention, with no N x N mask.
+
+The mask is a causal pass over each document and a dense pass over each rectangle in which queries look ahead (see
+`rectangles.py`). Two passes over the same queries merge by their log-sum-exps, L = logaddexp(l1, l2) and
+out = o1 * exp(l1 - L) + o2 * exp(l2 - L); backward, each pass's own flash kernel gets the MERGED output and the MERGED
+log-sum-exp, and the gradients add up. Under `torch.compile` planning and attention run as a graph break.
+
+Shape suffixes: B batch, H heads, N tokens of this forward (queries), K keys, D head dimension, Q queries of one pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import causal_mask_function
+from transformers.models.llama.modeling_llama import repeat_kv
+
+from mutua.attention import sdpa
+from mutua.attention.flash import Kernel, find_kernel
+from mutua.attention.rectangles import Pass, Range, find_passes
+from mutua.attention.request import MaskRequest, expect_request
+
+NAME = "mutua_split"
+
+# What some models pass to their attention function and flash passes cannot take into account.
+_REFUSED = ("softcap", "position_bias", "s_aux", "cache")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `build_mask` hands to every layer: the kernel calls of this forward."""
+
+    passes: tuple[Pass, ...]
+
+
+def build_mask(
+    batch_size: int,
+    q_length: int,
+    kv_length: int,
+    q_offset: int | Tensor = 0,
+    kv_offset: int = 0,
+    mask_function: Callable[..., Any] = causal_mask_function,
+    attention_mask: object = None,
+    allow_is_causal_skip: bool = True,
+    device: torch.device | str = "cpu",
+    **kwargs: Any,
+) -> Plan | Tensor | None:
+    """The plan of this forward; None if plain causal attention will do; for a decode step the (B, 1, 1, K) mask.
+
+    Arguments are those of the dense backend. Raises ValueError for a policy that is no union of rectangles, and for a
+    model whose own mask is more than causal (sliding window, chunks).
+    """
+    request = expect_request(attention_mask, NAME)
+    if not request.policy.is_rectangular:
+        raise ValueError(
+            f"attn_implementation {NAME!r} computes rectangles only, and what the policy {request.policy.name!r} shows "
+            f"is none: use {sdpa.NAME!r}."
+        )
+    if mask_function is not causal_mask_function:
+        raise ValueError(
+            f"attn_implementation {NAME!r} applies causal attention over all tokens, but this model asks for the mask "
+            f"{getattr(mask_function, '__qualname__', mask_function)!r} (a sliding window, say): use {sdpa.NAME!r}."
+        )
+    if q_length == 1:  # one query sees its past and itself: a mask of one line, or none
+        return sdpa.build_mask(
+            batch_size,
+            q_length,
+            kv_length,
+            q_offset,
+            kv_offset,
+            attention_mask=request,
+            allow_is_causal_skip=allow_is_causal_skip,
+            device=device,
+            **kwargs,
+        )
+    return _plan(request, q_offset, kv_offset, allow_is_causal_skip)
+
+
+@torch.compiler.disable  # it looks at the data
+def _plan(request: MaskRequest, q_offset: int | Tensor, kv_offset: int, allow_is_causal_skip: bool) -> Plan | None:
+    past = int(q_offset) - kv_offset
+    passes = find_passes(request.policy, request.roles, request.padding_BK, past)
+    batch, tokens = request.shape
+    plain = (Pass((0, batch), (0, tokens), ((0, tokens),), is_causal=True),)
+    return None if allow_is_causal_skip and passes == plain else Plan(passes)
+
+
+def attend(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Plan | Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attention over the passes of a plan; with a mask or None in its place, plain SDPA.
+
+    Takes query (B, H, N, D), key and value (B, H / groups, K, D); returns (B, N, H, D), zero for padding. Raises
+    ValueError for dropout, score changes (softcap, biases, sinks) and tensors that have no flash kernel.
+    """
+    if not isinstance(attention_mask, Plan):
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+    refused = [f"{name}={kwargs[name]!r}" for name in _REFUSED if kwargs.get(name) is not None]
+    refused += [f"dropout={dropout}"] if dropout else []
+    if refused:
+        raise ValueError(
+            f"attn_implementation {NAME!r} cannot apply {', '.join(refused)}: use {sdpa.NAME!r}, or switch it off "
+            "(attention_dropout in the text config)."
+        )
+    out_BHND = split_attention(query, key, value, attention_mask.passes, scaling)
+    return out_BHND.transpose(1, 2).contiguous(), None
+
+
+@torch.compiler.disable
+def split_attention(
+    q_BHND: Tensor, k_BHKD: Tensor, v_BHKD: Tensor, passes: tuple[Pass, ...], scale: float | None = None
+) -> Tensor:
+    """softmax(q k^T * scale) v over the cells that `passes` cover, (B, H, N, D); zeros for queries in no pass."""
+    if torch.is_autocast_enabled(q_BHND.device.type):  # as scaled_dot_product_attention does by itself
+        dtype = torch.get_autocast_dtype(q_BHND.device.type)
+        q_BHND, k_BHKD, v_BHKD = q_BHND.to(dtype), k_BHKD.to(dtype), v_BHKD.to(dtype)
+    kernel = find_kernel(q_BHND, v_BHKD)
+    if not kernel.takes_grouped_heads:
+        groups = q_BHND.shape[1] // k_BHKD.shape[1]
+        k_BHKD, v_BHKD = repeat_kv(k_BHKD, groups), repeat_kv(v_BHKD, groups)
+    scale = q_BHND.shape[-1] ** -0.5 if scale is None else scale
+    return _SplitAttention.apply(_dense(q_BHND), _dense(k_BHKD), _dense(v_BHKD), passes, kernel, scale)
+
+
+def _dense(x_BHND: Tensor) -> Tensor:
+    """The kernels stride over rows, heads and tokens as they come, but read a token's numbers as one run."""
+    is_dense = x_BHND.stride(-1) == 1 and x_BHND.stride(-2) >= x_BHND.shape[-1]
+    return x_BHND if is_dense else x_BHND.contiguous()
+
+
+class _SplitAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        q_BHND: Tensor,
+        k_BHKD: Tensor,
+        v_BHKD: Tensor,
+        passes: tuple[Pass, ...],
+        kernel: Kernel,
+        scale: float,
+    ) -> Tensor:
+        out_BHND = lse_BHN = None
+        for part in passes:
+            q, k, v = _queries(q_BHND, part), _keys(k_BHKD, part), _keys(v_BHKD, part)
+            out_BHQD, lse_BHQ = kernel.forward(q, k, v, part.is_causal, scale)
+            if out_BHND is None:
+                if out_BHQD.shape == q_BHND.shape:  # one square covers the batch: the others merge into its output
+                    out_BHND, lse_BHN = out_BHQD, lse_BHQ
+                    continue
+                out_BHND, lse_BHN = _zeros(q_BHND), lse_BHQ.new_zeros(q_BHND.shape[:3])
+            into_BHQD, into_BHQ = _queries(out_BHND, part), _queries(lse_BHN, part)
+            if part.is_causal:  # squares come first and never overlap
+                into_BHQD.copy_(out_BHQD)
+                into_BHQ.copy_(lse_BHQ)
+            else:
+                _merge_into(into_BHQD, into_BHQ, out_BHQD, lse_BHQ)
+        if out_BHND is None:  # nothing but padding
+            out_BHND, lse_BHN = _zeros(q_BHND), q_BHND.new_zeros(q_BHND.shape[:3])
+        ctx.save_for_backward(q_BHND, k_BHKD, v_BHKD, out_BHND, lse_BHN)
+        ctx.passes, ctx.kernel, ctx.scale = passes, kernel, scale
+        return out_BHND
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_BHND: Tensor) -> tuple[Tensor | None, ...]:
+        q_BHND, k_BHKD, v_BHKD, out_BHND, lse_BHN = ctx.saved_tensors
+        grads: tuple[Tensor, ...] | None = None
+        for part in ctx.passes:
+            parts = ctx.kernel.backward(
+                _queries(grad_BHND, part),
+                _queries(q_BHND, part),
+                _keys(k_BHKD, part),
+                _keys(v_BHKD, part),
+                _queries(out_BHND, part),
+                _queries(lse_BHN, part),
+                part.is_causal,
+                ctx.scale,
+            )
+            if grads is None:
+                if parts[0].shape == q_BHND.shape and parts[1].shape == k_BHKD.shape:
+                    grads = parts
+                    continue
+                grads = (_zeros(q_BHND), _zeros(k_BHKD), _zeros(v_BHKD))
+            _queries(grads[0], part).add_(parts[0])
+            for whole, piece in zip(grads[1:], parts[1:], strict=True):
+                first = 0
+                for keys in part.keys:
+                    size = keys[1] - keys[0]
+                    _slice(whole, part.rows, keys).add_(piece[:, :, first : first + size])
+                    first += size
+        if grads is None:
+            grads = (_zeros(q_BHND), _zeros(k_BHKD), _zeros(v_BHKD))
+        return (*grads, None, None, None)
+
+
+def _slice(x_BHN: Tensor, rows: Range, tokens: Range) -> Tensor:
+    """A view of the tokens of some rows; trailing dimensions, if any, stay."""
+    return x_BHN[rows[0] : rows[1], :, tokens[0] : tokens[1]]
+
+
+def _queries(x_BHN: Tensor, part: Pass) -> Tensor:
+    return _slice(x_BHN, part.rows, part.queries)
+
+
+def _keys(x_BHKD: Tensor, part: Pass) -> Tensor:
+    """The keys of a pass: a view of one range, a copy of several (text between images, so few tokens)."""
+    ranges = [_slice(x_BHKD, part.rows, keys) for keys in part.keys]
+    return ranges[0] if len(ranges) == 1 else torch.cat(ranges, 2)
+
+
+def _zeros(like_BHND: Tensor) -> Tensor:
+    """Zeros of that shape, in memory (B, N, H, D): the order in which a model reads them."""
+    batch, heads, tokens, dim = like_BHND.shape
+    return like_BHND.new_zeros(batch, tokens, heads, dim).transpose(1, 2)
+
+
+def _merge_into(out_BHQD: Tensor, lse_BHQ: Tensor, new_BHQD: Tensor, new_lse_BHQ: Tensor) -> None:
+    """Merges a pass into what earlier passes gave for the same queries, in place."""
+    # exp(l2 - logaddexp(l1, l2)) = sigmoid(l2 - l1) is the new pass's share; the rest is the old one's.
+    share_BHQ1 = torch.sigmoid(new_lse_BHQ - lse_BHQ)[..., None]
+    torch.logaddexp(lse_BHQ, new_lse_BHQ, out=lse_BHQ)
+    if out_BHQD.dtype == share_BHQ1.dtype:
+        out_BHQD.lerp_(new_BHQD, share_BHQ1)
+    else:  # half precision merges in float32
+        out_BHQD.copy_(torch.lerp(out_BHQD.to(share_BHQ1.dtype), new_BHQD.to(share_BHQ1.dtype), share_BHQ1))
