@@ -29,6 +29,7 @@ def test_codes_hold_everything(tokens, left, right):
     assert torch.equal(again.document_BN, roles.document_BN)
     assert torch.equal(again.block_BN, roles.block_BN)
     assert torch.equal(again.modality_BN, roles.modality_BN)
+    assert torch.equal(again.item_BN, roles.item_BN)
 
 
 @given(TOKENS, st.integers(0, 3), st.integers(0, 3))
@@ -63,6 +64,16 @@ def test_blocks_alternate_with_responses():
     is_response = torch.tensor([[False, False, True, True, False, True]])
     roles = TokenRoles.from_responses(is_response, torch.zeros(1, 6), torch.zeros(1, 6))
     assert roles.block_BN.tolist() == [[0, 0, NONE, NONE, 1, NONE]]
+
+
+def test_items_are_told_apart():
+    """Two images side by side are one run, but two items where their length is known."""
+    modality = torch.tensor([[0, 1, 1, 1, 1, 0, 2, 3, 1]])
+    zeros = torch.zeros_like(modality)
+    runs = TokenRoles.from_responses(zeros.bool(), modality, zeros)
+    assert runs.item_BN.tolist() == [[NONE, 0, 0, 0, 0, NONE, 1, 2, 3]]
+    cut = TokenRoles.from_responses(zeros.bool(), modality, zeros, item_length=2)
+    assert cut.item_BN.tolist() == [[NONE, 0, 0, 1, 1, NONE, 2, 3, 4]]
 
 
 def test_response_codes_stay_in_the_document():

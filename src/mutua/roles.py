@@ -2,7 +2,8 @@
 
 Every token has a *document* (which packed sample it belongs to; padding has none), a *modality* and a *block*. A
 conversation alternates prompt blocks (everything the model is given before a reply, reply header included) and
-responses; a response token has no block. The attention rule needs nothing else.
+responses; a response token has no block. A token that is not text also has an *item*: which image (or clip) it is part of.
+The attention rule needs nothing else.
 
 Shape suffixes: B batch, N tokens.
 """
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 NONE = -1
-"""The document of padding, and the block of a response."""
+"""The document of padding, the block of a response, the item of text."""
 
 
 class Modality(IntEnum):
@@ -29,23 +30,26 @@ class Modality(IntEnum):
 
 
 # A code is a bit field: bit 0 is set for every real token (so 0 is padding, the value with which every Transformers
-# collator pads `token_type_ids`), bits 1-3 hold the modality, bits 4-15 the block + 1, the bits above the document.
-_MODALITY_SHIFT, _BLOCK_SHIFT, _DOCUMENT_SHIFT = 1, 4, 16
-MAX_BLOCKS = (1 << (_DOCUMENT_SHIFT - _BLOCK_SHIFT)) - 1
+# collator pads `token_type_ids`), bits 1-3 hold the modality, bits 4-15 the block + 1, bits 16-27 the item + 1, the bits
+# above the document.
+_MODALITY_SHIFT, _BLOCK_SHIFT, _ITEM_SHIFT, _DOCUMENT_SHIFT = 1, 4, 16, 28
+MAX_BLOCKS = (1 << (_ITEM_SHIFT - _BLOCK_SHIFT)) - 1
+MAX_ITEMS = (1 << (_DOCUMENT_SHIFT - _ITEM_SHIFT)) - 1
 PADDING_CODE = 0
 
 
 @dataclass(frozen=True)
 class TokenRoles:
-    """Document, block and modality of every token, each an int64 tensor of shape (B, N).
+    """Document, block, modality and item of every token, each an int64 tensor of shape (B, N).
 
-    `document_BN` is `NONE` for padding, `block_BN` is `NONE` for responses (and padding); block numbers are unique
-    within a row.
+    `document_BN` is `NONE` for padding, `block_BN` is `NONE` for responses (and padding), `item_BN` is `NONE` for text
+    (and padding); block and item numbers are unique within a row.
     """
 
     document_BN: Tensor
     block_BN: Tensor
     modality_BN: Tensor
+    item_BN: Tensor
 
     @classmethod
     def from_codes(cls, codes_BN: Tensor) -> TokenRoles:
@@ -58,20 +62,26 @@ class TokenRoles:
         codes_BN = codes_BN.long()
         is_token_BN = (codes_BN & 1).bool()
         block_BN = ((codes_BN >> _BLOCK_SHIFT) & MAX_BLOCKS) - 1
+        item_BN = ((codes_BN >> _ITEM_SHIFT) & MAX_ITEMS) - 1
         return cls(
             document_BN=torch.where(is_token_BN, codes_BN >> _DOCUMENT_SHIFT, NONE),
             block_BN=torch.where(is_token_BN, block_BN, NONE),
             modality_BN=torch.where(is_token_BN, (codes_BN >> _MODALITY_SHIFT) & 7, int(Modality.TEXT)),
+            item_BN=torch.where(is_token_BN, item_BN, NONE),
         )
 
     @classmethod
-    def from_responses(cls, is_response_BN: Tensor, modality_BN: Tensor, document_BN: Tensor) -> TokenRoles:
-        """Numbers the prompt blocks, given which tokens are responses.
+    def from_responses(
+        cls, is_response_BN: Tensor, modality_BN: Tensor, document_BN: Tensor, item_length: int | None = None
+    ) -> TokenRoles:
+        """Numbers the prompt blocks and the items, given which tokens are responses.
 
         Args:
             is_response_BN: bool (B, N), true where the model speaks.
             modality_BN: int (B, N), a `Modality` per token.
             document_BN: int (B, N), the packed sample of each token, `NONE` for padding.
+            item_length: tokens per image, where all have the same number, so that two images side by side are told
+                apart; None takes every run of one modality as one item.
 
         A block is a run of prompt tokens of one document: it starts where a document starts and after every response.
         """
@@ -79,14 +89,16 @@ class TokenRoles:
         before_BN = torch.zeros_like(is_prompt_BN)
         before_BN[:, 1:] = is_prompt_BN[:, :-1] & (document_BN[:, 1:] == document_BN[:, :-1])
         block_BN = (is_prompt_BN & ~before_BN).long().cumsum(-1) - 1
-        if block_BN.numel() and int(block_BN.max()) >= MAX_BLOCKS:
-            raise ValueError(
-                f"a row holds {int(block_BN.max()) + 1} prompt blocks; at most {MAX_BLOCKS} fit: split it."
-            )
+        modality_BN = torch.where(document_BN != NONE, modality_BN.long(), int(Modality.TEXT))
+        item_BN = _number_items(modality_BN, document_BN, item_length)
+        for what, numbers_BN, most in (("prompt blocks", block_BN, MAX_BLOCKS), ("images", item_BN, MAX_ITEMS)):
+            if numbers_BN.numel() and int(numbers_BN.max()) >= most:
+                raise ValueError(f"a row holds {int(numbers_BN.max()) + 1} {what}; at most {most} fit: split it.")
         return cls(
             document_BN=document_BN.long(),
             block_BN=torch.where(is_prompt_BN, block_BN, NONE),
-            modality_BN=torch.where(document_BN != NONE, modality_BN.long(), int(Modality.TEXT)),
+            modality_BN=modality_BN,
+            item_BN=item_BN,
         )
 
     def to_codes(self) -> Tensor:
@@ -95,6 +107,7 @@ class TokenRoles:
             1
             | (self.modality_BN << _MODALITY_SHIFT)
             | ((self.block_BN + 1) << _BLOCK_SHIFT)
+            | ((self.item_BN + 1) << _ITEM_SHIFT)
             | (self.document_BN << _DOCUMENT_SHIFT)
         )
         return torch.where(self.is_token_BN, codes_BN, PADDING_CODE)
@@ -119,6 +132,18 @@ class TokenRoles:
         starts_BN[:, 1:] = self.document_BN[:, 1:] != self.document_BN[:, :-1]
         first_BN = torch.where(starts_BN & self.is_token_BN, index_BN, 0).cummax(-1).values
         return torch.where(self.is_token_BN, index_BN - first_BN, 0)
+
+
+def _number_items(modality_BN: Tensor, document_BN: Tensor, item_length: int | None) -> Tensor:
+    """Numbers runs of one modality that is not text (cut every `item_length` tokens), in order of appearance."""
+    is_item_BN = modality_BN != Modality.TEXT
+    starts_BN = is_item_BN.clone()
+    starts_BN[:, 1:] &= (modality_BN[:, 1:] != modality_BN[:, :-1]) | (document_BN[:, 1:] != document_BN[:, :-1])
+    if item_length is not None:
+        index_N = torch.arange(modality_BN.shape[1], device=modality_BN.device)
+        first_BN = torch.where(starts_BN, index_N, 0).cummax(-1).values
+        starts_BN |= is_item_BN & ((index_N - first_BN) % item_length == 0)
+    return torch.where(is_item_BN, starts_BN.long().cumsum(-1) - 1, NONE)
 
 
 def response_codes(codes_B1: Tensor) -> Tensor:

@@ -95,7 +95,7 @@ def test_dense_mask_behind_a_cache(roles, policy, past, spare):
 
 def test_a_causal_forward_builds_no_mask():
     zeros = torch.zeros(2, 9, dtype=torch.long)
-    request = MaskRequest(TokenRoles(zeros, zeros, zeros), MMA, None)
+    request = MaskRequest(TokenRoles(zeros, zeros, zeros, zeros - 1), MMA, None)
     assert sdpa.build_mask(2, 9, 9, attention_mask=request) is None, "text alone never looks ahead"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -143,7 +144,7 @@ def test_two_documents_in_one_row_equal_two_rows(model, encode):
     codes = []
     for document, row in enumerate(rows):
         roles = TokenRoles.from_codes(row["token_type_ids"])
-        codes.append(TokenRoles(roles.document_BN + document, roles.block_BN, roles.modality_BN).to_codes())
+        codes.append(replace(roles, document_BN=roles.document_BN + document).to_codes())
     packed = {
         "input_ids": torch.cat([row["input_ids"] for row in rows], 1),
         "token_type_ids": torch.cat(codes, 1),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from conftest import assistant, make_model, picture, user
@@ -76,7 +78,7 @@ def test_text_stays_causal(model, chat):
 def test_another_document_moves_nothing(model, encode):
     first, second = encode([user(IMAGES[0], "is it red?")]), encode([user(IMAGES[1], "is it blue?"), assistant("no")])
     roles = TokenRoles.from_codes(second["token_type_ids"])
-    second_codes = TokenRoles(roles.document_BN + 1, roles.block_BN, roles.modality_BN).to_codes()
+    second_codes = replace(roles, document_BN=roles.document_BN + 1).to_codes()
     split = first["input_ids"].shape[1]
     packed = {
         "input_ids": torch.cat([first["input_ids"], second["input_ids"]], 1),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from conftest import assistant, make_model, picture, user
@@ -47,7 +49,7 @@ def test_a_prefill_cut_into_chunks(model, encode):
 def test_a_packed_row_with_a_cache(model, encode):
     inputs = encode(ASKED)
     roles = TokenRoles.from_codes(inputs["token_type_ids"])
-    inputs["token_type_ids"] = TokenRoles(roles.document_BN + 1, roles.block_BN, roles.modality_BN).to_codes()
+    inputs["token_type_ids"] = replace(roles, document_BN=roles.document_BN + 1).to_codes()
     with pytest.raises(ValueError, match="packed rows"):
         model(**inputs, past_key_values=DynamicCache())
 

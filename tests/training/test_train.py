@@ -162,6 +162,23 @@ def test_kill_9_costs_no_more_than_the_steps_since_the_checkpoint(
     expect_equal(tmp_path / "run", reference[0])
 
 
+def test_a_run_that_fails_in_its_data_worker_ends(tmp_path: Path, recipe_in) -> None:
+    """An unforeseen error must not leave the process waiting for a worker that never goes."""
+    recipe_in(tmp_path)
+    failing = """
+import sys
+from mutua.training import batches, load_recipe, train
+def encode(*_): raise TypeError("unforeseen")
+batches.encode = encode
+train(load_recipe(sys.argv[1], ["train.workers=1"]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", failing, str(tmp_path / "small.yaml")], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 1
+    assert "unforeseen" in done.stderr
+
+
 def test_sigterm_is_as_good_as_ctrl_c(
     tmp_path: Path, recipe_in, reference: tuple[Path, TrainResult], console: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:

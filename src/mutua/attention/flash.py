@@ -1,4 +1,4 @@
-"""Flash attention that returns its log-sum-exp, and its backward given any output and log-sum-exp: two functions a device.
+"""Flash attention with its log-sum-exp, and its backward for any output and log-sum-exp: two functions a device.
 
 Passing the backward the output and log-sum-exp of a larger softmax gives this part's share of the larger gradient:
 P = exp(S - L) and D = rowsum(dO * O) are all that it takes from them.

@@ -10,7 +10,7 @@ Shape suffixes: B batch, N tokens of this forward, K all keys (cached ones inclu
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -58,9 +58,11 @@ class _Run:
     modality: int
 
 
-def find_passes(
-    policy: Policy, roles: TokenRoles, padding_BK: Tensor | None = None, past: int = 0
-) -> tuple[Pass, ...]:
+_Shape: TypeAlias = tuple[bool, Range, tuple[Range, ...]]
+"""A pass of one row: whether it is causal, its queries and its keys."""
+
+
+def find_passes(policy: Policy, roles: TokenRoles, padding_BK: Tensor | None = None, past: int = 0) -> tuple[Pass, ...]:
     """All that the policy lets the tokens of this forward see, causal squares first.
 
     Args:
@@ -78,22 +80,18 @@ def find_passes(
     fields_BFN = torch.stack([document_BN, roles.block_BN, roles.modality_BN], 1).cpu()
     cached_BK = torch.ones(batch, past, dtype=torch.bool) if padding_BK is None else padding_BK[:, :past].cpu()
 
-    squares: dict[tuple[Range, tuple[Range, ...]], list[int]] = defaultdict(list)
-    rectangles: dict[tuple[Range, tuple[Range, ...]], list[int]] = defaultdict(list)
+    rows_of: dict[_Shape, list[int]] = defaultdict(list)
     for row in range(batch):
         runs = [run for run in _runs(fields_BFN[row]) if run.document != NONE]
-        cached = [first_last for first_last, (real,) in _constant(cached_BK[row][None]) if real]
-        squares_of_row, rectangles_of_row = _cover(policy, runs, cached, past)
-        for shape in squares_of_row:
-            squares[shape].append(row)
-        for shape in rectangles_of_row:
-            rectangles[shape].append(row)
-    return tuple(
+        cached = [keys for keys, (is_real,) in _constant(cached_BK[row][None]) if is_real]
+        for shape in [*_past_and_present(runs, cached, past), *_future(policy, runs, past)]:
+            rows_of[shape].append(row)
+    passes = [
         Pass(rows, queries, keys, is_causal)
-        for shapes, is_causal in ((squares, True), (rectangles, False))
-        for (queries, keys), indices in shapes.items()
-        for rows in _merge((index, index + 1) for index in indices)
-    )
+        for (is_causal, queries, keys), indices in rows_of.items()
+        for rows in _merge((row, row + 1) for row in indices)
+    ]
+    return tuple(sorted(passes, key=lambda part: not part.is_causal))
 
 
 def _constant(fields_FN: Tensor) -> list[tuple[Range, list[int]]]:
@@ -110,20 +108,19 @@ def _runs(fields_FN: Tensor) -> list[_Run]:
     return [_Run(tokens, *values) for tokens, values in _constant(fields_FN)]
 
 
-_Shape: TypeAlias = tuple[Range, tuple[Range, ...]]
-"""Queries and the keys they see."""
-
-
-def _cover(policy: Policy, runs: list[_Run], cached: list[Range], past: int) -> tuple[list[_Shape], list[_Shape]]:
-    """The causal squares and the rectangles of one row, whose cached keys are `cached`."""
-    squares, rectangles = [], []
-    seen: dict[int, list[Range]] = defaultdict(lambda: list(cached))
+def _past_and_present(runs: list[_Run], cached: list[Range], past: int) -> Iterator[_Shape]:
+    """The causal squares of one row, and what their queries see before them."""
+    before: dict[int, list[Range]] = defaultdict(lambda: list(cached))
     for document, segment in _segments(runs):
         keys = (segment[0] + past, segment[1] + past)
-        squares.append((segment, (keys,)))
-        if seen[document]:  # behind a cache, or behind padding in the midst of a document
-            rectangles.append((segment, tuple(_merge(seen[document]))))
-        seen[document].append(keys)
+        yield True, segment, (keys,)
+        if before[document]:  # behind a cache, or behind padding in the midst of a document
+            yield False, segment, tuple(_merge(before[document]))
+        before[document].append(keys)
+
+
+def _future(policy: Policy, runs: list[_Run], past: int) -> Iterator[_Shape]:
+    """The rectangles of one row in which queries look ahead."""
     for index, run in enumerate(runs):
         ahead = [
             (later.tokens[0] + past, later.tokens[1] + past)
@@ -131,8 +128,7 @@ def _cover(policy: Policy, runs: list[_Run], cached: list[Range], past: int) -> 
             if later.block == run.block != NONE and (run.modality, later.modality) in policy.looks_ahead
         ]
         if ahead:
-            rectangles.append((run.tokens, tuple(_merge(ahead))))
-    return squares, rectangles
+            yield False, run.tokens, tuple(_merge(ahead))
 
 
 def _segments(runs: list[_Run]) -> list[tuple[int, Range]]:

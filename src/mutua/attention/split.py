@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import causal_mask_function
 from transformers.models.llama.modeling_llama import repeat_kv
@@ -126,8 +126,9 @@ def split_attention(
     q_BHND: Tensor, k_BHKD: Tensor, v_BHKD: Tensor, passes: tuple[Pass, ...], scale: float | None = None
 ) -> Tensor:
     """softmax(q k^T * scale) v over the cells that `passes` cover, (B, H, N, D); zeros for queries in no pass."""
-    if torch.is_autocast_enabled(q_BHND.device.type):  # as scaled_dot_product_attention does by itself
-        dtype = torch.get_autocast_dtype(q_BHND.device.type)
+    device = q_BHND.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)  # as scaled_dot_product_attention does by itself
         q_BHND, k_BHKD, v_BHKD = q_BHND.to(dtype), k_BHKD.to(dtype), v_BHKD.to(dtype)
     kernel = find_kernel(q_BHND, v_BHKD)
     if not kernel.takes_grouped_heads:
@@ -154,23 +155,25 @@ class _SplitAttention(torch.autograd.Function):
         kernel: Kernel,
         scale: float,
     ) -> Tensor:
-        out_BHND = lse_BHN = None
-        for part in passes:
-            q, k, v = _queries(q_BHND, part), _keys(k_BHKD, part), _keys(v_BHKD, part)
-            out_BHQD, lse_BHQ = kernel.forward(q, k, v, part.is_causal, scale)
-            if out_BHND is None:
-                if out_BHQD.shape == q_BHND.shape:  # one square covers the batch: the others merge into its output
-                    out_BHND, lse_BHN = out_BHQD, lse_BHQ
-                    continue
-                out_BHND, lse_BHN = _zeros(q_BHND), lse_BHQ.new_zeros(q_BHND.shape[:3])
+        def run(part: Pass) -> tuple[Tensor, Tensor]:
+            return kernel.forward(
+                _queries(q_BHND, part), _keys(k_BHKD, part), _keys(v_BHKD, part), part.is_causal, scale
+            )
+
+        if _is_first_whole(passes, q_BHND):  # no copy: the other passes merge into what it returns
+            out_BHND, lse_BHN = run(passes[0])
+            rest = passes[1:]
+        else:
+            out_BHND, rest = _zeros(q_BHND), passes
+            lse_BHN = q_BHND.new_zeros(q_BHND.shape[:3], dtype=torch.promote_types(q_BHND.dtype, torch.float32))
+        for part in rest:
+            out_BHQD, lse_BHQ = run(part)
             into_BHQD, into_BHQ = _queries(out_BHND, part), _queries(lse_BHN, part)
             if part.is_causal:  # squares come first and never overlap
                 into_BHQD.copy_(out_BHQD)
                 into_BHQ.copy_(lse_BHQ)
             else:
                 _merge_into(into_BHQD, into_BHQ, out_BHQD, lse_BHQ)
-        if out_BHND is None:  # nothing but padding
-            out_BHND, lse_BHN = _zeros(q_BHND), q_BHND.new_zeros(q_BHND.shape[:3])
         ctx.save_for_backward(q_BHND, k_BHKD, v_BHKD, out_BHND, lse_BHN)
         ctx.passes, ctx.kernel, ctx.scale = passes, kernel, scale
         return out_BHND
@@ -179,9 +182,9 @@ class _SplitAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_BHND: Tensor) -> tuple[Tensor | None, ...]:
         q_BHND, k_BHKD, v_BHKD, out_BHND, lse_BHN = ctx.saved_tensors
-        grads: tuple[Tensor, ...] | None = None
-        for part in ctx.passes:
-            parts = ctx.kernel.backward(
+
+        def run(part: Pass) -> tuple[Tensor, Tensor, Tensor]:
+            return ctx.kernel.backward(
                 _queries(grad_BHND, part),
                 _queries(q_BHND, part),
                 _keys(k_BHKD, part),
@@ -191,26 +194,30 @@ class _SplitAttention(torch.autograd.Function):
                 part.is_causal,
                 ctx.scale,
             )
-            if grads is None:
-                if parts[0].shape == q_BHND.shape and parts[1].shape == k_BHKD.shape:
-                    grads = parts
-                    continue
-                grads = (_zeros(q_BHND), _zeros(k_BHKD), _zeros(v_BHKD))
-            _queries(grads[0], part).add_(parts[0])
-            for whole, piece in zip(grads[1:], parts[1:], strict=True):
-                first = 0
-                for keys in part.keys:
-                    size = keys[1] - keys[0]
-                    _slice(whole, part.rows, keys).add_(piece[:, :, first : first + size])
-                    first += size
-        if grads is None:
-            grads = (_zeros(q_BHND), _zeros(k_BHKD), _zeros(v_BHKD))
-        return (*grads, None, None, None)
+
+        if _is_first_whole(ctx.passes, q_BHND) and k_BHKD.shape[2] == q_BHND.shape[2]:
+            dq_BHND, dk_BHKD, dv_BHKD = run(ctx.passes[0])
+            rest = ctx.passes[1:]
+        else:
+            dq_BHND, dk_BHKD, dv_BHKD = _zeros(q_BHND), _zeros(k_BHKD), _zeros(v_BHKD)
+            rest = ctx.passes
+        for part in rest:
+            dq_BHQD, dk_part, dv_part = run(part)
+            _queries(dq_BHND, part).add_(dq_BHQD)
+            _add_to_keys(dk_BHKD, part, dk_part)
+            _add_to_keys(dv_BHKD, part, dv_part)
+        return dq_BHND, dk_BHKD, dv_BHKD, None, None, None
+
+
+def _is_first_whole(passes: tuple[Pass, ...], q_BHND: Tensor) -> bool:
+    """Whether the first pass covers every query of the batch."""
+    batch, _, tokens, _ = q_BHND.shape
+    return bool(passes) and passes[0].rows == (0, batch) and passes[0].queries == (0, tokens)
 
 
 def _slice(x_BHN: Tensor, rows: Range, tokens: Range) -> Tensor:
     """A view of the tokens of some rows; trailing dimensions, if any, stay."""
-    return x_BHN[rows[0] : rows[1], :, tokens[0] : tokens[1]]
+    return x_BHN.narrow(0, rows[0], rows[1] - rows[0]).narrow(2, tokens[0], tokens[1] - tokens[0])
 
 
 def _queries(x_BHN: Tensor, part: Pass) -> Tensor:
@@ -221,6 +228,15 @@ def _keys(x_BHKD: Tensor, part: Pass) -> Tensor:
     """The keys of a pass: a view of one range, a copy of several (text between images, so few tokens)."""
     ranges = [_slice(x_BHKD, part.rows, keys) for keys in part.keys]
     return ranges[0] if len(ranges) == 1 else torch.cat(ranges, 2)
+
+
+def _add_to_keys(whole_BHKD: Tensor, part: Pass, piece_BHKD: Tensor) -> None:
+    """The reverse of `_keys`: adds the gradient of a pass's keys where they came from."""
+    first = 0
+    for keys in part.keys:
+        size = keys[1] - keys[0]
+        _slice(whole_BHKD, part.rows, keys).add_(piece_BHKD.narrow(2, first, size))
+        first += size
 
 
 def _zeros(like_BHND: Tensor) -> Tensor:

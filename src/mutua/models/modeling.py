@@ -131,7 +131,7 @@ class MutuaModel(MutuaPreTrainedModel):
                     "Prepare the inputs with MutuaProcessor.apply_chat_template and pass on all that it returns."
                 )
             zeros_BN = torch.zeros(inputs_embeds.shape[:2], dtype=torch.long, device=inputs_embeds.device)
-            return TokenRoles(document_BN=zeros_BN, block_BN=zeros_BN - 1, modality_BN=zeros_BN)
+            return TokenRoles(document_BN=zeros_BN, block_BN=zeros_BN - 1, modality_BN=zeros_BN, item_BN=zeros_BN - 1)
         if token_type_ids.shape != inputs_embeds.shape[:2]:
             raise ValueError(
                 f"token_type_ids has shape {tuple(token_type_ids.shape)}, but the forward holds "

@@ -74,6 +74,7 @@ class MutuaProcessor(ProcessorMixin):
         continue_final_message: bool = False,
         tokenize: bool = False,
         return_dict: bool = False,
+        return_tensors: str | None = None,
         processor_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> Any:
@@ -94,7 +95,10 @@ class MutuaProcessor(ProcessorMixin):
                     self._refuse_control_tokens(part.get("text", ""))
 
         options = {"padding": True, **(processor_kwargs or {}), "return_roles": False}
-        template |= {"tokenize": True, "return_dict": True, "processor_kwargs": options}
+        tensors = options.pop("return_tensors", return_tensors)
+        # Lists until the end: Transformers walks every token's offsets in Python, which takes ten times as long on a
+        # tensor.
+        template |= {"tokenize": True, "return_dict": True, "return_tensors": None, "processor_kwargs": options}
         if continue_final_message:
             out = super().apply_chat_template(conversation, continue_final_message=True, **template)
             is_response = self._after_prompt(out, conversation, batched, template)
@@ -103,25 +107,28 @@ class MutuaProcessor(ProcessorMixin):
             is_response = out.pop("assistant_masks")
             self._expect_replies(is_response, conversation if batched else [conversation])
         out["token_type_ids"] = self._codes(out["input_ids"], out["attention_mask"], is_response)
+        out.convert_to_tensors(tensors)
         return out if return_dict else out["input_ids"]
 
     def _codes(self, input_ids: Any, attention_mask: Any, is_response: Any) -> Any:
-        """Role codes in the shape of `input_ids`: a (B, N) tensor, or a list of rows."""
+        """Role codes in the shape of `input_ids`: a (B, N) tensor, a list of rows, or one row."""
         if not isinstance(input_ids, Tensor):
             if input_ids and not isinstance(input_ids[0], (list, tuple)):
-                return self._codes([input_ids], [attention_mask], is_response and [is_response])[0]
-            rows = zip(input_ids, attention_mask, is_response or [None] * len(input_ids), strict=True)
-            return [
-                self._codes(torch.tensor([i]), torch.tensor([a]), None if r is None else torch.tensor([r]))[0].tolist()
-                for i, a, r in rows
-            ]
+                return self._codes([input_ids], [attention_mask], is_response)[0]
+            if len({len(row) for row in input_ids}) > 1:  # not padded
+                rows = zip(input_ids, attention_mask, is_response or [None] * len(input_ids), strict=True)
+                return [self._codes([i], [a], None if r is None else [r])[0] for i, a, r in rows]
+            response_BN = None if is_response is None else torch.tensor(is_response)
+            return self._codes(torch.tensor(input_ids), torch.tensor(attention_mask), response_BN).tolist()
         is_token_BN = attention_mask.bool()
-        is_response_BN = torch.zeros_like(is_token_BN) if is_response is None else torch.as_tensor(is_response).bool()
+        is_response_BN = torch.zeros_like(is_token_BN) if is_response is None else is_response.bool()
         modality_BN = torch.where(input_ids == self.image_token_id, int(Modality.IMAGE), int(Modality.TEXT))
         document_BN = torch.where(is_token_BN, 0, NONE)
-        return TokenRoles.from_responses(is_response_BN & is_token_BN, modality_BN, document_BN).to_codes()
+        return TokenRoles.from_responses(
+            is_response_BN & is_token_BN, modality_BN, document_BN, item_length=self.num_image_tokens
+        ).to_codes()
 
-    def _after_prompt(self, out: BatchFeature, conversation: Any, batched: bool, template: dict[str, Any]) -> Any:
+    def _after_prompt(self, out: BatchFeature, conversation: Any, batched: bool, template: dict[str, Any]) -> list:
         """Responses of conversations whose last message goes on: those of the prompt, and all that follows it.
 
         The template's marks end with the message's end mark, which is not there, so the prompt is rendered on its own
@@ -129,30 +136,28 @@ class MutuaProcessor(ProcessorMixin):
         """
         prompts = [messages[:-1] for messages in conversation] if batched else conversation[:-1]
         template = {**template, "add_generation_prompt": True, "return_assistant_tokens_mask": True}
-        template["processor_kwargs"] = {**template["processor_kwargs"], "padding": False, "return_tensors": None}
-        template.pop("return_tensors", None)
+        template["processor_kwargs"] = {**template["processor_kwargs"], "padding": False}
         prompt = super().apply_chat_template(prompts, **template)
         masks = []
         for ids, attention, prompt_ids, prompt_mask in zip(
             out["input_ids"], out["attention_mask"], prompt["input_ids"], prompt["assistant_masks"], strict=True
         ):
-            ids, attention = torch.as_tensor(ids), torch.as_tensor(attention).bool()
-            if ids[attention][: len(prompt_ids)].tolist() != list(prompt_ids):
+            places = [place for place, is_token in enumerate(attention) if is_token]
+            if [ids[place] for place in places[: len(prompt_ids)]] != prompt_ids:
                 raise ValueError(
                     "the chat template renders this prompt differently when its last reply goes on, so where the reply "
                     "starts is not known: end the conversation with a user message."
                 )
-            mask = torch.ones_like(ids)
-            mask[attention] = torch.tensor(
-                [*prompt_mask, *[1] * (int(attention.sum()) - len(prompt_ids))], dtype=ids.dtype
-            )
+            mask = [0] * len(ids)
+            for nth, place in enumerate(places):
+                mask[place] = prompt_mask[nth] if nth < len(prompt_ids) else 1
             masks.append(mask)
-        return torch.stack(masks) if isinstance(out["input_ids"], Tensor) else [mask.tolist() for mask in masks]
+        return masks
 
     @staticmethod
     def _expect_replies(is_response: Any, conversations: Any) -> None:
         for mask, messages in zip(is_response, conversations, strict=True):
-            if any(m["role"] == "assistant" and m["content"] for m in messages) and not torch.as_tensor(mask).any():
+            if any(m["role"] == "assistant" and m["content"] for m in messages) and not any(mask):
                 raise ValueError(
                     "the chat template does not mark what the assistant says: put {% generation %} ... "
                     "{% endgeneration %} around the assistant's message and its end token."

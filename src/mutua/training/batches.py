@@ -13,7 +13,7 @@ from mutua.data.collate import IGNORE, encode
 from mutua.data.mixture import Mixture
 from mutua.models import MutuaProcessor
 from mutua.training.recipe import TrainSettings
-from mutua.training.signals import ignore_in_worker
+from mutua.training.signals import detach_worker
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def batches(mixture: Mixture, processor: MutuaProcessor, settings: TrainSettings
         sampler=range(start, settings.steps),
         batch_size=None,
         num_workers=settings.workers,
-        worker_init_fn=ignore_in_worker,
+        worker_init_fn=detach_worker,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # its own, or the loader would draw from the generator that dropout uses
     )

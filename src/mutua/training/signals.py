@@ -39,7 +39,9 @@ class StopRequest:
         os.write(2, b"\nStopping after this step; Ctrl-C again stops at once, without saving.\n")
 
 
-def ignore_in_worker(worker: int) -> None:
-    """For data workers: Ctrl-C reaches the whole process group, and only the trainer is to act on it."""
-    for number in _SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+def detach_worker(worker: int) -> None:
+    """For data workers: a signal to the whole process group (Ctrl-C is one) is for the trainer alone to act on.
+
+    They leave the group rather than ignore signals: a worker deaf to SIGTERM would keep a failed run from ending.
+    """
+    os.setsid()
