@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import LlamaConfig, SiglipVisionConfig
 
 from mutua.models import MutuaForConditionalGeneration, MutuaProcessor
 from mutua.models.presets import build_processor, tiny_config, train_tokenizer

@@ -7,10 +7,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mutua.attention import BACKENDS, CAUSAL, MMA, MaskRequest, allowed_mask, get_policy, resolve, sdpa
+from mutua.attention import BACKENDS, MMA, POLICIES, MaskRequest, allowed_mask, get_policy, resolve, sdpa
 from mutua.roles import NONE, Modality, TokenRoles
 
-POLICY = st.sampled_from([CAUSAL, MMA])
+POLICY = st.sampled_from(list(POLICIES.values()))
+
+TEXT, IMAGE, VIDEO, AUDIO = range(4)
 
 
 @st.composite
@@ -20,7 +22,10 @@ def rows(draw: st.DrawFn) -> TokenRoles:
     for index in range(draw(st.integers(1, 3))):
         for _ in range(draw(st.integers(1, 3))):
             for kind in draw(st.lists(st.sampled_from(list(Modality)), min_size=1, max_size=4)):
-                length = draw(st.integers(1, 4))
+                # Rings need square images; every run of a modality is one.
+                length = draw(st.sampled_from([1, 2, 3]) if kind == Modality.TEXT else st.sampled_from([1, 4, 9]))
+                if modality and document[-1] == index and modality[-1] == kind != Modality.TEXT:
+                    continue
                 response += [False] * length
                 modality += [int(kind)] * length
                 document += [index] * length
@@ -36,17 +41,48 @@ def rows(draw: st.DrawFn) -> TokenRoles:
     )
 
 
+def looks_ahead(policy: str, q: int, k: int) -> bool:
+    """What each policy adds, said once more, by hand."""
+    return {
+        "causal": False,
+        "mma": q != TEXT and k == TEXT,
+        "mma-bidirectional": q != TEXT and k == TEXT,
+        "prefix": True,
+        "future-visual": q in (IMAGE, VIDEO) and k in (IMAGE, VIDEO),
+        "future-text": q in (IMAGE, VIDEO) and k == TEXT,
+        "future": q in (IMAGE, VIDEO),
+        "concentric": False,
+    }[policy] and not (policy == "future" and k == AUDIO)
+
+
+def ring(local: int, size: int) -> int:
+    """How far a patch is from the rim, walking there."""
+    side = round(size**0.5)
+    row, column = divmod(local, side)
+    steps = 0
+    while row - steps > 0 and column - steps > 0 and row + steps < side - 1 and column + steps < side - 1:
+        steps += 1
+    return steps
+
+
 def brute_force(policy, roles: TokenRoles) -> list[list[bool]]:
     """The rule of the paper, word for word, one cell at a time."""
-    document, block, modality = (x[0].tolist() for x in (roles.document_BN, roles.block_BN, roles.modality_BN))
+    document, block, modality, item = (
+        x[0].tolist() for x in (roles.document_BN, roles.block_BN, roles.modality_BN, roles.item_BN)
+    )
 
     def allowed(q: int, k: int) -> bool:
         if document[q] == NONE or document[q] != document[k]:
             return False
+        if item[q] != NONE and item[q] == item[k]:
+            if policy.name == "mma-bidirectional":
+                return True
+            if policy.name == "concentric":
+                start, size = item.index(item[q]), item.count(item[q])
+                return ring(k - start, size) <= ring(q - start, size)
         if k <= q:
             return True
-        same_block = block[q] == block[k] and block[q] != NONE
-        return same_block and policy.name == "mma" and modality[q] != 0 and modality[k] == 0
+        return block[q] == block[k] != NONE and looks_ahead(policy.name, modality[q], modality[k])
 
     return [[allowed(q, k) for k in range(len(document))] for q in range(len(document))]
 
@@ -111,6 +147,37 @@ def test_implementations_that_would_drop_the_mask_are_refused(name):
         resolve(name)
 
 
+def test_one_block_of_three_modalities():
+    """Image, sound, then words: under mma both look ahead to the words, and not to each other."""
+    modality = torch.tensor([[TEXT, IMAGE, IMAGE, AUDIO, AUDIO, TEXT]])
+    roles = TokenRoles.from_responses(torch.zeros(1, 6).bool(), modality, torch.zeros(1, 6))
+    drawn = ["".join("x" if cell else "." for cell in row) for row in allowed_mask(get_policy("mma"), roles)[0]]
+    assert drawn == ["x.....", "xx...x", "xxx..x", "xxxx.x", "xxxxxx", "xxxxxx"]
+    drawn = ["".join("x" if cell else "." for cell in row) for row in allowed_mask(get_policy("future"), roles)[0]]
+    assert drawn == ["x.....", "xxx..x", "xxx..x", "xxxx..", "xxxxx.", "xxxxxx"]
+
+
+def test_concentric_positions():
+    """Text, a 3 x 3 image (rings 0 and 1), text; then another document."""
+    modality = torch.tensor([[TEXT] + [IMAGE] * 9 + [TEXT] * 2 + [TEXT] + [IMAGE] * 4 + [TEXT]])
+    document = torch.tensor([[0] * 12 + [1] * 6])
+    roles = TokenRoles.from_responses(torch.zeros(1, 18).bool(), modality, document)
+    expected = [0, 1, 1, 1, 1, 2, 1, 1, 1, 1, 3, 4, 0, 1, 1, 1, 1, 2]
+    assert get_policy("concentric").positions(roles).tolist() == [expected]
+
+
+def test_concentric_needs_a_square():
+    roles = TokenRoles.from_responses(torch.zeros(1, 3).bool(), torch.ones(1, 3), torch.zeros(1, 3))
+    with pytest.raises(ValueError, match="an image of 3 tokens is no square grid"):
+        allowed_mask(get_policy("concentric"), roles)
+
+
+@pytest.mark.parametrize("policy", POLICIES.values(), ids=str)
+def test_every_policy_says_what_it_is_and_where_from(policy):
+    assert policy.summary.endswith(".")
+    assert policy.source
+
+
 def test_unknown_policy():
-    with pytest.raises(ValueError, match="unknown attention policy 'mmma': use one of causal, mma"):
+    with pytest.raises(ValueError, match="unknown attention policy 'mmma': use one of causal, mma, "):
         get_policy("mmma")

@@ -11,16 +11,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers.masking_utils import sliding_window_causal_mask_function
 
-from mutua.attention import CAUSAL, MMA, MaskRequest, Policy, allowed_mask, flash, reference, split
+from mutua.attention import CAUSAL, MMA, POLICIES, MaskRequest, Policy, allowed_mask, flash, reference, split
 from mutua.roles import NONE, Modality, TokenRoles
 
-POLICIES = [
-    MMA,
-    CAUSAL,
-    Policy("everyone sees text", "And audio sees video, text sees audio.", MMA.looks_ahead | {
-        (Modality.AUDIO, Modality.VIDEO), (Modality.TEXT, Modality.AUDIO)
-    }),
-]  # fmt: skip
+RECTANGULAR = [policy for policy in POLICIES.values() if policy.is_rectangular]
+# Looking ahead in more ways than any policy of ours.
+RECTANGULAR.append(
+    replace(MMA, looks_ahead=MMA.looks_ahead | {(Modality.AUDIO, Modality.VIDEO), (Modality.TEXT, Modality.AUDIO)})
+)
 COMMON = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
 
@@ -137,7 +135,7 @@ def cases(draw: st.DrawFn) -> Case:
             padding_BK &= torch.rand(padding_BK.shape, generator=generator) > 0.05
     groups = draw(st.sampled_from([1, 1, 2, 3]))
     return Case(
-        policy=draw(st.sampled_from(POLICIES)),
+        policy=draw(st.sampled_from(RECTANGULAR)),
         roles=roles,
         padding_BK=padding_BK,
         past=past,
@@ -310,9 +308,10 @@ def test_refusals():
     plan, module = case.plan(), torch.nn.Identity()
     with pytest.raises(ValueError, match=r"and_mask.*mutua_sdpa"):
         case.plan(mask_function=sliding_window_causal_mask_function(4))
-    ring = Policy("ring", "Images see themselves.", frozenset({(Modality.IMAGE, Modality.IMAGE)}))
-    with pytest.raises(ValueError, match=r"'ring'.*mutua_sdpa"):
-        case_of(case.roles, policy=ring).plan()
+    for policy in POLICIES.values():
+        if policy not in RECTANGULAR:
+            with pytest.raises(ValueError, match=rf"'{policy.name}'.*mutua_sdpa"):
+                case_of(case.roles, policy=policy).plan()
     with pytest.raises(ValueError, match=r"dropout=0\.1.*mutua_sdpa"):
         split.attend(module, q, k, v, plan, dropout=0.1)
     with pytest.raises(ValueError, match=r"softcap=30\.0.*mutua_sdpa"):

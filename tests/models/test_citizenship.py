@@ -87,7 +87,7 @@ def test_roles_follow_who_speaks(processor, encode):
 
 def test_a_reply_that_goes_on_is_a_response(encode, processor):
     out = encode(
-        [ASKED + [assistant("yes")], [*ASKED, assistant("it is"), user("why?"), assistant("be")]],
+        [[*ASKED, assistant("yes")], [*ASKED, assistant("it is"), user("why?"), assistant("be")]],
         continue_final_message=True,
     )
     for row, expected in enumerate(["yes", "it is<|end|>be"]):

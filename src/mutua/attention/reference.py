@@ -4,6 +4,8 @@
                  AND ( k <= q
                        OR ( block(q) == block(k) != none AND looks_ahead(modality(q), modality(k)) ) )
 
+and where a policy orders the tokens of one image otherwise, that order stands in place of `k <= q` inside the image.
+
 Shape suffixes: B batch, H heads, Q queries, K keys, N tokens, D head dimension.
 """
 
@@ -12,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mutua.attention.policy import Policy
+from mutua.attention.policy import Policy, rings
 from mutua.roles import NONE, TokenRoles
 
 
@@ -24,13 +26,22 @@ def allowed_mask(policy: Policy, roles: TokenRoles) -> Tensor:
     document_BQ1, document_B1K = roles.document_BN[:, :, None], roles.document_BN[:, None, :]
     block_BQ1, block_B1K = roles.block_BN[:, :, None], roles.block_BN[:, None, :]
     modality_BQ1, modality_B1K = roles.modality_BN[:, :, None], roles.modality_BN[:, None, :]
+    item_BQ1, item_B1K = roles.item_BN[:, :, None], roles.item_BN[:, None, :]
 
     index_N = torch.arange(roles.document_BN.shape[1], device=roles.document_BN.device)
     causal_QK = index_N[None, :] <= index_N[:, None]
     same_document_BQK = (document_BQ1 == document_B1K) & (document_BQ1 != NONE)
     same_block_BQK = (block_BQ1 == block_B1K) & (block_BQ1 != NONE)
+    same_item_BQK = (item_BQ1 == item_B1K) & (item_BQ1 != NONE)
     looks_ahead_BQK = policy.table(document_BQ1.device)[modality_BQ1, modality_B1K]
-    return same_document_BQK & (causal_QK | (same_block_BQK & looks_ahead_BQK))
+
+    ordered_BQK = causal_QK.expand_as(same_item_BQK)
+    if policy.within_item == "both-ways":
+        ordered_BQK = ordered_BQK | same_item_BQK
+    if policy.within_item == "rings":
+        ring_BN = rings(roles)[0]
+        ordered_BQK = torch.where(same_item_BQK, ring_BN[:, None, :] <= ring_BN[:, :, None], ordered_BQK)
+    return same_document_BQK & (ordered_BQK | (same_block_BQK & looks_ahead_BQK))
 
 
 def attend(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mutua.attention.policy import Policy
-from mutua.roles import TokenRoles
+from mutua.roles import NONE, TokenRoles
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,6 @@ class MaskRequest:
         roles: of the tokens in this forward (not of cached ones: nothing looks ahead into the past).
         policy: which modality looks ahead to which.
         padding_BK: bool, false where a key is padding; None if there is none. Covers cached keys too.
-        kv_length: number of keys without a cache.
     """
 
     roles: TokenRoles
@@ -39,13 +38,15 @@ class MaskRequest:
 
     @property
     def looks_ahead(self) -> bool:
-        """Whether any token of this forward may see a later one. A decode step never does."""
+        """Whether the mask of this forward may differ from a causal one. That of a decode step never does."""
         if self.policy.is_causal or self.shape[1] == 1:
             return False
         if torch.compiler.is_compiling():  # looking at the data would break the graph
             return True
+        if self.policy.within_item != "causal" and bool((self.roles.item_BN != NONE).any()):
+            return True
         ahead = self.policy.table().any(-1).to(self.roles.modality_BN.device)
-        return bool((ahead[self.roles.modality_BN] & (self.roles.block_BN >= 0)).any())
+        return bool((ahead[self.roles.modality_BN] & (self.roles.block_BN != NONE)).any())
 
     @property
     def is_packed(self) -> bool:

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import causal_mask_function, sdpa_mask
 
-from mutua.attention.policy import Policy
+from mutua.attention.policy import Policy, rings
 from mutua.attention.request import expect_request
 from mutua.roles import TokenRoles
 
@@ -64,8 +64,21 @@ def build_mask(
     same_document_BQK = document_BQ[:, :, None] == document_BQ[:, local_K][:, None, :]
     mask_BQK = base_B1QK[:, 0]
     if looks_ahead:
+        mask_BQK = _within_items(mask_BQK, request.policy, request.roles, local_K, is_here_K)
         mask_BQK = mask_BQK | (_look_ahead(request.policy, request.roles, local_K) & is_here_K)
     return (mask_BQK & (same_document_BQK | ~is_here_K))[:, None]
+
+
+def _within_items(mask_BQK: Tensor, policy: Policy, roles: TokenRoles, local_K: Tensor, is_here_K: Tensor) -> Tensor:
+    """The policy's own order of the tokens of one image, in place of the causal one."""
+    if policy.within_item == "causal":
+        return mask_BQK
+    item_BQ, item_BK = roles.item_BN, roles.item_BN[:, local_K]
+    same_item_BQK = (item_BQ[:, :, None] == item_BK[:, None, :]) & (item_BQ >= 0)[:, :, None] & is_here_K
+    if policy.within_item == "both-ways":
+        return mask_BQK | same_item_BQK
+    ring_BQ = rings(roles)[0]
+    return torch.where(same_item_BQK, ring_BQ[:, local_K][:, None, :] <= ring_BQ[:, :, None], mask_BQK)
 
 
 def _look_ahead(policy: Policy, roles: TokenRoles, local_K: Tensor) -> Tensor:

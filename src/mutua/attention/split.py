@@ -59,8 +59,8 @@ def build_mask(
     request = expect_request(attention_mask, NAME)
     if not request.policy.is_rectangular:
         raise ValueError(
-            f"attn_implementation {NAME!r} computes rectangles only, and what the policy {request.policy.name!r} shows "
-            f"is none: use {sdpa.NAME!r}."
+            f"attn_implementation {NAME!r} computes rectangles only, and what the policy {request.policy.name!r} adds "
+            f"to causal attention has another shape: use {sdpa.NAME!r}."
         )
     if mask_function is not causal_mask_function:
         raise ValueError(
@@ -217,6 +217,8 @@ def _is_first_whole(passes: tuple[Pass, ...], q_BHND: Tensor) -> bool:
 
 def _slice(x_BHN: Tensor, rows: Range, tokens: Range) -> Tensor:
     """A view of the tokens of some rows; trailing dimensions, if any, stay."""
+    if rows == (0, x_BHN.shape[0]) and tokens == (0, x_BHN.shape[2]):
+        return x_BHN
     return x_BHN.narrow(0, rows[0], rows[1] - rows[0]).narrow(2, tokens[0], tokens[1] - tokens[0])
 
 

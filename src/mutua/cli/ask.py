@@ -32,7 +32,9 @@ def ask(
     """Ask a question about one picture or several."""
     with mistakes_told():
         if Path(question).is_file():
-            raise ValueError(f"the last word must be the question, but {question!r} is a file: add a question in quotes.")
+            raise ValueError(
+                f"the last word must be the question, but {question!r} is a file: add a question in quotes."
+            )
         from transformers import TextStreamer
 
         from mutua.api import conversation, reply

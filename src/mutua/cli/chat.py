@@ -19,7 +19,9 @@ In the chat: /image PATH adds a picture to your next message, /new starts over, 
 
 
 def chat(
-    images: Annotated[list[str] | None, typer.Argument(metavar="[IMAGE]...", help="Pictures of the first turn.")] = None,
+    images: Annotated[
+        list[str] | None, typer.Argument(metavar="[IMAGE]...", help="Pictures of the first turn.")
+    ] = None,
     model: ModelOption = None,
     policy: PolicyOption = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 64,

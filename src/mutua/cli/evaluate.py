@@ -41,7 +41,9 @@ def evaluate(
     policy: Annotated[str | None, typer.Option("--policy", "-p", help="Another attention policy: mma, causal.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Questions per source, spread evenly over it.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Questions per batch.")] = 64,
-    json_path: Annotated[Path | None, typer.Option("--json", help="Write scores and every answer to this file.")] = None,
+    json_path: Annotated[
+        Path | None, typer.Option("--json", help="Write scores and every answer to this file.")
+    ] = None,
     figure: Annotated[Path | None, typer.Option("--figure", help="Draw the accuracies to this PNG.")] = None,
 ) -> None:
     """Print accuracy per question family, greedy answers, exact match, with 95 % intervals."""

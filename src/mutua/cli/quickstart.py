@@ -69,7 +69,9 @@ def quickstart(
         picture = output / "scene.png"
         sample.prompt()[-1]["content"][0]["image"].save(picture)
         question = sample.question
-        out.print(f'\nmutua ask {picture} "{question}" --model {output / "mma" / "model"}', style="bold", soft_wrap=True)
+        out.print(
+            f'\nmutua ask {picture} "{question}" --model {output / "mma" / "model"}', style="bold", soft_wrap=True
+        )
         out.print(f"{ask(*networks['mma'], picture, question)}   (right: {sample.answer})")
         out.print(
             f"\nmodels: {output}/mma/model, {output}/causal/model   figure: {output}/accuracy.png   "

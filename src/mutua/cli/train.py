@@ -22,7 +22,8 @@ EXAMPLES = """Examples:
 def train(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yaml", help="What the run is; see docs/training.md.")],
     overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Replace one value of the recipe; repeatable.")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Replace one value of the recipe; repeatable."),
     ] = None,
 ) -> None:
     """Train a model. Stop it at any moment (Ctrl-C); the same command goes on, bit for bit."""

@@ -15,7 +15,7 @@ from transformers import AutoModel, Cache, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
 from transformers.utils import can_return_tuple
 
-from mutua.attention import MaskRequest, get_policy, resolve
+from mutua.attention import MaskRequest, Policy, get_policy, resolve
 from mutua.models.configuration import MutuaConfig
 from mutua.models.connectors import CONNECTORS, PerceiverResampler
 from mutua.roles import Modality, TokenRoles, response_codes
@@ -103,14 +103,11 @@ class MutuaModel(MutuaPreTrainedModel):
 
         if past_key_values is not None and bool((roles.document_BN > 0).any()):
             raise ValueError("packed rows (several documents in a row) cannot be decoded with a cache: one row each.")
+        policy = get_policy(self.config.attention_policy)
         if position_ids is None:
             past = 0 if past_key_values is None else past_key_values.get_seq_length()
-            position_ids = _positions(roles, attention_mask, past)
-        request = MaskRequest(
-            roles=roles,
-            policy=get_policy(self.config.attention_policy),
-            padding_BK=_padding(roles, attention_mask, past_key_values),
-        )
+            position_ids = _positions(policy, roles, attention_mask, past)
+        request = MaskRequest(roles, policy, _padding(roles, attention_mask, past_key_values))
         return self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=request,
@@ -229,7 +226,22 @@ class MutuaForConditionalGeneration(MutuaPreTrainedModel, GenerationMixin):
                 f"prefill_chunk_size={chunk} would cut prompt blocks, and images could no longer see the question "
                 "that follows them: leave it out."
             )
+        if (codes_BN := kwargs.get("token_type_ids")) is not None:
+            kwargs["prompt_length"] = codes_BN.shape[1]
         return super().generate(*args, **kwargs)
+
+    def prepare_inputs_for_generation(
+        self, input_ids: Tensor, prompt_length: int | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        """As in Transformers, which lengthens `token_type_ids` by repeating the last code. What comes after the prompt
+        is the model's (or, in assisted decoding, a guess at it): responses, never part of a block."""
+        codes_BN = kwargs.get("token_type_ids")
+        if codes_BN is not None and prompt_length is not None:
+            new_BN = response_codes(codes_BN[:, prompt_length - 1 : prompt_length]).expand_as(
+                codes_BN[:, prompt_length:]
+            )
+            kwargs["token_type_ids"] = torch.cat([codes_BN[:, :prompt_length], new_BN], dim=1)
+        return super().prepare_inputs_for_generation(input_ids, **kwargs)
 
     def _expand_inputs_for_generation(
         self,
@@ -258,18 +270,17 @@ class MutuaForConditionalGeneration(MutuaPreTrainedModel, GenerationMixin):
         """`generate` asks for a finished mask when the cache is static; ours is built in `forward`, for every cache."""
         return attention_mask
 
-    def _update_model_kwargs_for_generation(
-        self, outputs: Any, model_kwargs: dict[str, Any], is_encoder_decoder: bool = False, num_new_tokens: int = 1
-    ) -> dict[str, Any]:
-        # Transformers repeats the last code, which is a prompt token's; what the model says is a response.
-        codes_BN = model_kwargs.get("token_type_ids")
-        model_kwargs = super()._update_model_kwargs_for_generation(
-            outputs, model_kwargs, is_encoder_decoder, num_new_tokens
-        )
-        if codes_BN is not None:
-            new_B1 = response_codes(codes_BN[:, -1:]).expand(-1, num_new_tokens)
-            model_kwargs["token_type_ids"] = torch.cat([codes_BN, new_B1], dim=-1)
-        return model_kwargs
+    def _prepare_position_ids_for_generation(self, inputs_tensor: Tensor, model_kwargs: dict[str, Any]) -> Tensor:
+        # Some policies number the tokens of an image in their own way; the roles of the whole text so far tell how.
+        codes_BN, policy = model_kwargs.get("token_type_ids"), get_policy(self.config.attention_policy)
+        if codes_BN is None or policy.within_item != "rings":
+            return super()._prepare_position_ids_for_generation(inputs_tensor, model_kwargs)
+        if codes_BN.shape != model_kwargs["attention_mask"].shape:
+            raise ValueError(
+                f"policy {policy.name!r} needs the roles of the cached text to go on from it: pass input_ids and "
+                "token_type_ids of the whole conversation, as the processor returns them."
+            )
+        return policy.positions(TokenRoles.from_codes(codes_BN))
 
 
 def _place_images(inputs_embeds_BNT: Tensor, image_tokens_IPT: Tensor, roles: TokenRoles) -> Tensor:
@@ -284,10 +295,15 @@ def _place_images(inputs_embeds_BNT: Tensor, image_tokens_IPT: Tensor, roles: To
     return inputs_embeds_BNT.masked_scatter(is_image_BN[..., None], image_tokens_IPT.to(inputs_embeds_BNT.dtype))
 
 
-def _positions(roles: TokenRoles, attention_mask_BK: Tensor | None, past: int) -> Tensor:
+def _positions(policy: Policy, roles: TokenRoles, attention_mask_BK: Tensor | None, past: int) -> Tensor:
     """Positions within each document, padding not counted; continued from the cache where there is one."""
     if past == 0:
-        return roles.positions()
+        return policy.positions(roles)
+    if policy.within_item == "rings":
+        raise ValueError(
+            f"policy {policy.name!r} gives an image fewer positions than tokens, so where cached text ends is not known: "
+            "pass position_ids (`generate` does so by itself)."
+        )
     tokens = roles.document_BN.shape[1]
     if attention_mask_BK is not None:
         return (attention_mask_BK.long().cumsum(-1) - 1).clamp(min=0)[:, -tokens:]

@@ -1,0 +1,374 @@
+"""What look-ahead attention costs: causal flash, dense mask, flex and split, measured side by side.
+
+Every round times each variant once, in turn, so that a slow moment of the machine hits all of them; a ratio is the
+median over rounds of (variant / causal flash) within a round. Beside it stands the limit: the cells (query-key pairs)
+that have to be computed, relative to those of causal attention over the whole row.
+
+Shape suffixes: B batch, H heads, N tokens, D head dimension.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+import multiprocessing
+import platform
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from mutua.attention import BACKENDS, MMA, MaskRequest, sdpa
+from mutua.attention.rectangles import find_passes
+from mutua.roles import Modality, TokenRoles
+
+EXAMPLES = """examples:
+  python benchmarks/attention.py                                    the table of docs/performance.md, about 5 minutes
+  python benchmarks/attention.py --quick                            under 30 seconds
+  python benchmarks/attention.py --tokens 4096 --image-tokens 144 576 2880 --images 1 4 --csv layouts.csv
+  python benchmarks/attention.py --tokens 8192 --packed 8           eight documents in a row
+  python benchmarks/attention.py --device cuda --plot speed.png     bf16, shapes of a 4B and an 8B model
+"""
+CAUSAL = "causal flash"
+VARIANTS = {CAUSAL: None, "dense": "mutua_sdpa", "flex": "mutua_flex", "split": "mutua_split"}
+HEADER, LABEL = 8, 4  # text tokens before everything, and before each image
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Heads, key/value heads and head dimension of a model's attention, and its precision."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    dtype: str
+
+
+SHAPES = {
+    "cpu": [Shape(8, 8, 64, "float32")],
+    "cuda": [Shape(32, 32, 96, "bfloat16"), Shape(32, 8, 128, "bfloat16")],  # models of 4B and 8B parameters
+}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A row of `documents` equal conversations: header, labelled images, question, and the rest is the answer."""
+
+    tokens: int
+    image_tokens: int
+    images: int
+    question: int
+    documents: int = 1
+
+    @property
+    def fits(self) -> bool:
+        prompt = HEADER + self.images * (LABEL + self.image_tokens) + self.question
+        return self.documents * (prompt + 1) <= self.tokens
+
+    def roles(self, device: str) -> TokenRoles:
+        length = self.tokens // self.documents
+        modality = [0] * HEADER + ([0] * LABEL + [int(Modality.IMAGE)] * self.image_tokens) * self.images
+        prompt = len(modality) + self.question
+        modality_N = torch.zeros(self.tokens, dtype=torch.long)
+        response_N = torch.ones(self.tokens, dtype=torch.bool)
+        document_N = (torch.arange(self.tokens) // length).clamp(max=self.documents - 1)
+        for first in range(0, length * self.documents, length):
+            modality_N[first : first + len(modality)] = torch.tensor(modality)
+            response_N[first : first + prompt] = False
+        return TokenRoles.from_responses(
+            response_N[None].to(device), modality_N[None].to(device), document_N[None].to(device)
+        )
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table. Times in ms, memory in MiB (inputs, output and gradients included); None: not run."""
+
+    device: str
+    heads: int
+    kv_heads: int
+    head_dim: int
+    dtype: str
+    tokens: int
+    image_tokens: int
+    images: int
+    question: int
+    documents: int
+    variant: str
+    limit: float
+    rounds: int
+    note: str
+    mask_ms: float | None = None
+    forward_ms: float | None = None
+    forward_ratio: float | None = None
+    both_ms: float | None = None
+    both_ratio: float | None = None
+    peak_mib: float | None = None
+
+
+class Runner:
+    """One variant on one layout: its inputs, its mask, and a step that times forward and backward."""
+
+    def __init__(self, variant: str, layout: Layout, shape: Shape, device: str) -> None:
+        self.device = device
+        # A compiled backward of flex attention exists on CUDA only.
+        self.has_backward = variant != "flex" or device == "cuda"
+        dtype = getattr(torch, shape.dtype)
+        generator = torch.Generator(device).manual_seed(0)
+        self.q_BHND, self.k_BHND, self.v_BHND, self.grad_BNHD = (
+            torch.randn(1, layout.tokens, heads, shape.head_dim, dtype=dtype, device=device, generator=generator)
+            for heads in (shape.heads, shape.kv_heads, shape.kv_heads, shape.heads)
+        )
+        self.q_BHND, self.k_BHND, self.v_BHND = (
+            x.transpose(1, 2).requires_grad_(self.has_backward) for x in (self.q_BHND, self.k_BHND, self.v_BHND)
+        )
+        self.module = nn.Module()
+        self.module.num_key_value_groups = shape.heads // shape.kv_heads  # type: ignore[assignment]
+        self.scale = shape.head_dim**-0.5
+        backend = VARIANTS[variant]
+        self.attend: Callable[..., Any] = sdpa.attend if backend is None else BACKENDS[backend].attend
+        start = self._now()
+        self.mask = None
+        if backend is not None:
+            self.mask = BACKENDS[backend].build_mask(
+                1,
+                layout.tokens,
+                layout.tokens,
+                attention_mask=MaskRequest(layout.roles(device), MMA, None),
+                device=device,
+            )
+        self.mask_ms = 1e3 * (self._now() - start)
+
+    def _now(self) -> float:
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def step(self) -> tuple[float, float]:
+        """Milliseconds of a forward, and of a forward and backward (nan without one)."""
+        for x in (self.q_BHND, self.k_BHND, self.v_BHND):
+            x.grad = None
+        start = self._now()
+        out_BNHD: Tensor = self.attend(
+            self.module, self.q_BHND, self.k_BHND, self.v_BHND, self.mask, scaling=self.scale
+        )[0]
+        middle = self._now()
+        if not self.has_backward:
+            return 1e3 * (middle - start), math.nan
+        out_BNHD.backward(self.grad_BNHD)
+        return 1e3 * (middle - start), 1e3 * (self._now() - start)
+
+
+def peak_memory(variant: str, layout: Layout, shape: Shape, device: str) -> float | None:
+    """MiB at the peak of one forward and backward, inputs included; None if they do not fit.
+
+    CUDA: the allocator's own peak. CPU: the growth of the peak resident size of a process of its own, forked before
+    this one has computed anything (a fork of a process with busy OpenMP threads hangs).
+    """
+    if device == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        try:
+            Runner(variant, layout, shape, device).step()
+        except torch.OutOfMemoryError:
+            return None
+        return torch.cuda.max_memory_allocated() / 2**20
+    ours, theirs = multiprocessing.Pipe(duplex=False)
+    arguments = (theirs, variant, layout, shape, device)
+    process = multiprocessing.get_context("fork").Process(target=_measure_growth, args=arguments)
+    process.start()
+    theirs.close()
+    try:
+        return ours.recv()
+    except EOFError:  # killed for its memory
+        return None
+    finally:
+        process.join()
+
+
+def _measure_growth(out: Connection, variant: str, layout: Layout, shape: Shape, device: str) -> None:
+    Runner(variant, Layout(128, 32, 1, 8), shape, device).step()  # libraries and threads load at their first use
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Runner(variant, layout, shape, device).step()
+    growth = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    out.send(growth / (2**20 if platform.system() == "Darwin" else 2**10))
+
+
+def limit(layout: Layout) -> float:
+    """Cells that have to be computed, relative to causal attention over the whole row."""
+    cells = sum(part.cells for part in find_passes(MMA, layout.roles("cpu")))
+    return cells / (layout.tokens * (layout.tokens + 1) // 2)
+
+
+def measure(layout: Layout, shape: Shape, device: str, seconds: float, peaks: dict[str, float | str]) -> Iterator[Row]:
+    """The rows of one layout: rounds over all variants until `seconds` are over.
+
+    `peaks` holds the peak memory of each variant, or why it is not to be run.
+    """
+    runners = {name: Runner(name, layout, shape, device) for name, peak in peaks.items() if not isinstance(peak, str)}
+    if layout.tokens <= 8192 or device == "cuda":  # beyond, a warm-up costs more than it brings
+        for runner in runners.values():
+            runner.step()
+    rounds: list[dict[str, tuple[float, float]]] = []
+    start = time.perf_counter()
+    while not rounds or (time.perf_counter() - start < seconds and len(rounds) < 50):
+        rounds.append({name: runner.step() for name, runner in runners.items()})
+
+    def median(name: str, what: int, over: str | None = None) -> float:
+        return statistics.median(times[name][what] / (times[over][what] if over else 1) for times in rounds)
+
+    for name, peak in peaks.items():
+        row = {
+            **{"device": device, **asdict(shape), **asdict(layout), "variant": name, "limit": limit(layout)},
+            **{"rounds": 0, "note": peak},
+        }
+        if name in runners:
+            row |= {"rounds": len(rounds), "mask_ms": runners[name].mask_ms, "peak_mib": peak, "note": ""}
+            row |= {"forward_ms": median(name, 0), "forward_ratio": median(name, 0, CAUSAL)}
+            if runners[name].has_backward:
+                row |= {"both_ms": median(name, 1), "both_ratio": median(name, 1, CAUSAL)}
+            else:
+                row["note"] = "no backward on cpu"
+        yield Row(**row)
+
+
+def why_not(variant: str, layout: Layout, device: str, max_mask_gib: float) -> str | None:
+    """Why a variant is left out of a layout, without trying."""
+    # A byte a cell, and four more where scaled_dot_product_attention turns the mask into float32.
+    gib = 5 * layout.tokens**2 / 2**30
+    if variant == "dense" and device == "cpu" and gib > max_mask_gib:
+        return f"skipped: its mask takes {gib:.1f} GiB"
+    return None
+
+
+def show(rows: list[Row], console: Console) -> None:
+    """The table, a line a variant."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("model", "tokens", "images", "variant", "mask ms", "forward ms", "ratio", "fwd+bwd ms", "ratio"):
+        table.add_column(column, justify="left" if column in ("model", "variant") else "right", no_wrap=True)
+    for column in ("limit", "peak MiB", "rounds"):
+        table.add_column(column, justify="right")
+
+    def number(value: float | None, digits: int) -> str:
+        return "" if value is None else f"{value:,.{digits}f}"
+
+    for index, row in enumerate(rows):
+        is_last = index + 1 == len(rows) or rows[index + 1].variant == CAUSAL
+        table.add_row(
+            f"{row.heads}/{row.kv_heads}x{row.head_dim} {row.dtype}",
+            str(row.tokens),
+            f"{row.documents} x {row.images} x {row.image_tokens}",
+            row.variant,
+            number(row.mask_ms, 1),
+            row.note if row.forward_ms is None else number(row.forward_ms, 1),
+            number(row.forward_ratio, 2),
+            row.note if row.both_ms is None and row.forward_ms is not None else number(row.both_ms, 1),
+            number(row.both_ratio, 2),
+            number(row.limit, 3),
+            number(row.peak_mib, 0),
+            str(row.rounds),
+            end_section=is_last,
+        )
+    console.print(table)
+
+
+def plot(rows: list[Row], path: Path) -> None:
+    """Forward and backward relative to causal flash, over tokens, a panel a layout; dotted: the limit."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    panels: dict[str, list[Row]] = {}
+    for row in rows:
+        name = f"{row.heads}/{row.kv_heads} heads x {row.head_dim}, {row.images} x {row.image_tokens} image tokens"
+        panels.setdefault(name + (f", {row.documents} documents" if row.documents > 1 else ""), []).append(row)
+    figure = Figure(figsize=(5 * len(panels), 4), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, (name, of_panel) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for variant in VARIANTS:
+            points = [(row.tokens, row.both_ratio) for row in of_panel if row.variant == variant and row.both_ratio]
+            if points:
+                axes.plot(*zip(*points, strict=True), marker="o", label=variant)
+        limits = sorted({(row.tokens, row.limit) for row in of_panel})
+        axes.plot(*zip(*limits, strict=True), ":", color="0.4", label="limit")
+        axes.set_xscale("log", base=2)
+        axes.set_title(name, fontsize=9)
+        axes.set_xlabel("tokens")
+        axes.set_ylabel("forward + backward / causal flash")
+        axes.legend(frameon=False)
+    figure.savefig(path)
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n\n")[0], epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--tokens", type=int, nargs="+", default=[1024, 2048, 4096, 8192, 16384, 32768])
+    parser.add_argument("--image-tokens", type=int, nargs="+", default=[576], help="tokens of an image")
+    parser.add_argument("--images", type=int, nargs="+", default=[1], help="images of a document")
+    parser.add_argument("--question", type=int, default=64, help="tokens of the question behind the images")
+    parser.add_argument("--packed", type=int, default=1, metavar="DOCUMENTS", help="documents in a row")
+    parser.add_argument("--device", choices=SHAPES, default="cpu")
+    parser.add_argument("--seconds", type=float, default=8.0, help="time for the rounds of a layout; at least one")
+    parser.add_argument("--max-mask-gib", type=float, default=4.0, help="leave out dense masks above this, on the CPU")
+    parser.add_argument("--quick", action="store_true", help="1024 and 2048 tokens, two seconds each")
+    parser.add_argument("--csv", type=Path, help="write the table there, unrounded")
+    parser.add_argument("--plot", type=Path, help="write a figure there (PNG or SVG)")
+    options = parser.parse_args(arguments)
+    if options.quick:
+        options.tokens, options.seconds = [1024, 2048], 2.0
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: this machine has no CUDA device; leave it out to measure on the CPU.")
+    return options
+
+
+def main() -> None:
+    options = parse()
+    console = Console(width=150 if not sys.stdout.isatty() else None)
+    variants = [name for name, backend in VARIANTS.items() if backend is None or backend in BACKENDS]
+    layouts = [
+        Layout(tokens, image_tokens, images, options.question, options.packed)
+        for image_tokens in options.image_tokens
+        for images in options.images
+        for tokens in options.tokens
+    ]
+    for layout in layouts:
+        if not layout.fits:
+            console.print(f"left out, too long for {layout.tokens} tokens: {layout.images} x {layout.image_tokens}")
+    plan = [(shape, layout) for shape in SHAPES[options.device] for layout in layouts if layout.fits]
+    if not plan:
+        sys.exit("nothing to measure: the images and the question are longer than the row; raise --tokens.")
+    # Memory comes first: its processes are forks of this one, which must not have computed anything yet.
+    peaks: dict[tuple[Shape, Layout], dict[str, float | str]] = {}
+    for key in plan:
+        peaks[key] = {}
+        for name in variants:
+            reason = why_not(name, key[1], options.device, options.max_mask_gib)
+            peaks[key][name] = reason or peak_memory(name, key[1], key[0], options.device) or "did not fit"
+    rows: list[Row] = []
+    for key, of_layout in peaks.items():
+        rows += measure(key[1], key[0], options.device, options.seconds, of_layout)
+    what = torch.cuda.get_device_name() if options.device == "cuda" else f"{torch.get_num_threads()} threads"
+    console.print(f"torch {torch.__version__}, {what}, batch 1; ratios: median over rounds of variant / causal flash")
+    show(rows, console)
+    if options.csv:
+        with options.csv.open("w", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=list(asdict(rows[0])))
+            writer.writeheader()
+            writer.writerows(asdict(row) for row in rows)
+    if options.plot:
+        plot(rows, options.plot)
+
+
+if __name__ == "__main__":
+    main()
