@@ -2,8 +2,8 @@
 
 Every token has a *document* (which packed sample it belongs to; padding has none), a *modality* and a *block*. A
 conversation alternates prompt blocks (everything the model is given before a reply, reply header included) and
-responses; a response token has no block. A token that is not text also has an *item*: which image (or clip) it is part of.
-The attention rule needs nothing else.
+responses; a response token has no block. A token that is not text also has an *item*: which image (or clip) it is part
+of. The attention rule needs nothing else.
 
 Shape suffixes: B batch, N tokens.
 """
@@ -30,8 +30,8 @@ class Modality(IntEnum):
 
 
 # A code is a bit field: bit 0 is set for every real token (so 0 is padding, the value with which every Transformers
-# collator pads `token_type_ids`), bits 1-3 hold the modality, bits 4-15 the block + 1, bits 16-27 the item + 1, the bits
-# above the document.
+# collator pads `token_type_ids`), bits 1-3 hold the modality, bits 4-15 the block + 1, bits 16-27 the item + 1, the
+# bits above the document.
 _MODALITY_SHIFT, _BLOCK_SHIFT, _ITEM_SHIFT, _DOCUMENT_SHIFT = 1, 4, 16, 28
 MAX_BLOCKS = (1 << (_ITEM_SHIFT - _BLOCK_SHIFT)) - 1
 MAX_ITEMS = (1 << (_DOCUMENT_SHIFT - _ITEM_SHIFT)) - 1

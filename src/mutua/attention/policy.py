@@ -90,8 +90,8 @@ def rings(roles: TokenRoles) -> tuple[Tensor, Tensor]:
     if bool((side_BN.square() != count_BN).any()):
         count = int(count_BN[side_BN.square() != count_BN][0])
         raise ValueError(
-            f"an image of {count} tokens is no square grid, so it has no rings: use the connector 'mlp', or a number of "
-            "tokens that is a square."
+            f"an image of {count} tokens is no square grid, so it has no rings: use the connector 'mlp', or a square "
+            "number of tokens."
         )
     row_BN = local_BN.div(side_BN.clamp(min=1), rounding_mode="floor")
     column_BN = local_BN - row_BN * side_BN

@@ -61,7 +61,7 @@ def expect_request(attention_mask: object, backend: str) -> MaskRequest:
     """The request that the model passed; TypeError if something else arrived in its place."""
     if not isinstance(attention_mask, MaskRequest):
         raise TypeError(
-            f"the attention backend {backend!r} got {type(attention_mask).__name__} for a mask and no token roles, so it "
-            "would silently be causal. Use it with MutuaForConditionalGeneration."
+            f"the attention backend {backend!r} got {type(attention_mask).__name__} for a mask and no token roles, so "
+            "it would silently be causal. Use it with MutuaForConditionalGeneration."
         )
     return attention_mask

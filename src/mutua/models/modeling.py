@@ -218,7 +218,7 @@ class MutuaForConditionalGeneration(MutuaPreTrainedModel, GenerationMixin):
         )
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
-        """As in Transformers, all of it but `prefill_chunk_size`: a prefill cut inside a block would lose look-ahead."""
+        """As in Transformers, all but `prefill_chunk_size`: a prefill cut inside a block would lose look-ahead."""
         config = kwargs.get("generation_config") or self.generation_config
         chunk = kwargs.get("prefill_chunk_size", getattr(config, "prefill_chunk_size", None))
         if chunk is not None:
@@ -301,8 +301,8 @@ def _positions(policy: Policy, roles: TokenRoles, attention_mask_BK: Tensor | No
         return policy.positions(roles)
     if policy.within_item == "rings":
         raise ValueError(
-            f"policy {policy.name!r} gives an image fewer positions than tokens, so where cached text ends is not known: "
-            "pass position_ids (`generate` does so by itself)."
+            f"policy {policy.name!r} gives an image fewer positions than tokens, so where cached text ends is not "
+            "known: pass position_ids (`generate` does so by itself)."
         )
     tokens = roles.document_BN.shape[1]
     if attention_mask_BK is not None:
