@@ -170,8 +170,8 @@ class Runner:
         return 1e3 * (middle - start), 1e3 * (self._now() - start)
 
 
-def peak_memory(variant: str, layout: Layout, shape: Shape, device: str) -> float | None:
-    """MiB at the peak of one forward and backward, inputs included; None if they do not fit.
+def peak_memory(variant: str, layout: Layout, shape: Shape, device: str) -> float | str:
+    """MiB at the peak of one forward and backward, inputs included, or that they do not fit.
 
     CUDA: the allocator's own peak. CPU: the growth of the peak resident size of a process of its own, forked before
     this one has computed anything (a fork of a process with busy OpenMP threads hangs).
@@ -182,7 +182,7 @@ def peak_memory(variant: str, layout: Layout, shape: Shape, device: str) -> floa
         try:
             Runner(variant, layout, shape, device).step()
         except torch.OutOfMemoryError:
-            return None
+            return "does not fit"
         return torch.cuda.max_memory_allocated() / 2**20
     ours, theirs = multiprocessing.Pipe(duplex=False)
     arguments = (theirs, variant, layout, shape, device)
@@ -192,7 +192,7 @@ def peak_memory(variant: str, layout: Layout, shape: Shape, device: str) -> floa
     try:
         return ours.recv()
     except EOFError:  # killed for its memory
-        return None
+        return "does not fit"
     finally:
         process.join()
 
@@ -211,18 +211,21 @@ def limit(layout: Layout) -> float:
     return cells / (layout.tokens * (layout.tokens + 1) // 2)
 
 
-def measure(layout: Layout, shape: Shape, device: str, seconds: float, peaks: dict[str, float | str]) -> Iterator[Row]:
+def measure(
+    layout: Layout, shape: Shape, device: str, seconds: float, peaks: dict[str, float | str | None]
+) -> Iterator[Row]:
     """The rows of one layout: rounds over all variants until `seconds` are over.
 
-    `peaks` holds the peak memory of each variant, or why it is not to be run.
+    `peaks` holds the peak memory of each variant (None: not known), or why it is not to be run.
     """
     runners = {name: Runner(name, layout, shape, device) for name, peak in peaks.items() if not isinstance(peak, str)}
-    if layout.tokens <= 8192 or device == "cuda":  # beyond, a warm-up costs more than it brings
-        for runner in runners.values():
+    for name, runner in runners.items():
+        if layout.tokens <= 8192 or device == "cuda" or name == "flex":  # else a warm-up costs more than it brings
             runner.step()
     rounds: list[dict[str, tuple[float, float]]] = []
     start = time.perf_counter()
-    while not rounds or (time.perf_counter() - start < seconds and len(rounds) < 50):
+    at_least = 3 if layout.tokens <= 8192 else 1
+    while len(rounds) < at_least or (time.perf_counter() - start < seconds and len(rounds) < 50):
         rounds.append({name: runner.step() for name, runner in runners.items()})
 
     def median(name: str, what: int, over: str | None = None) -> float:
@@ -243,13 +246,15 @@ def measure(layout: Layout, shape: Shape, device: str, seconds: float, peaks: di
         yield Row(**row)
 
 
-def why_not(variant: str, layout: Layout, device: str, max_mask_gib: float) -> str | None:
-    """Why a variant is left out of a layout, without trying."""
+def peak_or_reason(variant: str, layout: Layout, shape: Shape, device: str, max_gib: float) -> float | str | None:
+    """The peak memory of a variant; None if it cannot be told; or why the variant is left out."""
     # A byte a cell, and four more where scaled_dot_product_attention turns the mask into float32.
-    gib = 5 * layout.tokens**2 / 2**30
-    if variant == "dense" and device == "cpu" and gib > max_mask_gib:
-        return f"skipped: its mask takes {gib:.1f} GiB"
-    return None
+    mask_gib = 5 * layout.tokens**2 / 2**30
+    if variant == "dense" and device == "cpu" and mask_gib > max_gib:
+        return f"skipped: its mask takes {mask_gib:.1f} GiB"
+    if variant == "flex" and device == "cpu":
+        return None  # the peak would be that of its compiler
+    return peak_memory(variant, layout, shape, device)
 
 
 def show(rows: list[Row], console: Console) -> None:
@@ -302,6 +307,7 @@ def plot(rows: list[Row], path: Path) -> None:
         limits = sorted({(row.tokens, row.limit) for row in of_panel})
         axes.plot(*zip(*limits, strict=True), ":", color="0.4", label="limit")
         axes.set_xscale("log", base=2)
+        axes.set_xticks([tokens for tokens, _ in limits], [str(tokens) for tokens, _ in limits])
         axes.set_title(name, fontsize=9)
         axes.set_xlabel("tokens")
         axes.set_ylabel("forward + backward / causal flash")
@@ -319,7 +325,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--question", type=int, default=64, help="tokens of the question behind the images")
     parser.add_argument("--packed", type=int, default=1, metavar="DOCUMENTS", help="documents in a row")
     parser.add_argument("--device", choices=SHAPES, default="cpu")
-    parser.add_argument("--seconds", type=float, default=8.0, help="time for the rounds of a layout; at least one")
+    parser.add_argument("--seconds", type=float, default=8.0, help="time for the rounds of a layout (at least 3, or 1)")
     parser.add_argument("--max-mask-gib", type=float, default=4.0, help="leave out dense masks above this, on the CPU")
     parser.add_argument("--quick", action="store_true", help="1024 and 2048 tokens, two seconds each")
     parser.add_argument("--csv", type=Path, help="write the table there, unrounded")
@@ -349,15 +355,17 @@ def main() -> None:
     if not plan:
         sys.exit("nothing to measure: the images and the question are longer than the row; raise --tokens.")
     # Memory comes first: its processes are forks of this one, which must not have computed anything yet.
-    peaks: dict[tuple[Shape, Layout], dict[str, float | str]] = {}
-    for key in plan:
-        peaks[key] = {}
-        for name in variants:
-            reason = why_not(name, key[1], options.device, options.max_mask_gib)
-            peaks[key][name] = reason or peak_memory(name, key[1], key[0], options.device) or "did not fit"
+    print("measuring memory", file=sys.stderr)
+    peaks = {
+        (shape, layout): {
+            name: peak_or_reason(name, layout, shape, options.device, options.max_mask_gib) for name in variants
+        }
+        for shape, layout in plan
+    }
     rows: list[Row] = []
-    for key, of_layout in peaks.items():
-        rows += measure(key[1], key[0], options.device, options.seconds, of_layout)
+    for (shape, layout), of_layout in peaks.items():
+        print(f"timing {layout}", file=sys.stderr)
+        rows += measure(layout, shape, options.device, options.seconds, of_layout)
     what = torch.cuda.get_device_name() if options.device == "cuda" else f"{torch.get_num_threads()} threads"
     console.print(f"torch {torch.__version__}, {what}, batch 1; ratios: median over rounds of variant / causal flash")
     show(rows, console)

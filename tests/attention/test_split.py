@@ -167,9 +167,9 @@ def expected(case: Case, tensors: list[Tensor], allowed_BNK: Tensor) -> list[Ten
     return [out, *torch.autograd.grad(out, (q, k, v), tensors[3].double())]
 
 
-def measured(case: Case, tensors: list[Tensor], passes: tuple[split.Pass, ...]) -> list[Tensor]:
+def measured(case: Case, tensors: list[Tensor], plan: split.Plan) -> list[Tensor]:
     inputs = [x.detach().requires_grad_() for x in tensors[:3]]
-    out = split.split_attention(*inputs, passes, case.scale)
+    out = split.split_attention(*inputs, plan, case.scale)
     return [out, *torch.autograd.grad(out, inputs, tensors[3])]
 
 
@@ -178,7 +178,7 @@ def check(case: Case, tolerance: float = 2e-5, dtype: torch.dtype = torch.float3
     assert torch.equal(covered(plan.passes, allowed_BNK.shape), allowed_BNK.int()), plan
     assert sum(part.cells for part in plan.passes) == int(allowed_BNK.sum())
     for name, got, want in zip(
-        ("out", "dq", "dk", "dv"), measured(case, tensors, plan.passes), expected(case, tensors, allowed_BNK),
+        ("out", "dq", "dk", "dv"), measured(case, tensors, plan), expected(case, tensors, allowed_BNK),
         strict=True,
     ):  # fmt: skip
         assert got.dtype == dtype
@@ -241,29 +241,27 @@ def test_inputs_of_any_layout():
     case = case_of(conversation(30, 8, 9))
     q, k, v, grad = case.tensors()
     plan = case.plan()
-    want = measured(case, [q, k, v, grad], plan.passes)
+    want = measured(case, [q, k, v, grad], plan)
     layouts = {
         "contiguous": lambda x: x.contiguous(),
         "last dimension strided": lambda x: x.transpose(-1, -2).contiguous().transpose(-1, -2),
         "a slice": lambda x: torch.cat([x, x], -1)[..., : x.shape[-1]],
     }
     for name, layout in layouts.items():
-        for got, expect in zip(measured(case, [layout(x) for x in (q, k, v, grad)], plan.passes), want, strict=True):
+        for got, expect in zip(measured(case, [layout(x) for x in (q, k, v, grad)], plan), want, strict=True):
             torch.testing.assert_close(got, expect, atol=1e-6, rtol=1e-6, msg=name)
     broadcast = [x[:, :, :1].expand_as(x) for x in (q, k, v)] + [torch.ones(()).expand_as(grad)]
-    for got, expect in zip(
-        measured(case, broadcast, plan.passes), expected(case, broadcast, case.allowed()), strict=True
-    ):
+    for got, expect in zip(measured(case, broadcast, plan), expected(case, broadcast, case.allowed()), strict=True):
         torch.testing.assert_close(got.double(), expect, atol=2e-5, rtol=2e-5)
 
 
 def test_checkpointing_recomputes_the_same():
     case = case_of(conversation(30, 8, 9))
     tensors, plan = case.tensors(), case.plan()
-    want = measured(case, tensors, plan.passes)
+    want = measured(case, tensors, plan)
     for reentrant in (False, True):
         inputs = [x.detach().requires_grad_() for x in tensors[:3]]
-        out = torch.utils.checkpoint.checkpoint(split.split_attention, *inputs, plan.passes, use_reentrant=reentrant)
+        out = torch.utils.checkpoint.checkpoint(split.split_attention, *inputs, plan, use_reentrant=reentrant)
         out.backward(tensors[3])
         for got, expect in zip([x.grad for x in inputs], want[1:], strict=True):
             assert torch.equal(got, expect)
@@ -272,18 +270,28 @@ def test_checkpointing_recomputes_the_same():
 def test_autocast_computes_in_its_dtype():
     case = case_of(conversation(30, 8, 9))
     with torch.autocast("cpu", torch.bfloat16):
-        out = split.split_attention(*case.tensors()[:3], case.plan().passes)
+        out = split.split_attention(*case.tensors()[:3], case.plan())
     assert out.dtype == torch.bfloat16
 
 
 def test_compiling_breaks_the_graph_and_changes_nothing():
-    case = case_of(conversation(30, 8, 9))
-    q, k, v, _ = case.tensors()
+    from torch._dynamo.testing import CompileCounter
 
-    def forward(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return split.attend(torch.nn.Identity(), q * 2, k, v, case.plan())[0] + 1
+    torch._dynamo.reset()
+    counter, frames = CompileCounter(), 0
 
-    torch.testing.assert_close(torch.compile(forward, backend="eager")(q, k, v), forward(q, k, v))
+    def forward(roles: TokenRoles, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        tokens = q.shape[2]
+        plan = split.build_mask(2, tokens, tokens, attention_mask=MaskRequest(roles, MMA, None))
+        return split.attend(torch.nn.Identity(), q * 2, k, v, plan)[0] + 1
+
+    compiled = torch.compile(forward, backend=counter)
+    for image in (30, 29, 28):  # of the same length
+        case = case_of(conversation(image, 38 - image, 9))
+        q, k, v, _ = case.tensors()
+        torch.testing.assert_close(compiled(case.roles, q, k, v), forward(case.roles, q, k, v))
+        frames = frames or counter.frame_count
+    assert counter.frame_count == frames > 1, "another layout compiles nothing anew"
 
 
 def test_what_needs_no_plan():
@@ -350,7 +358,7 @@ def test_the_cuda_path_takes_the_arguments_we_give_it():
 def test_cuda_equals_the_oracle(dtype, head_dim):
     case = case_of(conversation(144, 33, 50, images=2), head_dim=head_dim, heads=8, groups=4, past=70, spare=5)
     tensors, plan = case.tensors(), case.plan()
-    got = measured(case, [x.to("cuda", dtype) for x in tensors], plan.passes)
+    got = measured(case, [x.to("cuda", dtype) for x in tensors], plan)
     rounded = [x.to(dtype) for x in tensors]
     for value, want in zip(got, expected(case, rounded, case.allowed()), strict=True):
         assert float((value.cpu() - want).abs().max() / want.abs().max().clamp(min=1)) < 2e-2

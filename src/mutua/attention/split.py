@@ -117,15 +117,13 @@ def attend(
             f"attn_implementation {NAME!r} cannot apply {', '.join(refused)}: use {sdpa.NAME!r}, or switch it off "
             "(attention_dropout in the text config)."
         )
-    out_BHND = split_attention(query, key, value, attention_mask.passes, scaling)
+    out_BHND = split_attention(query, key, value, attention_mask, scaling)
     return out_BHND.transpose(1, 2).contiguous(), None
 
 
 @torch.compiler.disable
-def split_attention(
-    q_BHND: Tensor, k_BHKD: Tensor, v_BHKD: Tensor, passes: tuple[Pass, ...], scale: float | None = None
-) -> Tensor:
-    """softmax(q k^T * scale) v over the cells that `passes` cover, (B, H, N, D); zeros for queries in no pass."""
+def split_attention(q_BHND: Tensor, k_BHKD: Tensor, v_BHKD: Tensor, plan: Plan, scale: float | None = None) -> Tensor:
+    """softmax(q k^T * scale) v over the cells that the plan covers, (B, H, N, D); zeros for queries in no pass."""
     device = q_BHND.device.type
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)  # as scaled_dot_product_attention does by itself
@@ -135,7 +133,7 @@ def split_attention(
         groups = q_BHND.shape[1] // k_BHKD.shape[1]
         k_BHKD, v_BHKD = repeat_kv(k_BHKD, groups), repeat_kv(v_BHKD, groups)
     scale = q_BHND.shape[-1] ** -0.5 if scale is None else scale
-    return _SplitAttention.apply(_dense(q_BHND), _dense(k_BHKD), _dense(v_BHKD), passes, kernel, scale)
+    return _SplitAttention.apply(_dense(q_BHND), _dense(k_BHKD), _dense(v_BHKD), plan.passes, kernel, scale)
 
 
 def _dense(x_BHND: Tensor) -> Tensor:

@@ -1,0 +1,194 @@
+"""The proof that a model keeps the rule: perturb what must be invisible, and show that nothing moved.
+
+Works on any Transformers model that takes our roles in `token_type_ids`, with a processor that returns them: it compares
+final hidden states, so it tests the whole path from the inputs to the last layer, whatever the backend.
+
+Shape suffixes: B batch, N tokens, T width.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from mutua.roles import Modality, TokenRoles
+
+# A state that must not move may still change in its last digits, where a kernel sums in another order.
+_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 5e-3}
+_WORDS = "what is the red small large circle left of this one and how many are there in it".split()
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One kind of perturbation.
+
+    Attributes:
+        name: what was perturbed, and what was watched.
+        trials: how many single tokens, documents or paddings were perturbed.
+        moved: the largest change of a watched state, relative to the largest state.
+        must_move: whether the watched states must move (the least change counts) or must not.
+        ok: whether they did as they must.
+    """
+
+    name: str
+    trials: int
+    moved: float
+    must_move: bool
+    ok: bool
+
+
+@dataclass(frozen=True)
+class Proof:
+    """All findings for one model."""
+
+    policy: str
+    findings: tuple[Finding, ...]
+
+    @property
+    def holds(self) -> bool:
+        return all(finding.ok for finding in self.findings)
+
+
+def prove(
+    model: Any,
+    processor: Any,
+    conversations: int = 4,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Proof:
+    """Perturbs random conversations of two turns, pictures in both.
+
+    Args:
+        model: as from `mutua.load`; its dtype sets the tolerance (float32: 1e-5 of the largest state).
+        conversations: how many; every response token of each is perturbed on its own.
+        progress: called with (conversations done, conversations in all).
+    """
+    from mutua.attention.policy import get_policy
+
+    policy = get_policy(model.config.attention_policy)
+    tolerance = _TOLERANCE[model.dtype]
+    looks_ahead = (Modality.IMAGE, Modality.TEXT) in policy.looks_ahead
+    rng = random.Random(seed)
+    moves: dict[str, list[float]] = {}
+    for done in range(conversations):
+        inputs, other = (_random_chat(processor, rng, model) for _ in range(2))
+        for name, found in (
+            ("a response token: states before it", _responses(model, inputs)),
+            ("the question: states of its image", _questions(model, inputs)),
+            ("another document: states of this one", _documents(model, inputs, other)),
+            ("padding: states of real tokens", _padding(model, inputs)),
+        ):
+            moves.setdefault(name, []).extend(found)
+        if progress is not None:
+            progress(done + 1, conversations)
+    findings = []
+    for name, found in moves.items():
+        must_move = looks_ahead and name.startswith("the question")
+        moved = min(found) if must_move else max(found)
+        findings.append(Finding(name, len(found), moved, must_move, (moved > tolerance) == must_move))
+    return Proof(policy.name, tuple(findings))
+
+
+def _random_chat(processor: Any, rng: random.Random, model: Any) -> dict[str, Tensor]:
+    """Two turns with a picture and words in each, replies included, as model inputs of one row."""
+
+    def words() -> str:
+        return " ".join(rng.choices(_WORDS, k=rng.randint(4, 9)))
+
+    def picture() -> Image.Image:
+        return Image.frombytes("RGB", (32, 32), rng.randbytes(3 * 32 * 32))
+
+    messages = []
+    for _ in range(2):
+        parts = [{"type": "text", "text": words()}, {"type": "image", "image": picture()}]
+        messages.append({"role": "user", "content": [*parts, {"type": "text", "text": words()}]})
+        messages.append({"role": "assistant", "content": [{"type": "text", "text": words()}]})
+    inputs = processor.apply_chat_template(messages, tokenize=True, return_dict=True, return_tensors="pt")
+    return dict(inputs.to(model.device, dtype=model.dtype))
+
+
+@torch.no_grad()
+def _states(model: Any, inputs: dict[str, Tensor]) -> Tensor:
+    """Final hidden states of one row, (N, T)."""
+    return model(**inputs, output_hidden_states=True, use_cache=False).hidden_states[-1][0].float()
+
+
+def _swap(inputs: dict[str, Tensor], places: Tensor) -> dict[str, Tensor]:
+    """Other tokens at `places`, where there is text; images keep their placeholder."""
+    ids_BN, roles = inputs["input_ids"].clone(), TokenRoles.from_codes(inputs["token_type_ids"])
+    places = places[roles.modality_BN[0, places] == Modality.TEXT]
+    # Any two ordinary words: those of the row itself are in every vocabulary.
+    words = inputs["input_ids"][0, roles.is_response_BN[0]].unique()
+    ids_BN[0, places] = torch.where(ids_BN[0, places] == words[0], words[-1], words[0])
+    return {**inputs, "input_ids": ids_BN}
+
+
+def _change(before_NT: Tensor, after_NT: Tensor, watched: Tensor) -> Tensor:
+    """Change of every watched state, relative to the largest state."""
+    return (before_NT - after_NT)[watched].abs().amax(-1) / before_NT.abs().max()
+
+
+def _responses(model: Any, inputs: dict[str, Tensor]) -> list[float]:
+    before = _states(model, inputs)
+    index_N = torch.arange(before.shape[0], device=before.device)
+    places = TokenRoles.from_codes(inputs["token_type_ids"]).is_response_BN[0].nonzero()[:, 0]
+    return [
+        float(_change(before, _states(model, _swap(inputs, place[None])), index_N < place).max()) for place in places
+    ]
+
+
+def _questions(model: Any, inputs: dict[str, Tensor]) -> list[float]:
+    """Per block: how far the states of its image move with the text after it (the least of its tokens)."""
+    roles = TokenRoles.from_codes(inputs["token_type_ids"])
+    before = _states(model, inputs)
+    moved = []
+    for block in roles.block_BN[0].unique():
+        in_block = roles.block_BN[0] == block
+        image = in_block & (roles.modality_BN[0] == Modality.IMAGE)
+        if block < 0 or not image.any():
+            continue
+        places = in_block.nonzero()[:, 0]
+        after = _states(model, _swap(inputs, places[places > image.nonzero()[-1]]))
+        moved.append(float(_change(before, after, image).min()))
+    return moved
+
+
+def _documents(model: Any, first: dict[str, Tensor], second: dict[str, Tensor]) -> list[float]:
+    """Packs two conversations in one row and perturbs each in turn, pictures too."""
+    roles = TokenRoles.from_codes(second["token_type_ids"])
+    codes = replace(roles, document_BN=torch.where(roles.is_token_BN, roles.document_BN + 1, roles.document_BN))
+    packed = {
+        "input_ids": torch.cat([first["input_ids"], second["input_ids"]], 1),
+        "token_type_ids": torch.cat([first["token_type_ids"], codes.to_codes()], 1),
+        "pixel_values": torch.cat([first["pixel_values"], second["pixel_values"]]),
+    }
+    split, images = first["input_ids"].shape[1], first["pixel_values"].shape[0]
+    before = _states(model, packed)
+    index_N = torch.arange(before.shape[0], device=before.device)
+    moved = []
+    for is_mine, mine in ((index_N < split, slice(images)), (index_N >= split, slice(images, None))):
+        changed = _swap(packed, is_mine.nonzero()[:, 0])
+        changed["pixel_values"] = packed["pixel_values"].clone()
+        changed["pixel_values"][mine] *= -1
+        moved.append(float(_change(before, _states(model, changed), ~is_mine).max()))
+    return moved
+
+
+def _padding(model: Any, inputs: dict[str, Tensor], length: int = 5) -> list[float]:
+    """Pads on either side, and puts other tokens where the padding is."""
+    moved = []
+    for sides in ((length, 0), (0, length)):
+        padded = {
+            key: torch.nn.functional.pad(inputs[key], sides)
+            for key in ("input_ids", "token_type_ids", "attention_mask")
+        } | {"pixel_values": inputs["pixel_values"]}
+        is_token = padded["attention_mask"][0].bool()
+        changed = _swap(padded, (~is_token).nonzero()[:, 0])
+        moved.append(float(_change(_states(model, padded), _states(model, changed), is_token).max()))
+    return moved

@@ -1,0 +1,51 @@
+"""`mutua leakage`: the proof, on a model of yours, that no answer can be seen before it is said."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from mutua.cli.common import FAILED, PolicyOption, err, load_model, mistakes_told, out
+
+EXAMPLES = """Examples:
+
+  mutua leakage                               (the packaged model)
+
+  mutua leakage runs/mine/model --conversations 20
+
+  mutua leakage runs/mine/model --backend mutua_split
+"""
+
+
+def leakage(
+    model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="Folder or hub id.")] = None,
+    policy: PolicyOption = None,
+    backend: Annotated[str | None, typer.Option("--backend", "-b", help="Attention backend to test.")] = None,
+    conversations: Annotated[int, typer.Option(min=1, help="Random conversations to perturb.")] = 4,
+    seed: Annotated[int, typer.Option(help="Of the conversations.")] = 0,
+) -> None:
+    """Perturb every response token, other documents and padding; exit code 1 if anything moves that must not."""
+    with mistakes_told():
+        from rich.progress import Progress
+        from rich.table import Table
+
+        from mutua.attention.leakage import prove
+
+        network, processor = load_model(model, policy)
+        if backend is not None:
+            network.set_attn_implementation(backend)
+        with Progress(console=err) as bars:
+            task = bars.add_task("perturbing", total=conversations)
+            proof = prove(
+                network, processor, conversations, seed, lambda done, _: bars.update(task, completed=done)
+            )
+    used = network.model.language_model.config._attn_implementation
+    table = Table("perturbed: watched", "trials", "moved", "must", "", title=f"policy {proof.policy}, backend {used}")
+    for finding in proof.findings:
+        verdict = "[green]ok[/green]" if finding.ok else "[red]LEAK[/red]" if not finding.must_move else "[red]NO[/red]"
+        must = "move" if finding.must_move else "not move"
+        table.add_row(finding.name, str(finding.trials), f"{finding.moved:.1e}", must, verdict)
+    out.print(table)
+    if not proof.holds:
+        raise typer.Exit(FAILED)

@@ -1,0 +1,36 @@
+"""The examples of README and docs run as they are printed: the Python blocks of a page, one after the other."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = ["README.md", "docs/attention.md"]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_python_examples_run(page, capsys):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
+    assert blocks
+    names: dict[str, object] = {}
+    for block in blocks:
+        exec(compile(block, page, "exec"), names)
+    assert capsys.readouterr().out
+
+
+@pytest.mark.parametrize("page", [*PAGES, "docs/training.md", "docs/data.md", "docs/performance.md"])
+def test_links_lead_somewhere(page):
+    path = ROOT / page
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", path.read_text(encoding="utf-8")):
+        assert (path.parent / target).exists(), f"{page} links to {target}"
+
+
+def test_every_policy_is_on_the_page():
+    from mutua.attention import POLICIES
+
+    text = (ROOT / "docs/attention.md").read_text(encoding="utf-8")
+    for policy in POLICIES.values():
+        assert f"| `{policy.name}` | {policy.summary} | {policy.source} |" in text
