@@ -43,7 +43,7 @@ class TokenRoles:
     """Document, block, modality and item of every token, each an int64 tensor of shape (B, N).
 
     `document_BN` is `NONE` for padding, `block_BN` is `NONE` for responses (and padding), `item_BN` is `NONE` for text
-    (and padding); block and item numbers are unique within a row.
+    (and padding); block and item numbers are unique within a document.
     """
 
     document_BN: Tensor

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import make_model, make_processor
+from tiny_model import make_model, make_processor
 
 from mutua.attention import POLICIES, sdpa
 from mutua.attention.leakage import prove
@@ -20,7 +20,9 @@ def test_the_proof_holds_for_every_policy(policy, processor):
     proof = prove(make_model(policy), processor, conversations=1)
     assert proof.holds, proof
     assert [finding.trials > 0 for finding in proof.findings] == [True] * 4
-    assert any(finding.must_move for finding in proof.findings) is (policy not in ("causal", "future-visual", "concentric"))
+    assert any(finding.must_move for finding in proof.findings) is (
+        policy not in ("causal", "future-visual", "concentric")
+    )
 
 
 def broken(monkeypatch, change):
@@ -37,7 +39,9 @@ def broken(monkeypatch, change):
 
 
 def names_of_failures(model, processor) -> list[str]:
-    return [finding.name.split(":")[0] for finding in prove(model, processor, conversations=1).findings if not finding.ok]
+    return [
+        finding.name.split(":")[0] for finding in prove(model, processor, conversations=1).findings if not finding.ok
+    ]
 
 
 def test_a_mask_that_shows_the_next_token(monkeypatch, processor):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -164,6 +166,18 @@ def test_concentric_positions():
     roles = TokenRoles.from_responses(torch.zeros(1, 18).bool(), modality, document)
     expected = [0, 1, 1, 1, 1, 2, 1, 1, 1, 1, 3, 4, 0, 1, 1, 1, 1, 2]
     assert get_policy("concentric").positions(roles).tolist() == [expected]
+
+
+def test_concentric_in_packed_documents_that_count_from_zero():
+    """Two packed samples, each with its image number 0 (as a packer that joins encoded samples gives them)."""
+    modality = torch.tensor([[IMAGE] * 4 + [TEXT]])
+    one = TokenRoles.from_responses(torch.zeros(1, 5).bool(), modality, torch.zeros(1, 5))
+    both = TokenRoles(*(torch.cat([x, x], 1) for x in (one.document_BN, one.block_BN, one.modality_BN, one.item_BN)))
+    both = replace(both, document_BN=torch.tensor([[0] * 5 + [1] * 5]))
+    policy = get_policy("concentric")
+    assert policy.positions(both).tolist() == [policy.positions(one)[0].tolist() * 2]
+    mask = allowed_mask(policy, both)[0]
+    assert torch.equal(mask, torch.block_diag(*[allowed_mask(policy, one)[0]] * 2).bool())
 
 
 def test_concentric_needs_a_square():

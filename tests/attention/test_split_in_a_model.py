@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import assistant, make_model, picture, user
+from tiny_model import assistant, make_model, picture, user
 from transformers import DynamicCache, StaticCache
 
 from mutua.attention import sdpa, split

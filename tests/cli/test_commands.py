@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import make_model, make_processor, picture
 from PIL import Image
+from tiny_model import make_model, make_processor, picture
 from typer.testing import CliRunner, Result
 
 from mutua.cli import app

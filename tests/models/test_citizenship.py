@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from conftest import assistant, make_model, make_processor, picture, user
+from tiny_model import assistant, make_model, make_processor, picture, user
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, pipeline
 
 from mutua.models import MutuaForConditionalGeneration, MutuaProcessor

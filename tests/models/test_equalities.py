@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import assistant, make_model, make_processor, picture, user
+from tiny_model import assistant, make_model, make_processor, picture, user
 from transformers import DynamicCache, StaticCache
 
 from mutua.roles import TokenRoles

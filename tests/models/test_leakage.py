@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import assistant, make_model, picture, user
+from tiny_model import assistant, make_model, picture, user
 
 from mutua.roles import Modality, TokenRoles
 

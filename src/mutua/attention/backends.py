@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.models.llama.modeling_llama import repeat_kv
 
-from mutua.attention import reference, sdpa
+from mutua.attention import reference, sdpa, split
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ BACKENDS: dict[str, Backend] = {
     backend.name: backend
     for backend in (
         Backend(sdpa.NAME, "dense boolean mask, scaled_dot_product_attention", sdpa.build_mask, sdpa.attend),
+        Backend(split.NAME, "causal flash and look-ahead rectangles, no N x N mask", split.build_mask, split.attend),
         Backend("mutua_reference", "float64 oracle, returns attention weights", _reference_mask, _reference_attend),
     )
 }

@@ -1,7 +1,7 @@
 """The proof that a model keeps the rule: perturb what must be invisible, and show that nothing moved.
 
-Works on any Transformers model that takes our roles in `token_type_ids`, with a processor that returns them: it compares
-final hidden states, so it tests the whole path from the inputs to the last layer, whatever the backend.
+Works on any Transformers model that takes our roles in `token_type_ids`, with a processor that returns them: it
+compares final hidden states, so it tests the whole path from the inputs to the last layer, whatever the backend.
 
 Shape suffixes: B batch, N tokens, T width.
 """
@@ -21,7 +21,7 @@ from mutua.roles import Modality, TokenRoles
 
 # A state that must not move may still change in its last digits, where a kernel sums in another order.
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 5e-3}
-_WORDS = "what is the red small large circle left of this one and how many are there in it".split()
+_WORDS = ("what", "is", "the", "red", "small", "large", "circle", "left", "of", "this", "one", "how", "many", "are")
 
 
 @dataclass(frozen=True)

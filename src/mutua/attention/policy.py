@@ -66,7 +66,9 @@ class Policy:
         ring_BN, side_BN = rings(roles)
         # How many positions a token uses up: one, but an image all of its rings at its last token.
         is_item_BN, is_last_BN = roles.item_BN != NONE, torch.ones_like(roles.item_BN, dtype=torch.bool)
-        is_last_BN[:, :-1] = roles.item_BN[:, 1:] != roles.item_BN[:, :-1]
+        is_last_BN[:, :-1] = (roles.item_BN[:, 1:] != roles.item_BN[:, :-1]) | (
+            roles.document_BN[:, 1:] != roles.document_BN[:, :-1]
+        )
         used_BN = torch.where(is_item_BN, torch.where(is_last_BN, (side_BN + 1) // 2, 0), roles.is_token_BN.long())
         before_BN = used_BN.cumsum(-1) - used_BN
         starts_BN = roles.is_token_BN & (roles.positions() == 0)
@@ -81,11 +83,15 @@ def rings(roles: TokenRoles) -> tuple[Tensor, Tensor]:
     """
     is_item_BN = roles.item_BN != NONE
     starts_BN = is_item_BN.clone()
-    starts_BN[:, 1:] &= roles.item_BN[:, 1:] != roles.item_BN[:, :-1]
+    # By runs, not by number: packed documents may each count their images from 0.
+    starts_BN[:, 1:] &= (roles.item_BN[:, 1:] != roles.item_BN[:, :-1]) | (
+        roles.document_BN[:, 1:] != roles.document_BN[:, :-1]
+    )
+    run_BN = (starts_BN.long().cumsum(-1) - 1).clamp(min=0)
     index_N = torch.arange(roles.item_BN.shape[1], device=roles.item_BN.device)
     local_BN = index_N - torch.where(starts_BN, index_N, 0).cummax(-1).values
-    sizes_BN = torch.zeros_like(roles.item_BN).scatter_add(1, roles.item_BN.clamp(min=0), is_item_BN.long())
-    count_BN = torch.where(is_item_BN, sizes_BN.gather(1, roles.item_BN.clamp(min=0)), 0)
+    sizes_BN = torch.zeros_like(run_BN).scatter_add(1, run_BN, is_item_BN.long())
+    count_BN = torch.where(is_item_BN, sizes_BN.gather(1, run_BN), 0)
     side_BN = count_BN.double().sqrt().round().long()
     if bool((side_BN.square() != count_BN).any()):
         count = int(count_BN[side_BN.square() != count_BN][0])

@@ -37,9 +37,7 @@ def leakage(
             network.set_attn_implementation(backend)
         with Progress(console=err) as bars:
             task = bars.add_task("perturbing", total=conversations)
-            proof = prove(
-                network, processor, conversations, seed, lambda done, _: bars.update(task, completed=done)
-            )
+            proof = prove(network, processor, conversations, seed, lambda done, _: bars.update(task, completed=done))
     used = network.model.language_model.config._attn_implementation
     table = Table("perturbed: watched", "trials", "moved", "must", "", title=f"policy {proof.policy}, backend {used}")
     for finding in proof.findings:

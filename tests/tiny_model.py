@@ -1,0 +1,54 @@
+"""A tiny random model that every test can afford, and conversations to feed it."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from PIL import Image
+
+from mutua.models import MutuaForConditionalGeneration, MutuaProcessor
+from mutua.models.presets import build_processor, tiny_config, train_tokenizer
+
+CORPUS = ["what colour is the circle? red", "is there a small blue square? yes no", "describe the picture."]
+
+
+def picture(seed: int, size: int = 32) -> Image.Image:
+    """Noise: every picture differs from every other."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def user(*parts: str | Image.Image) -> dict:
+    """A user message of texts and pictures, in order."""
+    content = [
+        {"type": "text", "text": part} if isinstance(part, str) else {"type": "image", "image": part} for part in parts
+    ]
+    return {"role": "user", "content": content}
+
+
+def assistant(text: str) -> dict:
+    return {"role": "assistant", "content": [{"type": "text", "text": text}]}
+
+
+def make_model(policy: str = "mma", connector: str = "mlp", **text: object) -> MutuaForConditionalGeneration:
+    """Random weights, large enough that a wrong mask moves the logits by more than any tolerance."""
+    torch.manual_seed(0)
+    tokenizer = train_tokenizer(CORPUS, vocab_size=320)
+    config = tiny_config(
+        tokenizer,
+        vision={"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+        | {"image_size": 32, "patch_size": 8},
+        text={"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+        | {"num_key_value_heads": 2, "initializer_range": 0.3, **text},
+        attention_policy=policy,
+        connector=connector,
+        resampler_latents=5,
+        resampler_depth=2,
+        resampler_heads=2,
+        resampler_head_dim=16,
+    )
+    return MutuaForConditionalGeneration(config).eval()
+
+
+def make_processor(model: MutuaForConditionalGeneration) -> MutuaProcessor:
+    return build_processor(train_tokenizer(CORPUS, vocab_size=320), model.config)
