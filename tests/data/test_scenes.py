@@ -55,14 +55,14 @@ def test_the_same_on_every_machine() -> None:
     """Scores are comparable only while this holds: a change here is a change of the benchmark."""
     reader = Scenes("test", 300, families=FAMILIES)
     text = "\n".join(f"{item.question} {item.answer} {item.scene}" for item in map(reader.item, range(300)))
-    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "2bce4204dae1a480"
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "364d87fc6ca383a6"
 
 
 def test_splits_share_no_layout() -> None:
     seen: dict[str, set[frozenset[tuple[int, Kind]]]] = {"train": set(), "test": set()}
     for split, layouts in seen.items():
         for index in range(1500):
-            scene = draw(index % 3, split, FAMILIES[index % 6], index).scene  # type: ignore[arg-type]
+            scene = draw(index % 3, split, FAMILIES[index % len(FAMILIES)], index).scene  # type: ignore[arg-type]
             assert scene.split == split
             layouts.add(frozenset((thing.cell, thing.kind) for thing in scene.things))
     assert not seen["train"] & seen["test"]
@@ -103,14 +103,18 @@ def named(words: str, things: list[dict[str, str | int]]) -> list[dict[str, str 
     return things
 
 
+def in_reading_order(things: list[dict[str, str | int]]) -> str:
+    ordered = sorted(things, key=lambda t: (t["y"], t["x"]))
+    return ", ".join(f"{t['size']} {t['colour']} {t['shape']}" for t in ordered)
+
+
 def worked_out(question: str, scene: Scene) -> str:
     things: list[dict[str, str | int]] = [
         {"size": t.kind.size, "colour": t.kind.colour, "shape": t.kind.shape, "x": t.cell % 3, "y": t.cell // 3}
         for t in scene.things
     ]
     if question == "describe the picture.":
-        ordered = sorted(things, key=lambda t: (t["y"], t["x"]))
-        return ", ".join(f"{t['size']} {t['colour']} {t['shape']}" for t in ordered)
+        return in_reading_order(things)
     if match := re.fullmatch(r"what (\w+) is the object (left of|right of|above|below) the (.+)\?", question):
         (reference,) = named(match[3], things)
         axis, sign = {"left of": ("x", -1), "right of": ("x", 1), "above": ("y", -1), "below": ("y", 1)}[match[2]]
@@ -122,6 +126,8 @@ def worked_out(question: str, scene: Scene) -> str:
     if match := re.fullmatch(r"what (\w+) is the (.+)\?", question):
         (found,) = named(match[2], things)
         return str(found[match[1]])
+    if match := re.fullmatch(r"list the (.+)\.", question):
+        return in_reading_order(named(match[1], things)) or "none"
     if match := re.fullmatch(r"is there a (.+)\?", question):
         return "yes" if named(match[1], things) else "no"
     if match := re.fullmatch(r"how many (.+) are there\?", question):
@@ -142,7 +148,7 @@ def test_every_question_has_its_one_right_answer(family: Family) -> None:
         assert item.answer == worked_out(item.question, item.scene), (item.question, item.scene)
         assert 2 <= len(item.scene.things) <= 9
         assert item.question == item.question.lower()
-        assert item.family == "describe" or " " not in item.answer
+        assert item.family in ("list", "describe") or " " not in item.answer
 
 
 def shares(answers: list[str]) -> dict[str, float]:

@@ -40,7 +40,7 @@ def test_defaults_overrides_and_the_way_back(tmp_path: Path, recipe_in) -> None:
         ("name=", "name: got None, expected a text"),
         ("model.preset=huge", "model.preset: got 'huge', expected 'tiny'"),
         ("model.path=somewhere", "model: give exactly one of preset and path"),
-        ("model.attention_policy=both", "model.attention_policy: no attention policy 'both'; allowed: causal, mma"),
+        ("model.attention_policy=both", "model.attention_policy: no attention policy 'both'; allowed: causal, "),
         ("model.vision.depth=3", "model.vision: no key of SiglipVisionConfig 'depth'; allowed: "),
         ("data.train=[]", "data.train: got [], expected at least 1 entries"),
         ("data.train.0.weight=0", "data.train.0.weight: got 0, expected a number above 0"),

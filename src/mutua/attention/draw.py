@@ -91,7 +91,7 @@ def as_figure(drawn: Sketch, policies: Sequence[Policy], path: str | Path) -> No
         raise ImportError('figures need matplotlib: pip install "mutua[train]"') from error
     size = len(drawn.labels)
     side = max(3.0, 0.2 * size)
-    figure = Figure(figsize=(len(policies) * (side + 0.4) + 1.0, side + 2.0), dpi=150, layout="constrained")
+    figure = Figure(figsize=(len(policies) * (side + 0.4) + 1.0, side + 1.4), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(policies), squeeze=False)[0]
     for axes, policy in zip(panels, policies, strict=True):
