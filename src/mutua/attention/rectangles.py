@@ -125,7 +125,9 @@ def _future(policy: Policy, runs: list[_Run], past: int) -> Iterator[_Shape]:
         ahead = [
             (later.tokens[0] + past, later.tokens[1] + past)
             for later in runs[index + 1 :]
-            if later.block == run.block != NONE and (run.modality, later.modality) in policy.looks_ahead
+            if (later.document, later.block) == (run.document, run.block)  # each document counts its own blocks
+            and run.block != NONE
+            and (run.modality, later.modality) in policy.looks_ahead
         ]
         if ahead:
             yield False, run.tokens, tuple(_merge(ahead))
