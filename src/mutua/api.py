@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL.Image import Image
 
 from mutua.attention import get_policy
@@ -13,7 +14,7 @@ from mutua.images import open_image
 from mutua.models import MutuaConfig, MutuaForConditionalGeneration, MutuaProcessor
 
 PACKAGED = Path(__file__).parent / "packaged"
-"""The tiny model that comes with the package; its MODEL_CARD.md says what it was trained on."""
+"""The tiny model that comes with the package; its README.md says what it was trained on."""
 
 
 class ModelError(ValueError):
@@ -34,8 +35,6 @@ def load(
         ModelError: no such model, or not one of Mutua's.
         ValueError: no such policy.
     """
-    import torch
-
     name = str(PACKAGED if name_or_path is None else name_or_path)
     try:
         config = MutuaConfig.from_pretrained(name)

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from mutua.attention.policy import get_policy
 from mutua.roles import Modality, TokenRoles
 
 # A state that must not move may still change in its last digits, where a kernel sums in another order.
@@ -69,8 +70,6 @@ def prove(
         conversations: how many; every response token of each is perturbed on its own.
         progress: called with (conversations done, conversations in all).
     """
-    from mutua.attention.policy import get_policy
-
     policy = get_policy(model.config.attention_policy)
     tolerance = _TOLERANCE[model.dtype]
     looks_ahead = (Modality.IMAGE, Modality.TEXT) in policy.looks_ahead

@@ -9,8 +9,11 @@ from collections import defaultdict
 from functools import cache, lru_cache
 from itertools import product
 
-from mutua.data.scenes import COLOURS, SHAPES, SIZES, Attribute, Scene
+from mutua.data.scenes import COLOURS, SHAPES, SIZES, Scene
 from mutua.data.scenes_questions import (
+    ATTRIBUTES,
+    PHRASINGS,
+    SIDES,
     AskAttribute,
     AskCompare,
     AskCount,
@@ -19,14 +22,9 @@ from mutua.data.scenes_questions import (
     AskRelation,
     Description,
     Family,
-    Phrasing,
     Question,
-    Side,
 )
 
-_ATTRIBUTES: tuple[Attribute, ...] = ("size", "colour", "shape")
-_SIDES: tuple[Side, ...] = ("left of", "right of", "above", "below")
-_PHRASINGS: tuple[Phrasing, ...] = ("more", "fewer", "as many")
 # A scene without an answerable question of a kind is rare but real (no object of its kind alone, say).
 _TRIES = 20
 
@@ -58,13 +56,13 @@ def follow_up(rng: random.Random, scene: Scene, family: Family) -> Question:
 def _propose(rng: random.Random, scene: Scene, family: Family) -> Question:
     kind = rng.choice(scene.things).kind
     if family == "attribute":
-        asked = rng.choice(_ATTRIBUTES)
-        known = [name for name in _ATTRIBUTES if name != asked]
+        asked = rng.choice(ATTRIBUTES)
+        known = [name for name in ATTRIBUTES if name != asked]
         named = rng.sample(known, rng.randint(1, len(known)))
         return AskAttribute(asked, Description(**{name: kind.value(name) for name in named}))
     if family == "relation":
         asked = rng.choice(("colour", "shape"))
-        return AskRelation(asked, rng.choice(_SIDES), Description(*kind))
+        return AskRelation(asked, rng.choice(SIDES), Description(*kind))
     if family in ("count", "list"):
         by_count = _by_count(scene)
         description = rng.choice(by_count[rng.choice(list(by_count))])
@@ -88,7 +86,7 @@ def _compare(rng: random.Random, scene: Scene) -> AskCompare:
     words = [one for one in _descriptions() if sum(word is not None for word in (one.size, one.colour, one.shape)) == 1]
     for _ in range(_TRIES):
         these, those = rng.sample(words, 2)
-        question = AskCompare(rng.choice(_PHRASINGS), these, those)
+        question = AskCompare(rng.choice(PHRASINGS), these, those)
         if question.answer(scene) == wanted:
             break
     return question

@@ -16,6 +16,9 @@ FAMILIES: tuple[Family, ...] = (*EVAL_FAMILIES, "list", "describe")
 
 Side: TypeAlias = Literal["left of", "right of", "above", "below"]
 Phrasing: TypeAlias = Literal["more", "fewer", "as many"]
+ATTRIBUTES: tuple[Attribute, ...] = ("size", "colour", "shape")
+SIDES: tuple[Side, ...] = ("left of", "right of", "above", "below")
+PHRASINGS: tuple[Phrasing, ...] = ("more", "fewer", "as many")
 
 
 @dataclass(frozen=True, slots=True)

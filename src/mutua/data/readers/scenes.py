@@ -15,8 +15,11 @@ from mutua.data.sample import ImagePart, Message, Sample, TextPart
 from mutua.data.scenes import COLOURS, GRID, JITTER, KINDS, SHAPES, SIZES, Attribute, Kind, Scene, Split, Thing, render
 from mutua.data.scenes_dialogue import follow_up
 from mutua.data.scenes_questions import (
+    ATTRIBUTES,
     EVAL_FAMILIES,
     FAMILIES,
+    PHRASINGS,
+    SIDES,
     AskAttribute,
     AskCompare,
     AskCount,
@@ -26,9 +29,7 @@ from mutua.data.scenes_questions import (
     Describe,
     Description,
     Family,
-    Phrasing,
     Question,
-    Side,
     cells_beside,
     fitting,
     near_misses,
@@ -40,9 +41,6 @@ Build = Callable[[], Layout]  # draws a fresh layout that gives the question the
 
 _CELLS = range(GRID * GRID)
 _VALUES: dict[Attribute, tuple[str, ...]] = {"size": tuple(SIZES), "colour": tuple(COLOURS), "shape": SHAPES}
-_ATTRIBUTES: tuple[Attribute, ...] = ("size", "colour", "shape")
-_PHRASINGS: tuple[Phrasing, ...] = ("more", "fewer", "as many")
-_SIDES: tuple[Side, ...] = ("left of", "right of", "above", "below")
 _MOST_COUNTED = 5
 # One layout in 8 is a test layout, so this many tries only fail where a proposer leaves a layout no freedom. For
 # that reason each scene has an object that may be of many kinds: identical objects have too few arrangements.
@@ -149,8 +147,8 @@ def draw(seed: int, split: Split, family: Family, index: int) -> Item:
 
 
 def _propose_attribute(rng: random.Random) -> tuple[Question, Build]:
-    asked = rng.choice(_ATTRIBUTES)
-    description = _description(rng, [name for name in _ATTRIBUTES if name != asked])
+    asked = rng.choice(ATTRIBUTES)
+    description = _description(rng, [name for name in ATTRIBUTES if name != asked])
     wanted = rng.choice(_VALUES[asked])
     target = rng.choice([kind for kind in fitting(description) if kind.value(asked) == wanted])
     distractors = rng.randint(1, 8)
@@ -158,14 +156,14 @@ def _propose_attribute(rng: random.Random) -> tuple[Question, Build]:
 
 
 def _propose_exists(rng: random.Random) -> tuple[Question, Build]:
-    description = _description(rng, _ATTRIBUTES)
+    description = _description(rng, ATTRIBUTES)
     total = rng.randint(2, 9)
     hits = rng.randint(1, min(3, total - 1)) if rng.random() < 0.5 else 0
     return AskExists(description), lambda: _mix(rng, description, hits, total)
 
 
 def _propose_count(rng: random.Random) -> tuple[Question, Build]:
-    description = _description(rng, _ATTRIBUTES)
+    description = _description(rng, ATTRIBUTES)
     hits = rng.randint(0, _MOST_COUNTED)
     # The total does not depend on the answer: how crowded a picture is must not tell how many fit.
     total = rng.randint(_MOST_COUNTED + 1, 9)
@@ -173,7 +171,7 @@ def _propose_count(rng: random.Random) -> tuple[Question, Build]:
 
 
 def _propose_compare(rng: random.Random) -> tuple[Question, Build]:
-    phrasing = rng.choice(_PHRASINGS)
+    phrasing = rng.choice(PHRASINGS)
     these, those = _one_word(rng), _one_word(rng)
     while these == those:
         those = _one_word(rng)
@@ -201,7 +199,7 @@ def _propose_compare(rng: random.Random) -> tuple[Question, Build]:
 
 def _propose_relation(rng: random.Random) -> tuple[Question, Build]:
     asked: Attribute = rng.choice(("colour", "shape"))
-    side = rng.choice(_SIDES)
+    side = rng.choice(SIDES)
     kind = rng.choice(KINDS)
     reference = Description(*kind)
     wanted = rng.choice(_VALUES[asked])
@@ -246,7 +244,7 @@ def _description(rng: random.Random, attributes: Sequence[Attribute]) -> Descrip
 
 
 def _one_word(rng: random.Random) -> Description:
-    return _description(rng, [rng.choice(_ATTRIBUTES)])
+    return _description(rng, [rng.choice(ATTRIBUTES)])
 
 
 def _misses(rng: random.Random, description: Description, count: int) -> list[Kind]:
