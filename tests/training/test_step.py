@@ -13,6 +13,7 @@ from mutua.training import Recipe, TrainingError
 from mutua.training.batches import StepBatch, batches
 from mutua.training.build import build_model, freeze
 from mutua.training.optimizer import build_optimizer
+from mutua.training.precision import recompute_activations
 from mutua.training.step import Stepper
 
 CPU = torch.device("cpu")
@@ -62,7 +63,7 @@ def test_labels_are_the_responses(tmp_path: Path, recipe_in) -> None:
 
 def test_micro_batches_add_up_to_the_batch(tmp_path: Path, recipe_in) -> None:
     """Uneven in length and in supervised tokens, split at an odd place."""
-    recipe = recipe_in(tmp_path, "model.text.attention_dropout=0.0")
+    recipe = recipe_in(tmp_path, "model.text.attention_dropout=0.0", "train.precision=fp32")
     stepper, _ = stepper_of(recipe)
     _, processor = build_model(recipe.model, mixture_of(recipe), 40)
     pictures = mixture_of(recipe)[0]
@@ -83,18 +84,19 @@ def test_micro_batches_add_up_to_the_batch(tmp_path: Path, recipe_in) -> None:
     assert stepper.backward(split(1, 5))[0] == pytest.approx(stepper.backward(split(6))[0], rel=1e-6)
 
 
-def test_gradient_checkpointing_changes_no_gradient(tmp_path: Path, recipe_in) -> None:
-    stepper, feed = stepper_of(recipe_in(tmp_path))
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_gradient_checkpointing_changes_no_gradient(precision: str, tmp_path: Path, recipe_in) -> None:
+    stepper, feed = stepper_of(recipe_in(tmp_path, f"train.precision={precision}"))
     torch.manual_seed(1)
     plain = gradient(stepper, feed[0])
-    stepper.model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    recompute_activations(stepper.model)
     assert stepper.model.is_activation_checkpointing
     torch.manual_seed(1)  # dropout too must come out the same
     assert torch.equal(gradient(stepper, feed[0]), plain)
 
 
 def test_bf16_is_close_and_leaves_weights_in_fp32(tmp_path: Path, recipe_in) -> None:
-    exact, feed = stepper_of(recipe_in(tmp_path, "model.text.attention_dropout=0.0"))
+    exact, feed = stepper_of(recipe_in(tmp_path, "model.text.attention_dropout=0.0", "train.precision=fp32"))
     rough, _ = stepper_of(recipe_in(tmp_path, "model.text.attention_dropout=0.0", "train.precision=bf16"))
     a, b = exact.backward(feed[0])[0], rough.backward(feed[0])[0]
     assert a != b

@@ -22,10 +22,11 @@ from mutua.training.checkpoint import Progress
 from mutua.training.export import changed_versions, write_model
 from mutua.training.log import RunLog
 from mutua.training.optimizer import build_optimizer
+from mutua.training.precision import recompute_activations, uses_bf16
 from mutua.training.recipe import Recipe
 from mutua.training.run_folder import RunFolder, open_run
 from mutua.training.signals import StopRequest
-from mutua.training.step import Stepper, uses_bf16
+from mutua.training.step import Stepper
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def train(recipe: Recipe, console: Console | None = None) -> TrainResult:
             model, processor = build_model(recipe.model, mixture, recipe.data.tokenizer_texts)
         freeze(model, recipe.train.freeze)
         if recipe.train.gradient_checkpointing:
-            model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+            recompute_activations(model)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         model.to(device)  # type: ignore[arg-type]
         say(_introduction(recipe, model, device))

@@ -106,7 +106,7 @@ class TrainSettings(Section):
     )
     gradient_checkpointing: bool = Field(default=False, strict=True, description="recompute activations to save memory")
     precision: Literal["auto", "fp32", "bf16"] = Field(
-        default="auto", description="of the arithmetic; weights stay fp32. auto: bf16 where a CUDA device has it"
+        default="auto", description="of the arithmetic; weights stay fp32. auto: bf16 where the device computes in it"
     )
     workers: CountOrZero = Field(default=1, description="background processes that prepare batches; 0: none")
     log_every: Count = Field(default=10, description="steps between lines of the log")

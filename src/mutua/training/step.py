@@ -11,6 +11,7 @@ from torch import Tensor
 from mutua.data.collate import IGNORE
 from mutua.models import MutuaForConditionalGeneration
 from mutua.training.batches import StepBatch
+from mutua.training.precision import Fp32Attention, uses_bf16
 from mutua.training.recipe import TrainSettings
 from mutua.training.schedule import learning_rate
 from mutua.training.vision_cache import VisionCache
@@ -78,7 +79,7 @@ class Stepper:
         loss, correct = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
         for micro_batch in batch.micro_batches:
             inputs = self._inputs(micro_batch)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16), Fp32Attention():
                 # Divided by the tokens of the whole batch, not of its own rows: the sum over micro-batches is then the
                 # mean over tokens, however unevenly they are spread.
                 out = self.model(**inputs, num_items_in_batch=batch.supervised_tokens, use_cache=False)
@@ -97,10 +98,3 @@ class Stepper:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
                 inputs["vision_features"] = self.cache.features(inputs.pop("pixel_values"))
         return {name: tensor.to(self.device, non_blocking=True) for name, tensor in inputs.items()}
-
-
-def uses_bf16(settings: TrainSettings, device: torch.device) -> bool:
-    """What `precision` means on this device."""
-    if settings.precision == "auto":
-        return device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return settings.precision == "bf16"
