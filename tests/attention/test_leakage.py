@@ -43,7 +43,9 @@ def broken(monkeypatch, change):
         return change(mask.clone(), request.roles)
 
     monkeypatch.setitem(AttentionMaskInterface._global_mapping, sdpa.NAME, build)
-    return make_model("mma")
+    model = make_model("mma")
+    model.set_attn_implementation(sdpa.NAME)
+    return model
 
 
 def names_of_failures(model, processor) -> list[str]:

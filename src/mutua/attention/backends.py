@@ -15,7 +15,10 @@ from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.models.llama.modeling_llama import repeat_kv
 
-from mutua.attention import reference, sdpa, split
+from mutua.attention import auto, flex, reference, sdpa, split
+from mutua.attention.inputs import refuse_unknown
+
+_REFERENCE = "mutua_reference"
 
 
 @dataclass(frozen=True)
@@ -40,11 +43,13 @@ def _reference_attend(
     value: Tensor,
     attention_mask: Tensor,
     scaling: float | None = None,
+    softcap: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor]:
+    refuse_unknown(_REFERENCE, **kwargs)
     groups = getattr(module, "num_key_value_groups", 1)
     out_BHQD, weights_BHQK = reference.attend(
-        query, repeat_kv(key, groups), repeat_kv(value, groups), attention_mask[:, 0], scaling
+        query, repeat_kv(key, groups), repeat_kv(value, groups), attention_mask[:, 0], scaling, softcap
     )
     return out_BHQD.transpose(1, 2).contiguous(), weights_BHQK
 
@@ -52,14 +57,16 @@ def _reference_attend(
 BACKENDS: dict[str, Backend] = {
     backend.name: backend
     for backend in (
+        Backend(auto.NAME, "for every forward, the fastest of the others", auto.build_mask, auto.attend),
         Backend(sdpa.NAME, "dense boolean mask, scaled_dot_product_attention", sdpa.build_mask, sdpa.attend),
         Backend(split.NAME, "causal flash and look-ahead rectangles, no N x N mask", split.build_mask, split.attend),
-        Backend("mutua_reference", "float64 oracle, returns attention weights", _reference_mask, _reference_attend),
+        Backend(flex.NAME, "FlexAttention, empty blocks of the mask skipped", flex.build_mask, flex.attend),
+        Backend(_REFERENCE, "float64 oracle, returns attention weights", _reference_mask, _reference_attend),
     )
 }
 
 # What Transformers' own names mean for a model that carries token roles.
-_STANDARD = {None: sdpa.NAME, "auto": sdpa.NAME, "sdpa": sdpa.NAME, "eager": "mutua_reference"}
+_STANDARD = {None: auto.NAME, "auto": auto.NAME, "sdpa": sdpa.NAME, "eager": _REFERENCE}
 
 
 def resolve(name: str | None) -> str:

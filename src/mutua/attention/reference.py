@@ -45,14 +45,22 @@ def allowed_mask(policy: Policy, roles: TokenRoles) -> Tensor:
 
 
 def attend(
-    q_BHQD: Tensor, k_BHKD: Tensor, v_BHKD: Tensor, allowed_BQK: Tensor, scale: float | None = None
+    q_BHQD: Tensor,
+    k_BHKD: Tensor,
+    v_BHKD: Tensor,
+    allowed_BQK: Tensor,
+    scale: float | None = None,
+    softcap: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """softmax(q k^T * scale) v in float64; a query that may see nothing yields zeros.
 
+    `softcap` bounds the scores: softcap * tanh(score / softcap), as in Gemma 2 (arXiv 2408.00118, section 2).
     Returns the output (B, H, Q, D) and the attention weights (B, H, Q, K), both in the dtype of `q_BHQD`.
     """
     scale = q_BHQD.shape[-1] ** -0.5 if scale is None else scale
     scores_BHQK = q_BHQD.double() @ k_BHKD.double().transpose(-1, -2) * scale
+    if softcap is not None:
+        scores_BHQK = softcap * torch.tanh(scores_BHQK / softcap)
     scores_BHQK = scores_BHQK.masked_fill(~allowed_BQK[:, None], -torch.inf)
     weights_BHQK = scores_BHQK.softmax(-1).nan_to_num(0.0)  # a row of -inf has no softmax
     out_BHQD = weights_BHQK @ v_BHKD.double()

@@ -14,13 +14,12 @@ from torch import Tensor
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import causal_mask_function, sdpa_mask
 
+from mutua.attention.inputs import refuse_unknown
 from mutua.attention.policy import Policy, rings
 from mutua.attention.request import expect_request
 from mutua.roles import TokenRoles
 
 NAME = "mutua_sdpa"
-
-attend = sdpa_attention_forward
 
 
 def build_mask(
@@ -66,7 +65,11 @@ def build_mask(
     if looks_ahead:
         mask_BQK = _within_items(mask_BQK, request.policy, request.roles, local_K, is_here_K)
         mask_BQK = mask_BQK | (_look_ahead(request.policy, request.roles, local_K) & is_here_K)
-    return (mask_BQK & (same_document_BQK | ~is_here_K))[:, None]
+    mask_BQK = mask_BQK & (same_document_BQK | ~is_here_K)
+    if request.padding_BK is not None:  # what was added may be padding by the attention mask alone
+        padding_BK = request.padding_BK[:, kv_offset : kv_offset + kv_length].to(device)
+        mask_BQK[:, :, : padding_BK.shape[1]] &= padding_BK[:, None]
+    return mask_BQK[:, None]
 
 
 def _within_items(mask_BQK: Tensor, policy: Policy, roles: TokenRoles, local_K: Tensor, is_here_K: Tensor) -> Tensor:
@@ -87,3 +90,16 @@ def _look_ahead(policy: Policy, roles: TokenRoles, local_K: Tensor) -> Tensor:
     block_BK, modality_BK = block_BQ[:, local_K], modality_BQ[:, local_K]
     same_block_BQK = (block_BQ[:, :, None] == block_BK[:, None, :]) & (block_BQ >= 0)[:, :, None]
     return same_block_BQK & policy.table(block_BQ.device)[modality_BQ[:, :, None], modality_BK[:, None, :]]
+
+
+def attend(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Transformers' own SDPA, (B, N, H, D); ValueError for what it would drop without a word (softcap, sinks)."""
+    refuse_unknown(NAME, **kwargs)
+    return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)

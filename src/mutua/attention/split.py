@@ -17,19 +17,16 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import causal_mask_function
 from transformers.models.llama.modeling_llama import repeat_kv
 
 from mutua.attention import sdpa
 from mutua.attention.flash import Kernel, find_kernel
+from mutua.attention.inputs import follow_autocast, refuse_unknown
 from mutua.attention.rectangles import Pass, Range, find_passes
 from mutua.attention.request import MaskRequest, expect_request
 
 NAME = "mutua_split"
-
-# What some models pass to their attention function and flash passes cannot take into account.
-_REFUSED = ("softcap", "position_bias", "s_aux", "cache")
 
 
 @dataclass(frozen=True)
@@ -107,16 +104,8 @@ def attend(
     ValueError for dropout, score changes (softcap, biases, sinks) and tensors that have no flash kernel.
     """
     if not isinstance(attention_mask, Plan):
-        return sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
-        )
-    refused = [f"{name}={kwargs[name]!r}" for name in _REFUSED if kwargs.get(name) is not None]
-    refused += [f"dropout={dropout}"] if dropout else []
-    if refused:
-        raise ValueError(
-            f"attn_implementation {NAME!r} cannot apply {', '.join(refused)}: use {sdpa.NAME!r}, or switch it off "
-            "(attention_dropout in the text config)."
-        )
+        return sdpa.attend(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
+    refuse_unknown(NAME, dropout=dropout, **kwargs)
     out_BHND = split_attention(query, key, value, attention_mask, scaling)
     return out_BHND.transpose(1, 2).contiguous(), None
 
@@ -124,10 +113,7 @@ def attend(
 @torch.compiler.disable
 def split_attention(q_BHND: Tensor, k_BHKD: Tensor, v_BHKD: Tensor, plan: Plan, scale: float | None = None) -> Tensor:
     """softmax(q k^T * scale) v over the cells that the plan covers, (B, H, N, D); zeros for queries in no pass."""
-    device = q_BHND.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)  # as scaled_dot_product_attention does by itself
-        q_BHND, k_BHKD, v_BHKD = q_BHND.to(dtype), k_BHKD.to(dtype), v_BHKD.to(dtype)
+    q_BHND, k_BHKD, v_BHKD = follow_autocast(q_BHND, k_BHKD, v_BHKD)
     kernel = find_kernel(q_BHND, v_BHKD)
     if not kernel.takes_grouped_heads:
         groups = q_BHND.shape[1] // k_BHKD.shape[1]

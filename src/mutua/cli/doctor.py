@@ -49,7 +49,7 @@ def _examine() -> dict[str, dict[str, str]]:
     import torch
 
     from mutua.api import PACKAGED
-    from mutua.attention import BACKENDS, POLICIES, resolve
+    from mutua.attention import BACKENDS, POLICIES, auto, resolve
 
     versions = {name: metadata.version(name) for name in ("mutua", "torch", "transformers", "tokenizers", "pillow")}
     devices = {"cpu": f"{os.cpu_count()} cores, {torch.get_num_threads()} torch threads"}
@@ -59,6 +59,12 @@ def _examine() -> dict[str, dict[str, str]]:
         devices["cuda"] = "none; everything runs on the CPU"
     default = resolve("auto")
     backends = {name: b.summary + (" (the default)" if name == default else "") for name, b in BACKENDS.items()}
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    choices = {f"below {auto.LONG:,} tokens": auto.choose(POLICIES["mma"], auto.LONG - 1, device, dtype)}
+    for policy in POLICIES.values():
+        choices[f"from there on, {policy.name}"] = auto.choose(policy, auto.LONG, device, dtype)
+    chosen = {when: f"{backend.NAME} ({why})" for when, (backend, why) in choices.items()}
     extras = {}
     for extra, modules in _EXTRAS.items():
         for module, purpose in modules.items():
@@ -68,6 +74,7 @@ def _examine() -> dict[str, dict[str, str]]:
         "versions": {"python": platform.python_version(), **versions},
         "devices": devices,
         "attention backends": backends,
+        f"what {default} takes on {device}": chosen,
         "attention policies": {name: policy.summary for name, policy in POLICIES.items()},
         "extras": extras,
         "packaged model": {"tiny": "yes" if (PACKAGED / "model.safetensors").is_file() else "missing"},

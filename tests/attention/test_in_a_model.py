@@ -1,4 +1,4 @@
-"""A model under the split backend against the same model under the dense one."""
+"""A model under every backend against the same model under the dense one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from tiny_model import assistant, make_model, picture, user
 from transformers import DynamicCache, StaticCache
 
-from mutua.attention import sdpa, split
+from mutua.attention import BACKENDS, flex, sdpa, split
 from mutua.roles import TokenRoles
 
 ONE = [user(picture(1), "what colour is the circle?")]
@@ -16,12 +16,16 @@ TURNS = [user(picture(5), "what is it?"), assistant("a circle"), user(picture(6)
 BATCH = [ONE, TWO_IMAGES, [user("is there a small blue square?")], TURNS]
 
 
-@pytest.fixture(scope="module")
-def models():
-    """The same weights under the dense backend and under this one."""
+TRAINING = [name for name in BACKENDS if name not in (sdpa.NAME, flex.NAME)]  # flex has no backward on a CPU
+
+
+@pytest.fixture(scope="module", params=[name for name in BACKENDS if name != sdpa.NAME])
+def models(request):
+    """The same weights under the dense backend and under another one."""
     pair = (make_model(), make_model())
-    pair[1].set_attn_implementation(split.NAME)
-    assert [model.model.language_model.config._attn_implementation for model in pair] == [sdpa.NAME, split.NAME]
+    for model, name in zip(pair, (sdpa.NAME, request.param), strict=True):
+        model.set_attn_implementation(name)
+        assert model.model.language_model.config._attn_implementation == name
     return pair
 
 
@@ -44,6 +48,7 @@ def test_generated_tokens_equal_the_dense_backend(models, encode, options):
     assert torch.equal(ours, dense)
 
 
+@pytest.mark.parametrize("models", TRAINING, indirect=True)
 def test_a_training_step_equals_the_dense_backend(models, encode):
     inputs = encode([[*chat, assistant("a red square")] for chat in BATCH], "right")
     roles = TokenRoles.from_codes(inputs["token_type_ids"])
