@@ -16,13 +16,13 @@ test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
 
 check: $(READY)
-	$(BIN)/ruff format --check src tests
-	$(BIN)/ruff check src tests
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/mypy
 
 format: $(READY)
-	$(BIN)/ruff format src tests
-	$(BIN)/ruff check --fix src tests
+	$(BIN)/ruff format src tests benchmarks
+	$(BIN)/ruff check --fix src tests benchmarks
 
 # torch first and by its exact version: a range would take the newest build there is.
 $(READY): pyproject.toml constraints.txt

@@ -34,7 +34,7 @@ from mutua.attention.rectangles import find_passes
 from mutua.roles import Modality, TokenRoles
 
 EXAMPLES = """examples:
-  python benchmarks/attention.py                                    the table of docs/performance.md, about 5 minutes
+  python benchmarks/attention.py                                    the table of docs/performance.md, about 6 minutes
   python benchmarks/attention.py --quick                            under 30 seconds
   python benchmarks/attention.py --tokens 4096 --image-tokens 144 576 2880 --images 1 4 --csv layouts.csv
   python benchmarks/attention.py --tokens 8192 --packed 8           eight documents in a row
@@ -224,7 +224,7 @@ def measure(
             runner.step()
     rounds: list[dict[str, tuple[float, float]]] = []
     start = time.perf_counter()
-    at_least = 3 if layout.tokens <= 8192 else 1
+    at_least = 7 if layout.tokens <= 8192 else 1
     while len(rounds) < at_least or (time.perf_counter() - start < seconds and len(rounds) < 50):
         rounds.append({name: runner.step() for name, runner in runners.items()})
 
@@ -254,7 +254,7 @@ def peak_or_reason(variant: str, layout: Layout, shape: Shape, device: str, max_
         return f"skipped: its mask takes {mask_gib:.1f} GiB"
     if variant == "flex" and device == "cpu":
         if layout.tokens > 8192:
-            return "skipped: without a GPU its block mask is made from N x N numbers"
+            return "skipped: without a GPU, its block mask comes from N x N numbers"
         return None  # the peak would be that of its compiler
     return peak_memory(variant, layout, shape, device)
 
@@ -265,7 +265,8 @@ def show(rows: list[Row], console: Console) -> None:
     for column in ("model", "tokens", "images", "variant", "mask ms", "forward ms", "ratio", "fwd+bwd ms", "ratio"):
         table.add_column(column, justify="left" if column in ("model", "variant") else "right", no_wrap=True)
     for column in ("limit", "peak MiB", "rounds"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("note")
 
     def number(value: float | None, digits: int) -> str:
         return "" if value is None else f"{value:,.{digits}f}"
@@ -278,13 +279,14 @@ def show(rows: list[Row], console: Console) -> None:
             f"{row.documents} x {row.images} x {row.image_tokens}",
             row.variant,
             number(row.mask_ms, 1),
-            row.note if row.forward_ms is None else number(row.forward_ms, 1),
+            number(row.forward_ms, 1),
             number(row.forward_ratio, 2),
-            row.note if row.both_ms is None and row.forward_ms is not None else number(row.both_ms, 1),
+            number(row.both_ms, 1),
             number(row.both_ratio, 2),
             number(row.limit, 3),
             number(row.peak_mib, 0),
             str(row.rounds),
+            row.note,
             end_section=is_last,
         )
     console.print(table)
@@ -327,7 +329,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--question", type=int, default=64, help="tokens of the question behind the images")
     parser.add_argument("--packed", type=int, default=1, metavar="DOCUMENTS", help="documents in a row")
     parser.add_argument("--device", choices=SHAPES, default="cpu")
-    parser.add_argument("--seconds", type=float, default=8.0, help="time for the rounds of a layout (at least 3, or 1)")
+    parser.add_argument(
+        "--seconds", type=float, default=8.0, help="time for the rounds of a layout (at least 7; 1 above 8192 tokens)"
+    )
     parser.add_argument("--max-mask-gib", type=float, default=4.0, help="leave out dense masks above this, on the CPU")
     parser.add_argument("--quick", action="store_true", help="1024 and 2048 tokens, two seconds each")
     parser.add_argument("--csv", type=Path, help="write the table there, unrounded")
@@ -342,7 +346,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main() -> None:
     options = parse()
-    console = Console(width=150 if not sys.stdout.isatty() else None)
+    console = Console(width=180 if not sys.stdout.isatty() else None)
     variants = [name for name, backend in VARIANTS.items() if backend is None or backend in BACKENDS]
     layouts = [
         Layout(tokens, image_tokens, images, options.question, options.packed)

@@ -78,7 +78,7 @@ def test_auto_equals_the_oracle(case):
     [
         ("mma", 4096, "cpu", {}, split),
         ("causal", 4096, "cpu", {}, split),
-        ("mma", 1023, "cpu", {}, sdpa),
+        ("mma", 511, "cpu", {}, sdpa),
         ("prefix", 4096, "cpu", {}, sdpa),
         ("mma", 4096, "cpu", {"dropout": 0.1}, sdpa),
         ("mma", 4096, "cpu", {"is_only_causal": False}, sdpa),
