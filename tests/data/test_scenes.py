@@ -53,7 +53,7 @@ def test_pure_function_of_seed_split_and_index(seed: int, split: str, index: int
 
 def test_the_same_on_every_machine() -> None:
     """Scores are comparable only while this holds: a change here is a change of the benchmark."""
-    reader = Scenes("test", 300, families=FAMILIES)
+    reader = Scenes("test", 300, families=(*EVAL_FAMILIES, "list", "describe"))
     text = "\n".join(f"{item.question} {item.answer} {item.scene}" for item in map(reader.item, range(300)))
     assert hashlib.sha256(text.encode()).hexdigest()[:16] == "364d87fc6ca383a6"
 
@@ -115,14 +115,15 @@ def worked_out(question: str, scene: Scene) -> str:
     ]
     if question == "describe the picture.":
         return in_reading_order(things)
-    if match := re.fullmatch(r"what (\w+) is the object (left of|right of|above|below) the (.+)\?", question):
+    sides = "left of|right of|above|below"
+    if match := re.fullmatch(rf"(?:what (\w+) is|describe) the object ({sides}) the (.+)[?.]", question):
         (reference,) = named(match[3], things)
         axis, sign = {"left of": ("x", -1), "right of": ("x", 1), "above": ("y", -1), "below": ("y", 1)}[match[2]]
         across = "y" if axis == "x" else "x"
         (found,) = (
             t for t in things if t[across] == reference[across] and sign * (int(t[axis]) - int(reference[axis])) > 0
         )
-        return str(found[match[1]])
+        return str(found[match[1]]) if match[1] else in_reading_order([found])
     if match := re.fullmatch(r"what (\w+) is the (.+)\?", question):
         (found,) = named(match[2], things)
         return str(found[match[1]])
@@ -130,6 +131,8 @@ def worked_out(question: str, scene: Scene) -> str:
         return in_reading_order(named(match[1], things)) or "none"
     if match := re.fullmatch(r"is there a (.+)\?", question):
         return "yes" if named(match[1], things) else "no"
+    if match := re.fullmatch(r"how many more (.+) than (.+) are there\?", question):
+        return str(len(named(match[1], things)) - len(named(match[2], things)))
     if match := re.fullmatch(r"how many (.+) are there\?", question):
         return str(len(named(match[1], things)))
     match = re.fullmatch(r"are there (more|fewer|as many) (.+) (?:than|as) (.+)\?", question)
@@ -148,7 +151,7 @@ def test_every_question_has_its_one_right_answer(family: Family) -> None:
         assert item.answer == worked_out(item.question, item.scene), (item.question, item.scene)
         assert 2 <= len(item.scene.things) <= 9
         assert item.question == item.question.lower()
-        assert item.family in ("list", "describe") or " " not in item.answer
+        assert item.family in ("list", "describe", "neighbour") or " " not in item.answer
 
 
 def shares(answers: list[str]) -> dict[str, float]:

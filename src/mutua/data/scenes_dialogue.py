@@ -17,8 +17,10 @@ from mutua.data.scenes_questions import (
     AskAttribute,
     AskCompare,
     AskCount,
+    AskDifference,
     AskExists,
     AskList,
+    AskNeighbour,
     AskRelation,
     Description,
     Family,
@@ -60,15 +62,16 @@ def _propose(rng: random.Random, scene: Scene, family: Family) -> Question:
         known = [name for name in ATTRIBUTES if name != asked]
         named = rng.sample(known, rng.randint(1, len(known)))
         return AskAttribute(asked, Description(**{name: kind.value(name) for name in named}))
-    if family == "relation":
-        asked = rng.choice(("colour", "shape"))
-        return AskRelation(asked, rng.choice(SIDES), Description(*kind))
+    if family in ("relation", "neighbour"):
+        asked, side, reference = rng.choice(("colour", "shape")), rng.choice(SIDES), Description(*kind)
+        return AskRelation(asked, side, reference) if family == "relation" else AskNeighbour(side, reference)
     if family in ("count", "list"):
         by_count = _by_count(scene)
         description = rng.choice(by_count[rng.choice(list(by_count))])
         return AskCount(description) if family == "count" else AskList(description)
-    if family == "compare":
-        return _compare(rng, scene)
+    if family in ("compare", "difference"):
+        compared = _compare(rng, scene)
+        return compared if family == "compare" else AskDifference(compared.these, compared.those)
     return _exists(rng, scene)
 
 

@@ -9,10 +9,12 @@ from typing import ClassVar, Literal, TypeAlias
 
 from mutua.data.scenes import KINDS, Attribute, Kind, Scene, Thing
 
-Family: TypeAlias = Literal["attribute", "exists", "count", "compare", "relation", "list", "describe"]
+Family: TypeAlias = Literal[
+    "attribute", "exists", "count", "compare", "relation", "list", "difference", "neighbour", "describe"
+]
 EVAL_FAMILIES: tuple[Family, ...] = ("attribute", "exists", "count", "compare", "relation")
-# Long answers, for training: each names whole objects, so it teaches more per picture than one word does.
-FAMILIES: tuple[Family, ...] = (*EVAL_FAMILIES, "list", "describe")
+# For training: each says what a short answer rests on, so it teaches more per picture than one word does.
+FAMILIES: tuple[Family, ...] = (*EVAL_FAMILIES, "list", "difference", "neighbour", "describe")
 
 Side: TypeAlias = Literal["left of", "right of", "above", "below"]
 Phrasing: TypeAlias = Literal["more", "fewer", "as many"]
@@ -153,11 +155,7 @@ class AskRelation:
         return f"what {self.attribute} is the object {self.side} the {self.reference}?"
 
     def answer(self, scene: Scene) -> str:
-        cells = cells_beside(self.reference.find_one(scene).cell, self.side)
-        beside = [thing for thing in scene.things if thing.cell in cells]
-        if len(beside) != 1:
-            raise ValueError(f"{len(beside)} objects stand {self.side} the {self.reference}, not exactly one")
-        return beside[0].kind.value(self.attribute)
+        return find_beside(scene, self.side, self.reference).kind.value(self.attribute)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +174,38 @@ class AskList:
 
 
 @dataclass(frozen=True, slots=True)
+class AskDifference:
+    """How many more of these than of those are there? Below zero where there are fewer."""
+
+    family: ClassVar[Family] = "difference"
+    these: Description
+    those: Description
+
+    @property
+    def text(self) -> str:
+        return f"how many more {self.these.plural} than {self.those.plural} are there?"
+
+    def answer(self, scene: Scene) -> str:
+        return str(len(self.these.find(scene)) - len(self.those.find(scene)))
+
+
+@dataclass(frozen=True, slots=True)
+class AskNeighbour:
+    """Size, colour and shape of the one object on that side of the reference, in its row or its column."""
+
+    family: ClassVar[Family] = "neighbour"
+    side: Side
+    reference: Description
+
+    @property
+    def text(self) -> str:
+        return f"describe the object {self.side} the {self.reference}."
+
+    def answer(self, scene: Scene) -> str:
+        return " ".join(find_beside(scene, self.side, self.reference).kind)
+
+
+@dataclass(frozen=True, slots=True)
 class Describe:
     """Every object in reading order."""
 
@@ -190,7 +220,9 @@ def _named(things: tuple[Thing, ...]) -> str:
     return ", ".join(" ".join(thing.kind) for thing in things)
 
 
-Question: TypeAlias = AskAttribute | AskExists | AskCount | AskCompare | AskRelation | AskList | Describe
+Question: TypeAlias = (
+    AskAttribute | AskExists | AskCount | AskCompare | AskRelation | AskList | AskDifference | AskNeighbour | Describe
+)
 
 
 @cache
@@ -204,3 +236,12 @@ def cells_beside(cell: int, side: Side) -> tuple[int, ...]:
         "below": lambda there: there.column == here.column and there.row > here.row,
     }
     return tuple(other for other in range(9) if tests[side](Thing(other, KINDS[0])))
+
+
+def find_beside(scene: Scene, side: Side, reference: Description) -> Thing:
+    """The one object on that side of the reference; ValueError where there is none, or several."""
+    cells = cells_beside(reference.find_one(scene).cell, side)
+    beside = [thing for thing in scene.things if thing.cell in cells]
+    if len(beside) != 1:
+        raise ValueError(f"{len(beside)} objects stand {side} the {reference}, not exactly one")
+    return beside[0]

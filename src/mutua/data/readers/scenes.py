@@ -23,8 +23,10 @@ from mutua.data.scenes_questions import (
     AskAttribute,
     AskCompare,
     AskCount,
+    AskDifference,
     AskExists,
     AskList,
+    AskNeighbour,
     AskRelation,
     Describe,
     Description,
@@ -222,6 +224,18 @@ def _propose_list(rng: random.Random) -> tuple[Question, Build]:
     return AskList(counted.description), build
 
 
+def _propose_difference(rng: random.Random) -> tuple[Question, Build]:
+    compared, build = _propose_compare(rng)
+    assert isinstance(compared, AskCompare)
+    return AskDifference(compared.these, compared.those), build
+
+
+def _propose_neighbour(rng: random.Random) -> tuple[Question, Build]:
+    related, build = _propose_relation(rng)
+    assert isinstance(related, AskRelation)
+    return AskNeighbour(related.side, related.reference), build
+
+
 def _propose_describe(rng: random.Random) -> tuple[Question, Build]:
     return Describe(), lambda: _scatter(rng, rng.choices(KINDS, k=rng.randint(2, 9)))
 
@@ -233,6 +247,8 @@ _PROPOSERS: dict[Family, Callable[[random.Random], tuple[Question, Build]]] = {
     "compare": _propose_compare,
     "relation": _propose_relation,
     "list": _propose_list,
+    "difference": _propose_difference,
+    "neighbour": _propose_neighbour,
     "describe": _propose_describe,
 }
 
