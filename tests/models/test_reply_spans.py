@@ -3,10 +3,25 @@
 from __future__ import annotations
 
 import pytest
-from chat_shapes import CHATML, LLAMA3, MARKED, PARTS, PHI3, QWEN3, SHAPES, VICUNA, build_processor, merged, plain
+from chat_shapes import (
+    CHATML,
+    LLAMA3,
+    MARKED,
+    MISTRAL,
+    PARTS,
+    PHI3,
+    QWEN3,
+    SHAPES,
+    VICUNA,
+    build_processor,
+    merged,
+    plain,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_model import assistant, picture, user
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
 
 from mutua.models import MutuaProcessor
 from mutua.models.chat_template import ChatTemplate, ChatTemplateError, as_taken
@@ -131,6 +146,11 @@ def test_a_reply_that_goes_on(shape, messages):
     )
     expected = [*pieces[:last], (pieces[last][0].removesuffix(end), True)]
     assert runs(encode(messages, shape.template, continue_final_message=True)) == expected
+
+
+def test_an_empty_reply_goes_on():
+    out = encode([user("a"), assistant("")], PHI3, continue_final_message=True)
+    assert runs(out) == [("<|user|>\na<|end|>\n<|assistant|>\n", False)]
 
 
 def test_only_a_reply_goes_on():
@@ -288,6 +308,50 @@ def test_a_token_over_the_border(trim_offsets):
     assert runs(unknown, 0, processor)[1] == ("\u0416</s>", True) or trim_offsets
 
 
+def sentencepiece(legacy: bool) -> MutuaProcessor:
+    """A tokenizer that writes a space as the beginning of a word, as Llama 2's; the legacy way and today's."""
+    tokenizer = Tokenizer(models.BPE())
+    if legacy:
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    else:
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    alphabet = list("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ?,:[]/\n\u2581")
+    special = ["<s>", "</s>", "<image>", "<pad>"]
+    tokenizer.train_from_iterator(
+        ["yes", "no", "USER", "red"] * 9,
+        trainers.BpeTrainer(special_tokens=special, initial_alphabet=alphabet, show_progress=False),
+    )
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        extra_special_tokens=["<image>"],
+    )
+    return MutuaProcessor(PROCESSOR.image_processor, fast, num_image_tokens=3)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("template", [VICUNA, MISTRAL], ids=["vicuna", "mistral"])
+def test_tokens_that_begin_with_a_space(legacy, template):
+    processor = sentencepiece(legacy)
+    out = encode([user(PICTURE, "red?"), assistant("yes"), user("no?", PICTURE), assistant("no")], template, processor)
+    is_response = TokenRoles.from_codes(out["token_type_ids"]).is_response_BN[0]
+    said = processor.tokenizer.convert_ids_to_tokens(out["input_ids"][0][is_response])
+    assert said == ["\u2581yes", "</s>", "\u2581no", "</s>"]
+    with pytest.raises(ValueError, match=r"straddles .* ' ' \| 'yes'"):
+        encode([user("a"), assistant("yes")], VICUNA.replace("'ASSISTANT:'", "'ASSISTANT: '"), processor)
+
+
+def test_whitespace_that_no_token_stands_for():
+    """A tokenizer that splits at spaces and drops them has nothing that could straddle."""
+    processor = sentencepiece(False)
+    processor.tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    spaced = VICUNA.replace("'ASSISTANT:'", "'ASSISTANT: '")
+    out = encode([user("no"), assistant("yes")], spaced, processor)
+    assert runs(out, 0, processor)[1][0].replace(" ", "") == "yes</s>"
+
+
 def test_special_tokens_that_swallow_whitespace():
     """Phi-3's: '<|end|>' takes the line break behind it along, which leaves it the reply's end."""
     processor = build_processor(rstrip=("<|end|>", "<|assistant|>", "<|user|>"))
@@ -296,8 +360,6 @@ def test_special_tokens_that_swallow_whitespace():
 
 
 def test_what_the_tokenizer_adds_is_never_a_reply():
-    from tokenizers import processors
-
     processor = build_processor()
     ends = [(token, processor.tokenizer.convert_tokens_to_ids(token)) for token in ("<s>", "</s>")]
     processor.tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing("<s> $A </s>", None, ends)
