@@ -20,7 +20,7 @@ from chat_shapes import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_model import assistant, picture, user
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 from mutua.models import MutuaProcessor
@@ -204,6 +204,9 @@ def test_only_the_last_turns():
 def test_a_system_prompt_that_comes_and_goes():
     fickle = CHATML.replace("loop.first and", "messages | length == 1 and loop.first and")
     assert_all_in(refused([user("a"), assistant("b")], fickle), "differently", "Be helpful")
+    odd = "{% if messages | length == 2 %}{{ 'Two.' }}{% endif %}" + PHI3
+    message = refused([user("a"), assistant("b"), user("c")], odd)
+    assert_all_in(message, "stops after the reply in message 2", "'Two.<|user|>")
 
 
 @pytest.mark.parametrize("said", ["red ", "\nred", " red"])
@@ -217,6 +220,13 @@ def test_a_reply_that_is_trimmed(said):
 def test_a_reply_that_is_changed():
     loud = PHI3.replace("message['content']", "message['content'] | upper")
     assert_all_in(refused([user("A"), assistant("red")], loud), "changes the reply", "'red' was said", "RED")
+
+
+def test_a_reply_that_is_said_twice():
+    twice = PHI3.replace("message['content']", "message['content'] + '/' + message['content']")
+    assert_all_in(refused([user("a"), assistant("red")], twice), "no special token", "comes '/red<|end|>")
+    goes_on = refused([user("a"), assistant("red")], twice, continue_final_message=True)
+    assert_all_in(goes_on, "after the reply that is to go on", "/red'")
 
 
 def test_a_prompt_that_is_dropped():
@@ -290,6 +300,10 @@ def test_marks_in_wrong_places():
     assert_all_in(refused(talk, header), "marks enclose '<|assistant|>'", "begin the mark after it")
     never = MARKED.replace("{% if message['role'] == 'assistant' %}", "{% if message['role'] == 'nobody' %}")
     assert_all_in(refused(talk, never), "does not mark what the assistant says")
+    empty = MARKED.replace("{% generation %}", "{% generation %}{% endgeneration %}", 1).replace(
+        "{% endgeneration %}{% else %}", "{% else %}"
+    )
+    assert_all_in(refused(talk, empty), "does not mark what the assistant says")
 
 
 # The border between prompt and reply, in tokens.
@@ -357,6 +371,15 @@ def test_special_tokens_that_swallow_whitespace():
     processor = build_processor(rstrip=("<|end|>", "<|assistant|>", "<|user|>"))
     out = encode([user("a"), assistant("yes"), user("b"), assistant("no")], PHI3, processor)
     assert [text for text, said in runs(out, 0, processor) if said] == ["yes<|end|>", "no<|end|>"]
+
+
+def test_special_tokens_that_swallow_whitespace_in_front():
+    """An end token that takes the header's line break along where nothing stands between them is the reply's."""
+    processor = build_processor()
+    processor.tokenizer.add_tokens([AddedToken("<end>", special=True, normalized=False, lstrip=True)])
+    out = encode([user("a"), assistant(""), user("b")], PHI3.replace("<|end|>", "<end>"), processor)
+    ids = out["input_ids"][0][TokenRoles.from_codes(out["token_type_ids"]).is_response_BN[0]]
+    assert processor.tokenizer.convert_ids_to_tokens(ids) == ["<end>"]
 
 
 def test_what_the_tokenizer_adds_is_never_a_reply():
