@@ -166,7 +166,7 @@ class _Steps:
         except ChatTemplateError:
             self._refuse(
                 "it writes today's date (strftime_now), so the same conversation is another one tomorrow: pass the "
-                "variable that it takes instead, often date_string='26 July 2024'. Or: "
+                "variable that it takes instead, often date_string='26 July 2024', or mark the replies."
             )
 
     def _refuse_changed(self, place: int, reply: str, said: str) -> NoReturn:

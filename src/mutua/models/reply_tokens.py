@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from mutua.models.chat_template import Span
 
@@ -57,34 +57,44 @@ def reply_tokens(
     """
     borders = [border for span in spans for border in span]
     is_reply = [False] * len(ids)
-    done, nth = 0, 0  # where the last token ended; borders passed, of which every odd one opens a span
-    for place, (start, end) in enumerate(offsets):
+    done, before = 0, 0  # where the last token ended and began
+    nth = 0  # borders passed, of which every odd one opens a span
+    for place, (start, end) in enumerate([*offsets, (len(text), len(text))]):
         if end == 0:
             continue
-        # Byte-level tokenizers leave leading spaces out of offsets, so what lies between two tokens is the second's.
-        first = done if done < start and text[done:start].isspace() else start
-        while nth < len(borders) and borders[nth] <= first:
-            nth += 1
+        # Byte-level tokenizers may leave the spaces at either end of a token out of its offsets, so whose they are is
+        # not known. What follows takes them for this token's, and has every border that touches them looked at.
+        gap = done < start and text[done:start].isspace()
+        first = done if gap else start
         while nth < len(borders) and borders[nth] < end:
             border = borders[nth]
-            if start < border and ids[place] in control_ids and text[border:end].isspace():
-                break  # whitespace that it swallowed
-            swallowed = ids[place] in control_ids and text[first:border].isspace()
-            dropped = border <= start and tokenize(text[:border]) == _before(ids, offsets, place)
-            if not swallowed and not dropped:
-                raise ValueError(
-                    f"the token {text[first:end]!r} straddles the border between prompt and reply, "
-                    f"{text[first:border]!r} | {text[border:end]!r}, in {text[max(first - 30, 0) : end + 30]!r}: let "
-                    "the chat template end its headers so that the tokenizer cuts there (without a trailing space, "
-                    "or with a special token)."
-                )
-            first = border
+            if gap and done <= border <= start:
+                found, expected = tokenize(text[:border]), _with_text(ids[:place], offsets)
+                if found != expected:
+                    is_this = found[: len(expected)] == expected
+                    _refuse(text, (first, end) if is_this else (before, start), border)
+            elif start < border:
+                swallows = ids[place] in control_ids
+                if swallows and text[border:end].isspace():
+                    break
+                if not (swallows and text[start:border].isspace()):
+                    _refuse(text, (start, end), border)
             nth += 1
-        is_reply[place] = nth % 2 == 1
-        done = max(done, end)
+        if place < len(ids):
+            is_reply[place] = nth % 2 == 1
+        done, before = max(done, end), first
     return is_reply
 
 
-def _before(ids: Sequence[int], offsets: Sequence[Span], place: int) -> list[int]:
-    """The ids before `place`, without those that stand for no text."""
-    return [ids[nth] for nth in range(place) if offsets[nth][1] != 0]
+def _with_text(ids: Sequence[int], offsets: Sequence[Span]) -> list[int]:
+    """The first ids, without those that stand for no text."""
+    return [token for token, (_, end) in zip(ids, offsets, strict=False) if end != 0]
+
+
+def _refuse(text: str, token: Span, border: int) -> NoReturn:
+    start, end = token
+    raise ValueError(
+        f"the token {text[start:end]!r} straddles the border between prompt and reply, {text[start:border]!r} | "
+        f"{text[border:end]!r}, in {text[max(start - 30, 0) : end + 30]!r}: let the chat template end its headers so "
+        "that the tokenizer cuts there (without a trailing space, or with a special token)."
+    )
