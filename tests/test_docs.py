@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PAGES = ["README.md", "docs/attention.md"]
+PAGES = ["README.md", "docs/attention.md", "docs/chat-templates.md"]
 
 
 @pytest.mark.parametrize("page", PAGES)
