@@ -185,6 +185,29 @@ def test_the_rendered_text_takes_images_in_strings():
     assert text == "<|user|>\n<image>is it red?<|end|>\n<|assistant|>\n"
 
 
+def test_the_tokenizers_template_is_the_default():
+    tokenizer = build_processor().tokenizer
+    bare = MutuaProcessor(PROCESSOR.image_processor, tokenizer, num_image_tokens=3)
+    with pytest.raises(ValueError, match="no chat template to render with"):
+        encode(TALK, None, bare)
+    tokenizer.chat_template = PHI3
+    own = MutuaProcessor(PROCESSOR.image_processor, tokenizer, num_image_tokens=3)
+    assert encode(TALK, None, own)["token_type_ids"].tolist() == encode(TALK, PHI3)["token_type_ids"].tolist()
+    own.chat_template = {"default": PHI3, "other": CHATML}
+    assert runs(encode(TALK, "other", own)) == runs(encode(TALK, CHATML))
+
+
+def test_options_of_the_call_reach_it_either_way():
+    for options in ({"padding": False}, {"processor_kwargs": {"padding": False}}):
+        out = encode([TALK[:2], TALK], PHI3, return_tensors=None, **options)
+        assert len(out["input_ids"][0]) < len(out["input_ids"][1])
+    with_offsets = encode(TALK, PHI3, processor_kwargs={"return_offsets_mapping": True})
+    assert with_offsets["offset_mapping"].shape[:2] == with_offsets["input_ids"].shape
+    assert "offset_mapping" not in encode(TALK, PHI3)
+    with pytest.raises(ValueError, match="token_type_ids say which tokens are replies"):
+        encode(TALK, PHI3, return_assistant_tokens_mask=True)
+
+
 # What is refused, and what the error shows.
 
 
