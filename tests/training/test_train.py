@@ -13,9 +13,9 @@ import pytest
 import torch
 from rich.console import Console
 
+from mutua.folders import FolderError
 from mutua.models import MutuaForConditionalGeneration, MutuaProcessor
 from mutua.training import (
-    CheckpointError,
     Recipe,
     RecipeError,
     TrainingError,
@@ -298,7 +298,7 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(
         monkeypatch.setattr(checkpoint_module, "save_file", full)
 
     at_step(monkeypatch, 5, fill)
-    with pytest.raises(CheckpointError, match=r"step-000008: cannot be written: .*No space left on device"):
+    with pytest.raises(FolderError, match=r"step-000008: cannot be written: .*No space left on device"):
         train(recipe_in(tmp_path), console)
     assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["step-000004"]
 

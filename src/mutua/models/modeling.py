@@ -152,7 +152,9 @@ class MutuaForConditionalGeneration(MutuaPreTrainedModel, GenerationMixin):
     def __init__(self, config: MutuaConfig) -> None:
         super().__init__(config)
         self.model = MutuaModel(config)
-        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.lm_head = nn.Linear(
+            config.text_config.hidden_size, config.text_config.vocab_size, bias=config.lm_head_bias
+        )
         self.post_init()
 
     def get_image_features(self, pixel_values: Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from mutua.data.mixture import Mixture
 from mutua.evaluation.accuracy import evaluate
+from mutua.folders import whole_folder
 from mutua.models import MutuaForConditionalGeneration, MutuaProcessor
 from mutua.training import checkpoint
 from mutua.training.batches import StepBatch, batches
@@ -53,7 +54,7 @@ def train(recipe: Recipe, console: Console | None = None) -> TrainResult:
         RecipeError: `recipe.output` holds a run of another recipe, or is in use.
         ValueError, OSError: a setting or a sample that cannot work, with its place.
         TrainingError: the loss is not finite.
-        CheckpointError: the disk is full.
+        FolderError: the disk is full.
     """
     console = console or Console()
 
@@ -118,7 +119,7 @@ def train(recipe: Recipe, console: Console | None = None) -> TrainResult:
 
             # 9. Finished: the model, with its recipe and its results beside it.
             metrics = run.metrics()
-            with checkpoint.whole_folder(folder.model) as partial:
+            with whole_folder(folder.model) as partial:
                 write_model(partial, model, processor, recipe, {**vars(progress), "metrics": metrics})
         say(f"Finished: {folder.model}")
         return TrainResult(folder.model, progress.step, metrics, interrupted=False)
@@ -157,7 +158,7 @@ class _Run:
     def save_checkpoint(self, progress: Progress) -> None:
         if progress.step == self.saved:
             return
-        with checkpoint.whole_folder(self.folder.checkpoint(progress.step)) as partial:
+        with whole_folder(self.folder.checkpoint(progress.step)) as partial:
             write_model(partial, self.model, self.processor, self.recipe, vars(progress))
             checkpoint.seal(partial, self.model, self.stepper.optimizer, progress)
         self.saved = progress.step

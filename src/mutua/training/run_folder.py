@@ -17,7 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mutua.training.checkpoint import CheckpointError, Progress, checkpoints, read_progress, remove_leftovers
+from mutua.folders import remove_leftovers
+from mutua.training.checkpoint import CheckpointError, Progress, checkpoints, read_progress
 from mutua.training.recipe import Recipe
 from mutua.training.recipe_file import RecipeError, dump_recipe, load_recipe
 
