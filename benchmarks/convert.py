@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from transformers import Phi3Config, SiglipVisionConfig
 
 from mutua.models import MutuaConfig, MutuaForConditionalGeneration
-from mutua.models.aki import ADDED_ROWS, released_name, convert, export
+from mutua.models.aki import ADDED_ROWS, convert, export, released_name
 
 KEPT, ADDED, ROWS = 32012, 2, 32064
 

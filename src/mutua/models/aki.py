@@ -280,8 +280,8 @@ def _find_all(config: MutuaConfig, released: AkiConfig, files: TensorFiles, sour
             added = files.tensors[ADDED_ROWS[ours]].shape
             if found[0] < kept or found[1:] != shape[1:] or (kept + added[0], *added[1:]) != shape:
                 raise AkiError(
-                    f"{source}: {origin[ours]} {found} and {ADDED_ROWS[ours]} {added} do not make a table of {shape}: the "
-                    f"first needs {kept} rows at least (initial_tokenizer_len)"
+                    f"{source}: {origin[ours]} {found} and {ADDED_ROWS[ours]} {added} do not make a table of {shape}: "
+                    f"the first needs {kept} rows at least (initial_tokenizer_len)"
                 )
         elif found != shape:
             raise AkiError(
