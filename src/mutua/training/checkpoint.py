@@ -22,7 +22,7 @@ from mutua.training.optimizer import load_optimizer_state, optimizer_state
 _STATE, _TENSORS = "trainer.json", "trainer.safetensors"
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(ValueError):
     """A checkpoint cannot be read."""
 
 
@@ -62,6 +62,8 @@ def read_progress(folder: Path) -> Progress:
             if (found := _fingerprint(folder / name)) != expected:
                 raise CheckpointError(f"{folder}: {name} is damaged (size and CRC-32 {found}, written as {expected})")
         return Progress(**state)
+    except CheckpointError:
+        raise
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder}: damaged: {error}") from error
 
