@@ -21,7 +21,7 @@ def test_python_examples_run(page, capsys):
     assert capsys.readouterr().out
 
 
-@pytest.mark.parametrize("page", [*PAGES, "docs/training.md", "docs/data.md", "docs/performance.md"])
+@pytest.mark.parametrize("page", [*PAGES, "docs/training.md", "docs/data.md", "docs/performance.md", "docs/aki.md"])
 def test_links_lead_somewhere(page):
     path = ROOT / page
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", path.read_text(encoding="utf-8")):

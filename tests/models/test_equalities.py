@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny_model import assistant, make_model, make_processor, picture, user
+from tiny_model import assert_checkpointing_changes_no_gradient, assistant, make_model, make_processor, picture, user
 from transformers import DynamicCache, StaticCache
 
 from mutua.roles import TokenRoles
@@ -171,17 +171,7 @@ def test_a_cached_chat_equals_a_full_re_run(model, encode):
 
 
 def test_gradient_checkpointing_changes_no_gradient(model, encode):
-    model = copy.deepcopy(model).train()
-    inputs = encode([*ONE, assistant("red")])
-    labels = torch.where(TokenRoles.from_codes(inputs["token_type_ids"]).is_response_BN, inputs["input_ids"], -100)
-    gradients = []
-    for enable in (model.gradient_checkpointing_disable, model.gradient_checkpointing_enable):
-        enable()
-        model.zero_grad()
-        model(**inputs, labels=labels).loss.backward()
-        gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
-    for plain, checkpointed in zip(*gradients, strict=True):
-        torch.testing.assert_close(checkpointed, plain, atol=1e-6, rtol=1e-5)
+    assert_checkpointing_changes_no_gradient(copy.deepcopy(model), encode([*ONE, assistant("red")]))
 
 
 def test_bf16_is_close_to_fp32(model, encode):

@@ -22,6 +22,7 @@ class MutuaConfig(PreTrainedConfig):
         connector: "resampler" (the paper's Perceiver, a fixed number of tokens) or "mlp" (one token a patch).
         resampler_latents, resampler_depth, resampler_heads, resampler_head_dim, resampler_ff_mult: the resampler's
             size; the defaults are AKI-4B's.
+        lm_head_bias: whether the language-model head has a bias (AKI's has).
         image_token_id: the placeholder that stands for one visual token in `input_ids`.
     """
 
@@ -37,11 +38,12 @@ class MutuaConfig(PreTrainedConfig):
     connector: Literal["resampler", "mlp"] = "resampler"
     resampler_latents: int = 144
     resampler_depth: int = 6
-    resampler_heads: int = 16
-    resampler_head_dim: int = 96
+    resampler_heads: int = 8
+    resampler_head_dim: int = 64
     resampler_ff_mult: int = 4
     image_token_id: int = 0
     tie_word_embeddings: bool = False
+    lm_head_bias: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
@@ -49,6 +51,11 @@ class MutuaConfig(PreTrainedConfig):
         # Transformers ties weights by the flag of the top-level config; language models keep theirs in their own.
         if getattr(self.text_config, "tie_word_embeddings", False):
             self.tie_word_embeddings = True
+        # Phi-3.5's config names a window of 262,144 tokens, of which no text of at most 131,072 can feel anything, but
+        # a backend that computes no windows would have to refuse it.
+        window = getattr(self.text_config, "sliding_window", None)
+        if window is not None and window >= self.text_config.max_position_embeddings:
+            self.text_config.sliding_window = None
 
     @property
     def num_image_tokens(self) -> int:
