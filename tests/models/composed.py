@@ -1,4 +1,4 @@
-"""Tiny configs of every vision encoder and language model that docs/compose.md names, and a tokenizer without images."""
+"""Tiny configs of every vision encoder and language model that docs/compose.md names, and a text-only tokenizer."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def test_defaults_overrides_and_the_way_back(tmp_path: Path, recipe_in) -> None:
         ("train.warmup_steps=9", "train: warmup_steps 9 must be below steps 9"),
         ("train=3", "train: got 3, expected keys and values"),
         ("name=", "name: got None, expected a text"),
-        ("model.preset=huge", "model.preset: got 'huge', expected 'tiny'"),
+        ("model.preset=huge", "model.preset: no preset 'huge'; allowed: aki-4b, "),
         ("model.path=somewhere", "model: give exactly one of preset and path"),
         ("model.attention_policy=both", "model.attention_policy: no attention policy 'both'; allowed: causal, "),
         ("model.vision.depth=3", "model.vision: no key of SiglipVisionConfig 'depth'; allowed: "),

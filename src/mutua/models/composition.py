@@ -42,7 +42,7 @@ def compose(
     chat_template: str | None = None,
     dtype: torch.dtype | None = None,
 ) -> tuple[MutuaForConditionalGeneration, MutuaProcessor]:
-    """A model on the CPU, in evaluation mode, and its processor. The connector's weights are fresh: it has to be trained.
+    """A model on the CPU, in evaluation mode, and its processor. The connector's weights are fresh: train it first.
 
     Without an image the model is its language model: compared before it is returned, on two short rows.
 

@@ -9,16 +9,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
 from transformers.image_processing_base import ImageProcessingMixin
 from transformers.utils import logging
 
+from mutua.models.configuration import MutuaConfig
+from mutua.models.modeling import MutuaModel
 from mutua.models.vision import vision_encoder
 
-Part = str | Path | PreTrainedConfig
+Part: TypeAlias = str | Path | PreTrainedConfig
 
 
 class ComposeError(ValueError):
@@ -26,9 +28,9 @@ class ComposeError(ValueError):
 
 
 def load_vision(part: Part, dtype: torch.dtype) -> Any:
-    """The vision encoder; of a checkpoint that holds more (SigLIP, CLIP) the vision part only."""
-    config = part if isinstance(part, PreTrainedConfig) else _read("vision", part, AutoConfig.from_pretrained)
-    config = deepcopy(getattr(config, "vision_config", None) or config)
+    """The vision encoder; of a checkpoint that holds more (SigLIP, CLIP, one of Mutua's own) the vision part only."""
+    whole = part if isinstance(part, PreTrainedConfig) else _read("vision", part, AutoConfig.from_pretrained)
+    config = deepcopy(getattr(whole, "vision_config", None) or whole)
     vision_encoder(config)
     if getattr(config, "vision_use_head", False):
         config.vision_use_head = False  # pools a picture into one vector, which nothing here uses
@@ -36,6 +38,9 @@ def load_vision(part: Part, dtype: torch.dtype) -> Any:
         return AutoModel.from_config(config, dtype=dtype)
 
     def load(name: str, **options: Any) -> Any:
+        if isinstance(whole, MutuaConfig):
+            model, info = MutuaModel.from_pretrained(name, dtype=dtype, output_loading_info=True, **options)
+            return model.vision_tower, info
         return AutoModel.from_pretrained(name, config=config, dtype=dtype, output_loading_info=True, **options)
 
     model, info = _read("vision", part, load)
@@ -122,9 +127,7 @@ def _read(what: str, part: str | Path, load: Callable[..., Any]) -> Any:
         return load(name, **options)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ComposeError(
-            f"{what} {part}: cannot be loaded from a folder here or from the hub: {reason}"
-        ) from error
+        raise ComposeError(f"{what} {part}: cannot be loaded from a folder here or from the hub: {reason}") from error
 
 
 def _expect_gguf() -> None:

@@ -54,9 +54,7 @@ VISION_ENCODERS: dict[str, VisionEncoder] = {
     "clip_vision_model": VisionEncoder(
         "CLIP", _CLIP_MEAN, _CLIP_STD, Resampling.BICUBIC, feature_layer=-2, class_tokens=1
     ),
-    "dinov2": VisionEncoder(
-        "DINOv2", _IMAGENET_MEAN, _IMAGENET_STD, Resampling.BICUBIC, class_tokens=1, any_size=True
-    ),
+    "dinov2": VisionEncoder("DINOv2", _IMAGENET_MEAN, _IMAGENET_STD, Resampling.BICUBIC, class_tokens=1, any_size=True),
     "dinov2_with_registers": VisionEncoder(
         "DINOv2 with registers", _IMAGENET_MEAN, _IMAGENET_STD, Resampling.BICUBIC, class_tokens=1, any_size=True
     ),
@@ -133,11 +131,13 @@ def image_processor(
         given: the content of the checkpoint's preprocessor_config.json; its numbers win over the type's.
     """
     encoder, side, given = vision_encoder(vision_config), image_side(vision_config, image_size), given or {}
-    numbers = {"image_mean": encoder.mean, "image_std": encoder.std, "resample": encoder.resample}
+    numbers: dict[str, Any] = {
+        "image_mean": list(encoder.mean),
+        "image_std": list(encoder.std),
+        "resample": encoder.resample,
+    }
     kept = ("image_mean", "image_std", "resample", "rescale_factor", "do_rescale", "do_normalize")
     numbers |= {key: given[key] for key in kept if given.get(key) is not None}
-    for key in ("image_mean", "image_std"):
-        numbers[key] = list(numbers[key])
     return SiglipImageProcessorPil(size={"height": side, "width": side}, do_convert_rgb=True, **numbers)
 
 
