@@ -117,7 +117,10 @@ class MutuaModel(MutuaPreTrainedModel):
         policy = get_policy(self.config.attention_policy)
         if position_ids is None:
             past = 0 if past_key_values is None else past_key_values.get_seq_length()
-            position_ids = _positions(policy, roles, attention_mask, past)
+            if past == 0 and token_type_ids is not None:
+                position_ids = policy.positions(roles)
+            else:
+                position_ids = _positions(policy, roles, attention_mask, past)
         if past_key_values is not None and _passes_rope_switch(self.config.text_config, position_ids, past_key_values):
             raise ValueError(
                 "longrope: the text now passes original_max_position_embeddings, from where on positions are encoded "
@@ -322,10 +325,8 @@ def _place_images(inputs_embeds_BNT: Tensor, image_tokens_IPT: Tensor, roles: To
 
 
 def _positions(policy: Policy, roles: TokenRoles, attention_mask_BK: Tensor | None, past: int) -> Tensor:
-    """Positions within each document, padding not counted; continued from the cache where there is one."""
-    if past == 0:
-        return policy.positions(roles)
-    if policy.within_item == "rings":
+    """Positions by the attention mask, padding not counted: of what follows cached text, or of text without roles."""
+    if policy.within_item == "rings" and past > 0:
         raise ValueError(
             f"policy {policy.name!r} gives an image fewer positions than tokens, so where cached text ends is not "
             "known: pass position_ids (`generate` does so by itself)."

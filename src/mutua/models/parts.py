@@ -20,6 +20,8 @@ from mutua.models.configuration import MutuaConfig
 from mutua.models.modeling import MutuaModel
 from mutua.models.vision import vision_encoder
 
+_WEIGHTS = {"use_safetensors": True, "output_loading_info": True}  # never a pickle
+
 Part: TypeAlias = str | Path | PreTrainedConfig
 
 
@@ -39,9 +41,9 @@ def load_vision(part: Part, dtype: torch.dtype) -> Any:
 
     def load(name: str, **options: Any) -> Any:
         if isinstance(whole, MutuaConfig):
-            model, info = MutuaModel.from_pretrained(name, dtype=dtype, output_loading_info=True, **options)
+            model, info = MutuaModel.from_pretrained(name, dtype=dtype, **_WEIGHTS, **options)
             return model.vision_tower, info
-        return AutoModel.from_pretrained(name, config=config, dtype=dtype, output_loading_info=True, **options)
+        return AutoModel.from_pretrained(name, config=config, dtype=dtype, **_WEIGHTS, **options)
 
     model, info = _read("vision", part, load)
     own = {name for name, _ in model.named_children()} - {"head"}
@@ -66,8 +68,10 @@ def load_language(part: Part, dtype: torch.dtype | None) -> Any:
         return AutoModelForCausalLM.from_config(deepcopy(part), dtype=dtype or torch.float32)
 
     def load(name: str, **options: Any) -> Any:
-        wanted = dtype or (torch.float32 if "gguf_file" in options else "auto")
-        return AutoModelForCausalLM.from_pretrained(name, dtype=wanted, output_loading_info=True, **options)
+        if "gguf_file" in options:
+            wanted = dtype or torch.float32
+            return AutoModelForCausalLM.from_pretrained(name, dtype=wanted, output_loading_info=True, **options)
+        return AutoModelForCausalLM.from_pretrained(name, dtype=dtype or "auto", **_WEIGHTS, **options)
 
     model, info = _read("language", part, load)
     _expect_whole("language", part, info, info["unexpected_keys"])
@@ -109,16 +113,16 @@ def quiet() -> Iterator[None]:
 def _read(what: str, part: str | Path, load: Callable[..., Any]) -> Any:
     """`load(name, **options)` for a folder, a GGUF file or a hub id; every failure names the part."""
     path = Path(part).expanduser()
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"trust_remote_code": False}
     if path.suffix == ".gguf":
         if what == "vision":
             raise ComposeError(f"vision {part}: a vision encoder cannot be read from a GGUF file; give its folder.")
         if not path.is_file():
             raise ComposeError(f"{what} {part}: no such file")
         _expect_gguf()
-        name, options = str(path.parent), {"gguf_file": path.name}
+        name, options["gguf_file"] = str(path.parent), path.name
     elif path.is_dir():
-        name, options = str(path), {"local_files_only": True}
+        name, options["local_files_only"] = str(path), True
     elif path.is_absolute() or str(part).startswith((".", "~")) or str(part).count("/") > 1:
         raise ComposeError(f"{what} {part}: no such folder")
     else:

@@ -33,8 +33,13 @@ def prepare_tokenizer(tokenizer: Any) -> Any:
         tokenizer.pad_token = next((name for name in _PADDING_NAMES if name in known), _NEW_PADDING)
         if tokenizer.pad_token not in known:
             _add(tokenizer, tokenizer.pad_token)
-    tokenizer.padding_side = "left"  # generation; training pads right by itself
-    tokenizer.model_input_names = ["input_ids", "attention_mask"]  # the processor adds the roles
+    settings = {
+        "padding_side": "left",  # generation; training pads right by itself
+        "model_input_names": ["input_ids", "attention_mask"],  # the processor adds the roles
+    }
+    for key, value in settings.items():
+        setattr(tokenizer, key, value)
+        tokenizer.init_kwargs[key] = value  # what is saved
     return tokenizer
 
 

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import torch
 from tiny_model import CORPUS
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
     CLIPVisionConfig,
     Dinov2Config,
     Dinov2WithRegistersConfig,
@@ -21,6 +26,9 @@ from transformers import (
     SiglipVisionConfig,
     SmolLM3Config,
 )
+
+import mutua
+from mutua.models import MutuaForConditionalGeneration, MutuaProcessor
 
 _VISION: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32}
 _VISION |= {"patch_size": 8}
@@ -48,7 +56,7 @@ LANGUAGE: dict[str, Callable[..., Any]] = {
     "smollm2": lambda **more: LlamaConfig(**{**_TEXT, "tie_word_embeddings": True, **more}),
     "phi3": lambda **more: Phi3Config(**{**_TEXT, "sliding_window": None, **more}),
     "phi3-longrope": lambda **more: Phi3Config(
-        **{**_TEXT, "original_max_position_embeddings": 48, "rope_parameters": LONGROPE, **more}
+        **{**_TEXT, "original_max_position_embeddings": 256, "rope_parameters": LONGROPE, **more}
     ),
     "qwen3": lambda **more: Qwen3Config(**{**_TEXT, "head_dim": 8, **more}),
     "smollm3": lambda **more: SmolLM3Config(**{**_TEXT, "num_hidden_layers": 4, **more}),
@@ -73,3 +81,29 @@ def text_tokenizer(**special: Any) -> PreTrainedTokenizerFast:
     )
     tokenizer.train_from_iterator(CORPUS, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", **special)
+
+
+@dataclass(frozen=True)
+class Composed:
+    """A model from folders, and its parts as Transformers has them."""
+
+    vision: Any
+    language: Any
+    model: MutuaForConditionalGeneration
+    processor: MutuaProcessor
+    folder: Path
+
+
+def compose_from_folders(folder: Path, vision: str, language: str, **sizes: Any) -> Composed:
+    """The language model's table has 304 rows for a vocabulary of 300, unless `sizes` say otherwise."""
+    torch.manual_seed(0)
+    encoder = AutoModel.from_config(VISION[vision]()).eval()
+    alone = AutoModelForCausalLM.from_config(LANGUAGE[language](**{"vocab_size": 304, **sizes})).eval()
+    encoder.save_pretrained(folder / "vision")
+    alone.save_pretrained(folder / "language")
+    text_tokenizer().save_pretrained(folder / "language")
+    model, processor = mutua.compose(vision=folder / "vision", connector="mlp", language=folder / "language")
+    # From the files, too: fast sums depend on how weights lie in memory, and equal means equal bit by bit.
+    encoder = AutoModel.from_pretrained(folder / "vision")
+    alone = AutoModelForCausalLM.from_pretrained(folder / "language")
+    return Composed(encoder, alone, model, processor, folder)
