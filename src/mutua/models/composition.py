@@ -123,8 +123,8 @@ def _compose(
         is_tied=language.get_output_embeddings().weight is language.get_input_embeddings().weight,
     )
     model = _assemble(config, vision, language)
-    expect_equal_logits(text_logits(model, probe), alone, config.text_config)
     prove_mask(model.model.language_model)
+    expect_equal_logits(text_logits(model, probe), alone, config.text_config)
     model.generation_config = _generation_config(language.generation_config, tokens, image_token_id)
     processor = MutuaProcessor(
         image_processor=image_processor(config.vision_config, config.image_size, given),

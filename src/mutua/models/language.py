@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import MODEL_MAPPING
 
 from mutua.attention import MMA, MaskRequest
 from mutua.roles import NONE, Modality, TokenRoles
@@ -32,6 +33,8 @@ def refuse_unfit(language_model: Any) -> None:
     """
     decoder, head = language_model.get_decoder(), language_model.get_output_embeddings()
     config = decoder.config
+    if not isinstance(decoder, MODEL_MAPPING.get(type(config), ())):
+        raise _unfit(config, "its decoder is only a part of what AutoModel makes of its config")
     if not isinstance(head, nn.Linear):
         raise _unfit(config, "it has no language-model head that is one linear layer")
     if head.bias is not None:
@@ -48,6 +51,8 @@ def refuse_unfit(language_model: Any) -> None:
     for key, neutral in _LOGIT_CHANGES.items():
         if getattr(config, key, neutral) not in (neutral, None):
             raise _unfit(config, f"it changes its logits after the head ({key} {getattr(config, key)})")
+    if head.weight is language_model.get_input_embeddings().weight and not hasattr(decoder, "embed_tokens"):
+        raise _unfit(config, "its head is tied to embeddings that have another name than embed_tokens")
 
 
 def text_probe(language_model: Any, avoid: int) -> dict[str, Tensor]:

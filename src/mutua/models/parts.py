@@ -20,7 +20,8 @@ from mutua.models.configuration import MutuaConfig
 from mutua.models.modeling import MutuaModel
 from mutua.models.vision import vision_encoder
 
-_WEIGHTS = {"use_safetensors": True, "output_loading_info": True}  # never a pickle
+# Never a pickle; and what does not fit is told by name, and refused, in `_expect_whole`.
+_WEIGHTS = {"use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
 
 Part: TypeAlias = str | Path | PreTrainedConfig
 
