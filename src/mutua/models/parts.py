@@ -94,7 +94,7 @@ def load_tokenizer(part: Part, given: Any) -> Any:
         raise ComposeError(
             "language is a bare config, which has no tokenizer: give tokenizer= (a tokenizer, a folder or a hub id)."
         )
-    return _read("tokenizer", source, AutoTokenizer.from_pretrained)
+    return _read("tokenizer" if given else "language", source, AutoTokenizer.from_pretrained)
 
 
 @contextmanager
