@@ -21,6 +21,7 @@ from transformers import (
     LlamaConfig,
     MistralConfig,
     Phi3Config,
+    PhiConfig,
     PreTrainedTokenizerFast,
     Qwen3Config,
     SiglipVisionConfig,
@@ -58,6 +59,8 @@ LANGUAGE: dict[str, Callable[..., Any]] = {
     "phi3-longrope": lambda **more: Phi3Config(
         **{**_TEXT, "original_max_position_embeddings": 256, "rope_parameters": LONGROPE, **more}
     ),
+    # A head with a bias.
+    "phi": lambda **more: PhiConfig(**{**_TEXT, **more}),
     "qwen3": lambda **more: Qwen3Config(**{**_TEXT, "head_dim": 8, **more}),
     "smollm3": lambda **more: SmolLM3Config(**{**_TEXT, "num_hidden_layers": 4, **more}),
     "mistral": lambda **more: MistralConfig(**{**_TEXT, "sliding_window": 6, **more}),

@@ -10,9 +10,10 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from mutua.folders import FolderError, remove_leftovers, whole_folder
 from mutua.training import CheckpointError
 from mutua.training import checkpoint as module
-from mutua.training.checkpoint import Progress, checkpoints, prune, read_progress, remove_leftovers, whole_folder
+from mutua.training.checkpoint import Progress, checkpoints, prune, read_progress
 
 
 def write(folder: Path) -> tuple[nn.Linear, torch.optim.Optimizer]:
@@ -74,7 +75,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.M
         raise error
 
     monkeypatch.setattr(module, "save_file", full)
-    with pytest.raises(CheckpointError, match=r"No space left on device.* Make room there"):
+    with pytest.raises(FolderError, match=r"No space left on device.* Make room there"):
         write(tmp_path / "step-000007")
     assert list(tmp_path.iterdir()) == []
 

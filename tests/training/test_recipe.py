@@ -18,6 +18,12 @@ def test_defaults_overrides_and_the_way_back(tmp_path: Path, recipe_in) -> None:
     assert load_recipe(path) == recipe
 
 
+def test_adapters_are_asked_for_by_their_section(tmp_path: Path, recipe_in) -> None:
+    assert recipe_in(tmp_path).train.lora is None
+    lora = recipe_in(tmp_path, "train.lora={}").train.lora
+    assert lora.model_dump() == {"rank": 16, "alpha": 32, "dropout": 0.0, "targets": ("model.language_model.*",)}
+
+
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
@@ -32,6 +38,14 @@ def test_defaults_overrides_and_the_way_back(tmp_path: Path, recipe_in) -> None:
         ("train.precision=fp16", "train.precision: got 'fp16', expected 'auto', 'fp32' or 'bf16'"),
         ("train.gradient_checkpointing=1", "train.gradient_checkpointing: got 1, expected true or false"),
         ("train.freeze=model", "train.freeze: got 'model', expected a list"),
+        ("train.lora.rank=0", "train.lora.rank: got 0, expected a number of at least 1"),
+        (
+            "train.lora.ranks=8",
+            "train.lora.ranks: unknown key; did you mean 'rank'? allowed: rank, alpha, dropout, targ",
+        ),
+        ("train.lora.dropout=1.0", "train.lora.dropout: got 1.0, expected a number below 1"),
+        ("train.lora.targets=[]", "train.lora.targets: got [], expected at least 1 entries"),
+        ("train.lora=true", "train.lora: got True, expected keys and values"),
         ("train.stepz=3", "train.stepz: unknown key; did you mean 'steps'? allowed: steps, batch_size,"),
         ("trian.steps=3", "trian: unknown key; did you mean 'train'? allowed: name, seed, output, model, data, train"),
         ("train.micro_batch_size=8", "train: micro_batch_size 8 is above batch_size 4"),

@@ -7,15 +7,15 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from rich.console import Console
+from training_runs import at_step, child, expect_equal, lines
 
+from mutua.folders import FolderError
 from mutua.models import MutuaForConditionalGeneration, MutuaProcessor
 from mutua.training import (
-    CheckpointError,
     Recipe,
     RecipeError,
     TrainingError,
@@ -27,72 +27,12 @@ from mutua.training import checkpoint as checkpoint_module
 from mutua.training.signals import StopRequest
 from mutua.training.step import Stepper
 
-# A run of its own process that gets a signal during a step. Ctrl-C in a terminal goes to the whole process group, data
-# workers included; kill -9 to the one process.
-CHILD = """
-import os, signal, sys
-from mutua.training import load_recipe, train
-from mutua.training.step import Stepper
-original = Stepper.step
-def step(self, index, batch):
-    metrics = original(self, index, batch)
-    if index == int(sys.argv[2]):
-        send = os.kill if sys.argv[3] == "SIGKILL" else os.killpg
-        send(os.getpid(), getattr(signal, sys.argv[3]))
-    return metrics
-Stepper.step = step
-sys.exit(130 if train(load_recipe(sys.argv[1], sys.argv[4:])).interrupted else 0)
-"""
-
-
-def child(recipe: Path, index: int, name: str, *overrides: str) -> tuple[int, str]:
-    """Exit status and output. Through a file: a pipe would be held open by data workers, which die a little later."""
-    told = recipe.with_name("told.txt")
-    with told.open("w") as file:
-        done = subprocess.run(
-            [sys.executable, "-c", CHILD, str(recipe), str(index), name, *overrides],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            start_new_session=True,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            timeout=300,
-        )
-    return done.returncode, told.read_text()
-
-
-def lines(run: Path, name: str = "log.jsonl") -> list[dict[str, Any]]:
-    """A log, without what depends on the clock."""
-    parsed = [json.loads(line) for line in (run / name).read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in ("samples_per_second", "seconds")} for line in parsed]
-
-
-def at_step(monkeypatch: pytest.MonkeyPatch, index: int, act: Callable[[Stepper], None]) -> None:
-    """Runs `act` after a step, once."""
-    original = Stepper.step
-    due = {index}
-
-    def step(self: Stepper, current: int, batch: Any) -> Any:
-        metrics = original(self, current, batch)
-        if current in due:
-            due.remove(current)
-            act(self)
-        return metrics
-
-    monkeypatch.setattr(Stepper, "step", step)
-
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory, recipe_in: Callable[..., Recipe]) -> tuple[Path, TrainResult]:
     """A run that nobody disturbed."""
     folder = tmp_path_factory.mktemp("reference")
     return folder / "run", train(recipe_in(folder), Console(quiet=True))
-
-
-def expect_equal(run: Path, reference: Path) -> None:
-    assert lines(run) == lines(reference)
-    assert lines(run, "evaluations.jsonl") == lines(reference, "evaluations.jsonl")
-    weights = "model/model.safetensors"
-    assert (run / weights).read_bytes() == (reference / weights).read_bytes()
 
 
 def test_what_a_run_writes(reference: tuple[Path, TrainResult]) -> None:
@@ -298,7 +238,7 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(
         monkeypatch.setattr(checkpoint_module, "save_file", full)
 
     at_step(monkeypatch, 5, fill)
-    with pytest.raises(CheckpointError, match=r"step-000008: cannot be written: .*No space left on device"):
+    with pytest.raises(FolderError, match=r"step-000008: cannot be written: .*No space left on device"):
         train(recipe_in(tmp_path), console)
     assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["step-000004"]
 

@@ -21,7 +21,13 @@ EXAMPLES = """Examples:
 
 # What an extra brings: importable module -> what it is for.
 _EXTRAS = {
-    "train": {"easy_vqa": "the easy-VQA data", "matplotlib": "figures", "yaml": "recipes", "tensorboard": "live curves"}
+    "train": {
+        "easy_vqa": "the easy-VQA data",
+        "matplotlib": "figures",
+        "yaml": "recipes",
+        "tensorboard": "live curves",
+    },
+    "lora": {"peft": "LoRA adapters"},
 }
 
 

@@ -111,7 +111,7 @@ def _compose(
 
     # Before the parts become one model, which sets its own attention backend in the language model's config.
     probe = text_probe(language, avoid=image_token_id)
-    alone = text_logits(language, probe)
+    alone, head = text_logits(language, probe), language.get_output_embeddings()
     config = compose_config(
         vision.config,
         language.get_decoder().config,
@@ -120,7 +120,8 @@ def _compose(
         vision_feature_layer=vision_feature_layer,
         image_size=image_size,
         image_token_id=image_token_id,
-        is_tied=language.get_output_embeddings().weight is language.get_input_embeddings().weight,
+        is_tied=head.weight is language.get_input_embeddings().weight,
+        lm_head_bias=head.bias is not None,
     )
     model = _assemble(config, vision, language)
     prove_mask(model.model.language_model)
@@ -144,6 +145,7 @@ def compose_config(
     attention_policy: str,
     image_token_id: int,
     is_tied: bool,
+    lm_head_bias: bool = False,
     vision_feature_layer: int | None = None,
     image_size: int | None = None,
 ) -> MutuaConfig:
@@ -158,15 +160,20 @@ def compose_config(
         vision_feature_layer=vision_feature_layer,
         image_size=None if image_size == image_side(vision_config) else image_size,
         image_token_id=image_token_id,
+        lm_head_bias=lm_head_bias,
         **connector_keys(connector),
     )
 
 
 def _assemble(config: MutuaConfig, vision: Any, language: Any) -> MutuaForConditionalGeneration:
     """The model with the parts' own tensors (no copies) and a fresh connector; nothing else missing, nothing left."""
-    weights: dict[str, Tensor] = {"lm_head.weight": language.get_output_embeddings().weight.detach()}
-    for prefix, part in (("vision_tower", vision), ("language_model", language.get_decoder())):
-        weights |= {f"model.{prefix}.{name}": tensor for name, tensor in part.state_dict().items()}
+    weights: dict[str, Tensor] = {}
+    for prefix, part in (
+        ("model.vision_tower", vision),
+        ("model.language_model", language.get_decoder()),
+        ("lm_head", language.get_output_embeddings()),
+    ):
+        weights |= {f"{prefix}.{name}": tensor for name, tensor in part.state_dict().items()}
     with quiet():
         model, info = MutuaForConditionalGeneration.from_pretrained(
             None, config=config, state_dict=weights, dtype=language.dtype, output_loading_info=True

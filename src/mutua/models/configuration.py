@@ -26,6 +26,7 @@ class MutuaConfig(PreTrainedConfig):
         vision_feature_layer: which hidden state of the vision encoder the connector gets: -1 the last one after the
             final norm (as the paper), -2 the one before (as LLaVA), 0 the embedding.
         image_size: pixels a side that pictures are scaled to, for encoders that take any size; None: the encoder's own.
+        lm_head_bias: whether the language-model head has a bias (AKI's has).
         image_token_id: the placeholder that stands for one visual token in `input_ids`.
     """
 
@@ -41,13 +42,14 @@ class MutuaConfig(PreTrainedConfig):
     connector: Literal["resampler", "mlp"] = "resampler"
     resampler_latents: int = 144
     resampler_depth: int = 6
-    resampler_heads: int = 16
-    resampler_head_dim: int = 96
+    resampler_heads: int = 8
+    resampler_head_dim: int = 64
     resampler_ff_mult: int = 4
     vision_feature_layer: int = -1
     image_size: int | None = None
     image_token_id: int = 0
     tie_word_embeddings: bool = False
+    lm_head_bias: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
@@ -55,6 +57,11 @@ class MutuaConfig(PreTrainedConfig):
         # Transformers ties weights by the flag of the top-level config; language models keep theirs in their own.
         if getattr(self.text_config, "tie_word_embeddings", False):
             self.tie_word_embeddings = True
+        # Phi-3.5's config names a window of 262,144 tokens, of which no text of at most 131,072 can feel anything, but
+        # a backend that computes no windows would have to refuse it.
+        window = getattr(self.text_config, "sliding_window", None)
+        if window is not None and window >= self.text_config.max_position_embeddings:
+            self.text_config.sliding_window = None
 
     @property
     def num_image_tokens(self) -> int:

@@ -37,8 +37,6 @@ def refuse_unfit(language_model: Any) -> None:
         raise _unfit(config, "its decoder is only a part of what AutoModel makes of its config")
     if not isinstance(head, nn.Linear):
         raise _unfit(config, "it has no language-model head that is one linear layer")
-    if head.bias is not None:
-        raise _unfit(config, "its language-model head has a bias, which Mutua's has not")
     other = sorted(set(getattr(config, "layer_types", None) or ()) - _LAYERS)
     if other:
         raise _unfit(config, f"it has layers of type {', '.join(other)}, to which no attention mask applies")

@@ -15,7 +15,7 @@ from transformers import AutoModel, Cache, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
 from transformers.utils import can_return_tuple
 
-from mutua.attention import MaskRequest, Policy, get_policy, resolve
+from mutua.attention import BACKENDS, MaskRequest, Policy, get_policy, resolve
 from mutua.models.configuration import MutuaConfig
 from mutua.models.connectors import CONNECTORS, PerceiverResampler
 from mutua.models.vision import check_feature_layer, prefix_tokens
@@ -58,6 +58,8 @@ class MutuaModel(MutuaPreTrainedModel):
         super().__init__(config)
         config.text_config._attn_implementation = resolve(config.text_config._attn_implementation)
         check_feature_layer(config.vision_config, config.vision_feature_layer)
+        if config.vision_config._attn_implementation in BACKENDS:  # from_pretrained hands one name to all parts
+            config.vision_config._attn_implementation = None
         self.vision_tower = AutoModel.from_config(config.vision_config)
         self.connector = CONNECTORS[config.connector](config)
         self.language_model = AutoModel.from_config(config.text_config)
@@ -172,7 +174,9 @@ class MutuaForConditionalGeneration(MutuaPreTrainedModel, GenerationMixin):
     def __init__(self, config: MutuaConfig) -> None:
         super().__init__(config)
         self.model = MutuaModel(config)
-        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.lm_head = nn.Linear(
+            config.text_config.hidden_size, config.text_config.vocab_size, bias=config.lm_head_bias
+        )
         self.post_init()
 
     def get_image_features(self, pixel_values: Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:

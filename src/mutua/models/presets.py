@@ -30,10 +30,10 @@ class Preset:
 
 PRESETS: dict[str, Preset] = {
     "aki-4b": Preset(
-        "the paper's: 144 visual tokens, 4.4 billion weights",
+        "the paper's: 144 visual tokens, 4.3 billion weights",
         vision="google/siglip-so400m-patch14-384",
         language="microsoft/Phi-3.5-mini-instruct",
-        connector={"type": "resampler", "latents": 144, "depth": 6, "heads": 16, "head_dim": 96, "ff_mult": 4},
+        connector={"type": "resampler", "latents": 144, "depth": 6, "heads": 8, "head_dim": 64, "ff_mult": 4},
     ),
     "smollm3-3b": Preset(
         "as aki-4b with open training data: SigLIP 2 and SmolLM3, 3.6 billion weights",
@@ -42,7 +42,7 @@ PRESETS: dict[str, Preset] = {
         connector={"type": "resampler", "latents": 144},
     ),
     "qwen3-2b": Preset(
-        "SigLIP 2 and Qwen3-1.7B, 2.3 billion weights",
+        "SigLIP 2 and Qwen3-1.7B, 2.2 billion weights",
         vision="google/siglip2-so400m-patch14-384",
         language="Qwen/Qwen3-1.7B",
         connector={"type": "resampler", "latents": 144},

@@ -16,7 +16,31 @@ from mutua.models import MutuaForConditionalGeneration, MutuaProcessor, compose
 from mutua.models.connectors import connector_keys
 from mutua.models.presets import build_processor, tiny_config, train_tokenizer
 from mutua.training.export import no_bars
-from mutua.training.recipe import ModelSettings
+from mutua.training.lora import Adapters, is_lora
+from mutua.training.recipe import ModelSettings, Recipe
+
+
+def model_to_train(
+    recipe: Recipe, mixture: Mixture, newest: Path | None
+) -> tuple[MutuaForConditionalGeneration, MutuaProcessor, Adapters | None]:
+    """The model where the recipe starts, or as the checkpoint `newest` has it; what the recipe says is frozen.
+
+    Raises:
+        ValueError, OSError: a setting that cannot work, with its place.
+        CheckpointError: the checkpoint goes with another model than the one that the recipe starts from.
+    """
+    lora = recipe.train.lora
+    if newest is None or lora is not None:  # a checkpoint of a run with adapters has no more than what is trained
+        model, processor = build_model(recipe.model, mixture, recipe.data.tokenizer_texts)
+    else:
+        model, processor = load_model(newest)
+    freeze(model, recipe.train.freeze, may_freeze_all=lora is not None)
+    if lora is None:
+        return model, processor, None
+    adapters = Adapters(model, lora)
+    if newest is not None:
+        adapters.load(newest)
+    return model, processor, adapters
 
 
 def build_model(
@@ -42,7 +66,10 @@ def build_model(
 def load_model(folder: Path) -> tuple[MutuaForConditionalGeneration, MutuaProcessor]:
     """What `save_pretrained` wrote into `folder`, with fp32 weights to train."""
     if not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"model.path {folder}: no model there (no config.json); give a folder that holds one")
+        hint = "; a checkpoint of a run with train.lora is none, its finished model is" if is_lora(folder) else ""
+        raise FileNotFoundError(
+            f"model.path {folder}: no model there (no config.json){hint}; give a folder that holds one"
+        )
     with no_bars():
         model = MutuaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
     _own_memory(model)
@@ -76,11 +103,11 @@ def _own_memory(model: nn.Module) -> None:
         parameter.data = parameter.data.clone()
 
 
-def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
+def freeze(model: nn.Module, patterns: Sequence[str], may_freeze_all: bool = False) -> None:
     """Freezes the parameters whose names match any of the patterns.
 
     Raises:
-        ValueError: a pattern matches nothing, or nothing is left to train.
+        ValueError: a pattern matches nothing, or nothing is left to train (unless that may be).
     """
     parameters = dict(model.named_parameters())
     for pattern in patterns:
@@ -93,7 +120,7 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
             )
         for name in matched:
             parameters[name].requires_grad_(False)
-    if not any(parameter.requires_grad for parameter in parameters.values()):
+    if not may_freeze_all and not any(parameter.requires_grad for parameter in parameters.values()):
         raise ValueError(f"train.freeze: {', '.join(patterns)} freeze every parameter; leave something to train")
 
 

@@ -1,35 +1,29 @@
-"""Checkpoints: folders that are complete or not there, and that notice when they are damaged.
+"""Checkpoints: folders that are complete or not there (`mutua.folders`), and that notice when they are damaged.
 
-A folder is written beside its final place under a name that ends in `.partial`, flushed to the disk and renamed. So a
-run that is killed at any moment leaves whole checkpoints, and at most one `.partial` folder, which the next start
-removes. No pickle anywhere: safetensors and JSON.
+No pickle anywhere: safetensors and JSON.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from mutua.folders import PARTIAL
 from mutua.training.optimizer import load_optimizer_state, optimizer_state
 
-_PARTIAL = ".partial"
 _STATE, _TENSORS = "trainer.json", "trainer.safetensors"
 
 
-class CheckpointError(RuntimeError):
-    """A checkpoint cannot be written, or none of those that are there can be read."""
+class CheckpointError(ValueError):
+    """A checkpoint cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -39,40 +33,6 @@ class Progress:
     step: int = 0
     samples: int = 0
     seconds: float = 0.0
-
-
-@contextmanager
-def whole_folder(target: Path) -> Iterator[Path]:
-    """A folder to write into; it appears as `target`, flushed to the disk, only if the block succeeds.
-
-    Raises:
-        CheckpointError: the disk is full or not writable; nothing is left behind.
-    """
-    partial = target.with_name(target.name + _PARTIAL)
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        yield partial
-        for path in sorted(partial.rglob("*")):
-            _flush(path)
-        _flush(partial)
-        partial.rename(target)
-        _flush(target.parent)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise CheckpointError(
-            f"{target}: cannot be written: {error}. Make room there (or choose another `output`) and run the same "
-            "command again: it resumes from the newest checkpoint."
-        ) from error
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Removes what a killed write or a killed removal left in `folder`."""
-    for partial in folder.glob(f"*{_PARTIAL}"):
-        shutil.rmtree(partial)
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -102,6 +62,8 @@ def read_progress(folder: Path) -> Progress:
             if (found := _fingerprint(folder / name)) != expected:
                 raise CheckpointError(f"{folder}: {name} is damaged (size and CRC-32 {found}, written as {expected})")
         return Progress(**state)
+    except CheckpointError:
+        raise
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder}: damaged: {error}") from error
 
@@ -120,7 +82,7 @@ def prune(folder: Path, keep: int) -> None:
     """Removes all but the `keep` newest checkpoints."""
     for old in checkpoints(folder)[:-keep]:
         # Renamed first, so that a removal cut short leaves no half checkpoint under a checkpoint's name.
-        shutil.rmtree(old.rename(old.with_name(old.name + _PARTIAL)))
+        shutil.rmtree(old.rename(old.with_name(old.name + PARTIAL)))
 
 
 def _fingerprint(path: Path) -> list[int]:
@@ -130,12 +92,3 @@ def _fingerprint(path: Path) -> list[int]:
         while chunk := file.read(1 << 22):
             crc = zlib.crc32(chunk, crc)
     return [path.stat().st_size, crc]
-
-
-def _flush(path: Path) -> None:
-    """Waits until a file's content, or a folder's entries, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

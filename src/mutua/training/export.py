@@ -31,20 +31,22 @@ def no_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def versions() -> dict[str, str]:
-    """Of everything that numbers may depend on."""
+def versions(recipe: Recipe) -> dict[str, str]:
+    """Of everything that the numbers of a run may depend on."""
+    adapters = {} if recipe.train.lora is None else {"peft": version("peft")}
     return {
         "mutua": mutua.__version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "transformers": version("transformers"),
+        **adapters,
     }
 
 
-def changed_versions(folder: Path) -> str:
+def changed_versions(folder: Path, recipe: Recipe) -> str:
     """How the versions that wrote `folder` differ from those here, as "torch 2.6.0 -> 2.7.0, ..."; "" if not at all."""
-    written = json.loads((folder / "run.json").read_text(encoding="utf-8"))["versions"]
-    return ", ".join(f"{name} {written[name]} -> {now}" for name, now in versions().items() if written[name] != now)
+    written, here = json.loads((folder / "run.json").read_text(encoding="utf-8"))["versions"], versions(recipe)
+    return ", ".join(f"{name} {written[name]} -> {now}" for name, now in here.items() if written[name] != now)
 
 
 def write_model(
@@ -54,12 +56,16 @@ def write_model(
     recipe: Recipe,
     run: dict[str, Any],
 ) -> None:
-    """Model and processor as `from_pretrained` reads them, `recipe.yaml`, and `run` with versions as `run.json`."""
+    """Model and processor as `from_pretrained` reads them, and the run's record beside them."""
     with no_bars():
         model.save_pretrained(folder)
     processor.save_pretrained(folder)
+    write_record(folder, model.device, recipe, run)
+
+
+def write_record(folder: Path, device: torch.device, recipe: Recipe, run: dict[str, Any]) -> None:
+    """`recipe.yaml`, and `run` with versions as `run.json`."""
     (folder / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
-    on_cuda = model.device.type == "cuda"
-    device = torch.cuda.get_device_name(model.device) if on_cuda else f"cpu ({platform.machine()})"
-    record = {"name": recipe.name, "seed": recipe.seed, **run, "device": device, "versions": versions()}
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})"
+    record = {"name": recipe.name, "seed": recipe.seed, **run, "device": name, "versions": versions(recipe)}
     (folder / "run.json").write_text(json.dumps(record, indent=2), encoding="utf-8")

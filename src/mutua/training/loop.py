@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +15,15 @@ from rich.console import Console
 
 from mutua.data.mixture import Mixture
 from mutua.evaluation.accuracy import evaluate
+from mutua.folders import whole_folder
 from mutua.models import MutuaForConditionalGeneration, MutuaProcessor
 from mutua.training import checkpoint
 from mutua.training.batches import StepBatch, batches
-from mutua.training.build import build_model, freeze, load_model
+from mutua.training.build import model_to_train
 from mutua.training.checkpoint import Progress
-from mutua.training.export import changed_versions, write_model
+from mutua.training.export import changed_versions, write_model, write_record
 from mutua.training.log import RunLog
+from mutua.training.lora import Adapters, is_adapter
 from mutua.training.optimizer import build_optimizer
 from mutua.training.precision import recompute_activations, uses_bf16
 from mutua.training.recipe import Recipe
@@ -53,7 +56,7 @@ def train(recipe: Recipe, console: Console | None = None) -> TrainResult:
         RecipeError: `recipe.output` holds a run of another recipe, or is in use.
         ValueError, OSError: a setting or a sample that cannot work, with its place.
         TrainingError: the loss is not finite.
-        CheckpointError: the disk is full.
+        FolderError: the disk is full.
     """
     console = console or Console()
 
@@ -74,18 +77,14 @@ def train(recipe: Recipe, console: Console | None = None) -> TrainResult:
         weights = [weighted.weight for weighted in recipe.data.train]
         mixture = Mixture(sources, weights, recipe.seed, recipe.train.batch_size)
 
-        # 3. Model: the newest checkpoint's, or where the recipe starts.
+        # 3. Model: the newest checkpoint's, or where the recipe starts; some of it frozen, adapters in it if asked for.
         newest, progress = folder.newest_checkpoint(lambda text: say(text, "yellow"))
-        if newest is not None:
-            model, processor = load_model(newest)
-        else:
-            model, processor = build_model(recipe.model, mixture, recipe.data.tokenizer_texts)
-        freeze(model, recipe.train.freeze)
+        model, processor, adapters = model_to_train(recipe, mixture, newest)
         if recipe.train.gradient_checkpointing:
             recompute_activations(model)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         model.to(device)  # type: ignore[arg-type]
-        say(_introduction(recipe, model, device))
+        say(_introduction(recipe, model, adapters, device))
 
         # 4. Optimizer.
         optimizer = build_optimizer(model, recipe.train)
@@ -95,11 +94,11 @@ def train(recipe: Recipe, console: Console | None = None) -> TrainResult:
         if newest is not None:
             checkpoint.restore(newest, model, optimizer)
             say(f"Resuming from {newest}.")
-            if changes := changed_versions(newest):
+            if changes := changed_versions(newest, recipe):
                 say(f"Losses may differ in the last digits, versions have changed: {changes}.", "yellow")
 
         with RunLog(folder, recipe.name, recipe.train.steps, progress, console) as log:
-            run = _Run(recipe, folder, model, processor, stepper, log, stop, saved=progress.step)
+            run = _Run(recipe, folder, model, processor, adapters, stepper, log, stop, saved=progress.step)
 
             # 6. and 7. Train, and evaluate where the recipe says so.
             run.evaluate_if_due(progress.step)  # the run before may have been stopped in the middle of it
@@ -116,9 +115,13 @@ def train(recipe: Recipe, console: Console | None = None) -> TrainResult:
                 )
                 return TrainResult(None, progress.step, run.metrics(), interrupted=True)
 
-            # 9. Finished: the model, with its recipe and its results beside it.
+            # 9. Finished: the model, adapters merged, with its recipe and its results beside it.
             metrics = run.metrics()
-            with checkpoint.whole_folder(folder.model) as partial:
+            if adapters is not None:
+                with whole_folder(folder.adapter) as partial:
+                    adapters.export(partial)
+                adapters.merge()
+            with whole_folder(folder.model) as partial:
                 write_model(partial, model, processor, recipe, {**vars(progress), "metrics": metrics})
         say(f"Finished: {folder.model}")
         return TrainResult(folder.model, progress.step, metrics, interrupted=False)
@@ -132,6 +135,7 @@ class _Run:
     folder: RunFolder
     model: MutuaForConditionalGeneration
     processor: MutuaProcessor
+    adapters: Adapters | None
     stepper: Stepper
     log: RunLog
     stop: StopRequest
@@ -157,8 +161,12 @@ class _Run:
     def save_checkpoint(self, progress: Progress) -> None:
         if progress.step == self.saved:
             return
-        with checkpoint.whole_folder(self.folder.checkpoint(progress.step)) as partial:
-            write_model(partial, self.model, self.processor, self.recipe, vars(progress))
+        with whole_folder(self.folder.checkpoint(progress.step)) as partial:
+            if self.adapters is None:
+                write_model(partial, self.model, self.processor, self.recipe, vars(progress))
+            else:
+                self.adapters.save(partial)
+                write_record(partial, self.model.device, self.recipe, vars(progress))
             checkpoint.seal(partial, self.model, self.stepper.optimizer, progress)
         self.saved = progress.step
         checkpoint.prune(self.folder.checkpoints, self.recipe.train.keep_checkpoints)
@@ -201,13 +209,19 @@ class _Stopped(Exception):
     """Breaks off an evaluation."""
 
 
-def _introduction(recipe: Recipe, model: MutuaForConditionalGeneration, device: torch.device) -> str:
+def _introduction(
+    recipe: Recipe, model: MutuaForConditionalGeneration, adapters: Adapters | None, device: torch.device
+) -> str:
     """One line on what is about to be trained."""
-    counts = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
-    trained = sum(size for size, is_trained in counts if is_trained)
+    trained: Counter[str] = Counter()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            part = adapters.description if adapters and is_adapter(name) else ".".join(name.split(".")[:2])
+            trained[part] += parameter.numel()
+    parts = ", ".join(f"{part}: {size:,}" for part, size in trained.items())
     arithmetic = "bf16" if uses_bf16(recipe.train, device) else "fp32"
     return (
-        f"{recipe.name}: {sum(size for size, _ in counts):,} weights, {trained:,} of them trained, policy "
-        f"{model.config.attention_policy}, {arithmetic} on {device.type}, {recipe.train.steps} steps of "
-        f"{recipe.train.batch_size} samples"
+        f"{recipe.name}: {sum(p.numel() for p in model.parameters()):,} weights, {trained.total():,} of them trained "
+        f"({parts}), policy {model.config.attention_policy}, {arithmetic} on {device.type}, {recipe.train.steps} steps "
+        f"of {recipe.train.batch_size} samples"
     )

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from transformers import CONFIG_MAPPING, LlamaConfig, SiglipVisionConfig
@@ -136,6 +137,19 @@ class DataSettings(Section):
     )
 
 
+class LoraSettings(Section):
+    rank: Count = Field(default=16, description="inner width of every adapter")
+    alpha: Count = Field(default=32, description="the adapters' product is scaled by alpha / rank")
+    dropout: Annotated[float, Field(strict=True, ge=0, lt=1)] = Field(
+        default=0.0, description="of what goes into the adapters"
+    )
+    targets: tuple[str, ...] = Field(
+        default=("model.language_model.*",),
+        min_length=1,
+        description="patterns (fnmatch) on the names of the language model's linear layers, e.g. *.q_proj",
+    )
+
+
 class TrainSettings(Section):
     steps: Count = Field(description="optimizer steps")
     batch_size: Count = Field(description="samples per optimizer step")
@@ -152,6 +166,10 @@ class TrainSettings(Section):
     clip: Positive | None = Field(default=1.0, description="largest norm of the gradient; null does not clip")
     freeze: tuple[str, ...] = Field(
         default=(), description="patterns on parameter names (fnmatch) that stay as they are, e.g. model.vision_tower.*"
+    )
+    lora: LoraSettings | None = Field(
+        default=None,
+        description="train adapters in the language model, whose own weights then stay as they are; left out: none",
     )
     cache_vision_mb: CountOrZero = Field(
         default=0,
@@ -192,6 +210,12 @@ class Recipe(Section):
     data: DataSettings = Field(description="what it is trained on")
     train: TrainSettings = Field(description="how it is trained")
     evaluate: EvaluateSettings = Field(default=EvaluateSettings(), description="how it is measured")
+
+
+def section_of(annotation: Any) -> type[Section] | None:
+    """The section that a key holds (`X` or `X | None`), None where it holds anything else."""
+    choices = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    return next((choice for choice in choices if isinstance(choice, type) and issubclass(choice, Section)), None)
 
 
 def _known(what: str, given: Any, allowed: Iterable[str]) -> Any:

@@ -15,7 +15,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from mutua.data.readers import Source
-from mutua.training.recipe import Recipe
+from mutua.training.recipe import Recipe, section_of
 
 
 class RecipeError(ValueError):
@@ -161,7 +161,7 @@ def _walk(location: Sequence[str | int]) -> tuple[list[str], type[BaseModel] | N
         keys.append(str(step))
         section = inside if _is_section(inside) else None
         field = section.model_fields.get(str(step)) if section else None
-        inside = _entry(inside) if field is None else field.annotation
+        inside = _entry(inside) if field is None else section_of(field.annotation) or field.annotation
     return keys, section
 
 

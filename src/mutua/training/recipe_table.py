@@ -7,7 +7,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from mutua.training.recipe import Recipe, WeightedSource
+from mutua.training.recipe import Recipe, WeightedSource, section_of
 
 
 def recipe_table() -> str:
@@ -24,9 +24,9 @@ def _rows(section: type[BaseModel], prefix: str) -> list[tuple[str, str, str]]:
         rows.append((key, _default(field), (field.description or "").replace("|", "\\|")))
         if WeightedSource in get_args(inside):
             rows += _rows(WeightedSource, f"{key}.N.")
-        elif isinstance(inside, type) and issubclass(inside, BaseModel):
+        elif (inner := section_of(inside)) is not None:
             rows[-1] = (key, "", rows[-1][2])
-            rows += _rows(inside, f"{key}.")
+            rows += _rows(inner, f"{key}.")
     return rows
 
 

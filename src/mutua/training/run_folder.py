@@ -4,6 +4,7 @@ recipe.yaml           the recipe, every default written out
 log.jsonl             one line per logged step          evaluations.jsonl   one line per evaluation
 tensorboard/          the same, for TensorBoard
 checkpoints/          step-000500/ ...
+adapter/              what a run with `train.lora` trained, as PEFT reads it
 model/                the finished model; it is there if and only if the run is finished
 """
 
@@ -17,7 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mutua.training.checkpoint import CheckpointError, Progress, checkpoints, read_progress, remove_leftovers
+from mutua.folders import remove_leftovers
+from mutua.training.checkpoint import CheckpointError, Progress, checkpoints, read_progress
 from mutua.training.recipe import Recipe
 from mutua.training.recipe_file import RecipeError, dump_recipe, load_recipe
 
@@ -35,6 +37,7 @@ class RunFolder:
         self.evaluations = root / "evaluations.jsonl"
         self.tensorboard = root / "tensorboard"
         self.checkpoints = root / "checkpoints"
+        self.adapter = root / "adapter"
         self.model = root / "model"
 
     def checkpoint(self, step: int) -> Path:
@@ -81,6 +84,8 @@ def open_run(recipe: Recipe) -> Iterator[RunFolder]:
             _expect_same(load_recipe(folder.recipe), recipe)
         remove_leftovers(folder.root)
         remove_leftovers(folder.checkpoints)
+        if not folder.finished():
+            shutil.rmtree(folder.adapter, ignore_errors=True)
         partial = folder.recipe.with_name("recipe.yaml.new")
         partial.write_text(dump_recipe(recipe), encoding="utf-8")
         partial.replace(folder.recipe)

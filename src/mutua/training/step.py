@@ -17,7 +17,7 @@ from mutua.training.schedule import learning_rate
 from mutua.training.vision_cache import VisionCache
 
 
-class TrainingError(RuntimeError):
+class TrainingError(ValueError):
     """Training cannot go on."""
 
 

@@ -1,0 +1,381 @@
+"""The released AKI checkpoint (`Sony/AKI-4B-phi-3.5-mini`) as a model of ours, and back, bit for bit.
+
+Names differ (see `_RENAMED`), and so does the table of tokens. AKI keeps the language model's own rows and a few added
+ones apart: ids below `initial_tokenizer_len` use the former, ids from there on the latter, and the rest of the old rows
+is never used. Here both are one ordinary table; the unused rows, with the layout of the released files, lie in the
+folder `aki/` beside the model, so that nothing is lost on the way back. Tensors pass through one shard at a time.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors.torch import save_file
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedConfig
+from transformers.models.siglip import SiglipImageProcessorPil
+
+from mutua.folders import whole_folder
+from mutua.models.configuration import MutuaConfig
+from mutua.models.modeling import MutuaForConditionalGeneration
+from mutua.models.processing import MutuaProcessor
+from mutua.models.tensor_files import TensorFiles
+
+Progress = Callable[[int, int], None]
+
+SYSTEM_MESSAGE = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions."
+)
+# The prompts of the released demo: a system message always, each image on a line of its own.
+CHAT_TEMPLATE = (
+    "{%- macro text(content) -%}"
+    "{%- if content is string -%}{{- content -}}"
+    "{%- else -%}{%- for part in content -%}"
+    "{%- if part['type'] == 'image' -%}{{- '<image>\\n' -}}{%- else -%}{{- part['text'] -}}{%- endif -%}"
+    "{%- endfor -%}{%- endif -%}"
+    "{%- endmacro -%}"
+    "{{- '<s> ' -}}"
+    "{%- if messages[0]['role'] != 'system' -%}{{- '<|system|>\\n"
+    + SYSTEM_MESSAGE.replace("'", "\\'")
+    + "<|end|>\\n' -}}"
+    "{%- endif -%}"
+    "{%- for message in messages -%}"
+    "{{- '<|' + message['role'] + '|>\\n' -}}"
+    "{%- if message['role'] == 'assistant' -%}"
+    "{%- generation -%}{{- text(message['content']) + '<|end|>' -}}{%- endgeneration -%}{{- '\\n' -}}"
+    "{%- else -%}{{- text(message['content']) + '<|end|>\\n' -}}{%- endif -%}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{- '<|assistant|>\\n' -}}{%- endif -%}"
+)
+IMAGE, END = "<image>", "<|end|>"
+
+_EMBED, _HEAD, _HEAD_BIAS = "model.language_model.embed_tokens.weight", "lm_head.weight", "lm_head.bias"
+# Tables of two parts, by our name: the released name of the added rows.
+ADDED_ROWS = {
+    _EMBED: "lang_model.model.embed_tokens.additional_embedding.weight",
+    _HEAD: "lang_model.lm_head.additional_fc.weight",
+    _HEAD_BIAS: "lang_model.lm_head.additional_fc.bias",
+}
+# From our names to the released ones.
+_RENAMED = (
+    (r"^model\.vision_tower\.", "vision_encoder."),
+    (r"^model\.connector\.layers\.(\d+)\.attention\.", r"vision_tokenizer.layers.\1.0."),
+    (r"^model\.connector\.layers\.(\d+)\.feed_forward\.", r"vision_tokenizer.layers.\1.1."),
+    (r"^model\.connector\.", "vision_tokenizer."),
+    (r"^model\.language_model\.", "lang_model.model."),
+    (r"^lm_head\.", "lang_model.lm_head."),
+)
+_RESAMPLER_HEAD_DIM = 64  # the released code's default, and no tensor tells it
+
+_ASIDE = "aki"  # folder beside the converted model
+_UNUSED, _LAYOUT, _CONFIG = "unused_rows.safetensors", "layout.json", "config.json"
+_SHARD_BYTES = 1 << 30
+
+
+class AkiError(ValueError):
+    """A checkpoint that cannot be converted; the message names the file, the key and the remedy."""
+
+
+class AkiConfig(BaseModel):
+    """What the released `config.json` says, as far as a conversion needs it."""
+
+    model_config = ConfigDict(extra="allow")
+
+    vision_encoder_path: str
+    lang_model_path: str
+    initial_tokenizer_len: int
+    pad_token_id: int
+    num_vision_tokens: int = 144
+    n_px: int = 384
+    norm_mean: float = 0.5
+    norm_std: float = 0.5
+
+
+def convert(
+    source: str | Path,
+    target: str | Path,
+    vision_encoder: str | None = None,
+    language_model: str | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Writes the released checkpoint in `source` as a Mutua model (policy `mma`) into the new folder `target`.
+
+    Args:
+        source: a folder as published: `config.json`, safetensors files, tokenizer files if there are any.
+        target: a folder that does not exist yet; with a tokenizer it loads with `AutoProcessor`, too.
+        vision_encoder, language_model: folder or hub id of a `config.json`, in place of what the released config names.
+            Only configurations are read from there, never weights.
+        progress: called with (bytes written, bytes in all).
+
+    Raises:
+        AkiError: a key is missing, unknown or of the wrong shape, a file is damaged, a config cannot be had.
+        FolderError: the disk is full. In neither case is anything left at `target`.
+    """
+    source, target = Path(source), Path(target)
+    if target.exists():
+        raise AkiError(f"{target} exists already: name a new folder, or remove it")
+    released, files = _read_config(source), TensorFiles.of(source)
+    config = _our_config(
+        released,
+        files,
+        _part_config(vision_encoder or released.vision_encoder_path, source, "--vision-encoder", "vision_config"),
+        _part_config(language_model or released.lang_model_path, source, "--language-model", "text_config"),
+    )
+    origin = _find_all(config, released, files, source)
+
+    with whole_folder(target) as partial:
+        _write_shards(partial, released.initial_tokenizer_len, files, origin, progress)
+        config.save_pretrained(partial)
+        processor = _processor(source, released, config)
+        if processor is not None:
+            processor.save_pretrained(partial)
+        _generation_config(language_model or released.lang_model_path, source, config, processor).save_pretrained(
+            partial
+        )
+        aside = partial / _ASIDE
+        aside.mkdir()
+        shutil.copyfile(source / _CONFIG, aside / _CONFIG)
+        (aside / _LAYOUT).write_text(json.dumps(files.metadata()), encoding="utf-8")
+        kept = released.initial_tokenizer_len
+        rows = files.read([origin[name] for name in ADDED_ROWS])
+        save_file({name: tensor[kept:].clone() for name, tensor in rows.items()}, aside / _UNUSED)
+    return target
+
+
+def export(source: str | Path, target: str | Path, converted: str | Path | None = None) -> Path:
+    """Writes a converted model, trained on or not, in the released format into the new folder `target`.
+
+    A model that was only converted comes back bit for bit.
+
+    Args:
+        source: a model of ours, as `convert` or `save_pretrained` wrote it.
+        target: a folder that does not exist yet.
+        converted: what `convert` wrote, where `source` was saved from it later and lacks its folder `aki/`.
+
+    Raises:
+        AkiError: no folder `aki/`, or tensors that are not those of the released checkpoint.
+        FolderError: the disk is full; nothing is left at `target`.
+    """
+    source, target = Path(source), Path(target)
+    aside = Path(converted or source) / _ASIDE
+    if target.exists():
+        raise AkiError(f"{target} exists already: name a new folder, or remove it")
+    if not (aside / _LAYOUT).is_file():
+        raise AkiError(
+            f"{aside} is missing: it holds the rows and the layout of the released files. Name the folder that "
+            "`mutua convert aki` wrote with --converted"
+        )
+    layout = json.loads((aside / _LAYOUT).read_text(encoding="utf-8"))
+    kept = _read_config(aside).initial_tokenizer_len
+    files, unused = TensorFiles.of(source), TensorFiles.of(aside)
+    ours_of = {released_name(ours): ours for ours in files.tensors} | {
+        added: ours for ours, added in ADDED_ROWS.items()
+    }
+    _refuse_difference({name for file in layout.values() for name in file["tensors"]}, set(ours_of), source)
+
+    with whole_folder(target) as partial:
+        for file_name, file in layout.items():
+            tensors = files.read([ours_of[name] for name in file["tensors"]])
+            released = {}
+            for name in file["tensors"]:
+                tensor = tensors[ours_of[name]]
+                if name in ADDED_ROWS.values():
+                    tensor = tensor[kept:].clone()
+                elif ours_of[name] in ADDED_ROWS:
+                    tensor = torch.cat([tensor[:kept], unused.read([name])[name].to(tensor.dtype)])
+                released[name] = tensor
+            save_file(released, partial / file_name, metadata=file["metadata"])
+        shutil.copyfile(aside / _CONFIG, partial / _CONFIG)
+    return target
+
+
+def released_name(ours: str) -> str:
+    for pattern, replacement in _RENAMED:
+        released, count = re.subn(pattern, replacement, ours)
+        if count:
+            return released
+    return ours
+
+
+def _read_config(folder: Path) -> AkiConfig:
+    path = folder / _CONFIG
+    try:
+        return AkiConfig.model_validate_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise AkiError(
+            f"{path} cannot be read ({error.strerror}): give the folder of the released checkpoint"
+        ) from error
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']}" for e in error.errors())
+        raise AkiError(f"{path} is no config of a released AKI checkpoint: {problems}") from error
+
+
+def _folder_or_id(name: str, source: Path) -> str:
+    """A path in the released config may be relative to the folder it stands in."""
+    return str(source / name) if (source / name).is_dir() else name
+
+
+def _part_config(name: str, source: Path, option: str, part: str) -> PreTrainedConfig:
+    """The configuration of the vision encoder or the language model, out of a composite one where it is part of one."""
+    try:
+        config = AutoConfig.from_pretrained(_folder_or_id(name, source), trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise AkiError(
+            f"no configuration at {name!r}: with {option}, give a folder with its config.json or a hub id "
+            f"that this machine can reach ({reason})"
+        ) from error
+    return getattr(config, part, config)
+
+
+def _our_config(
+    released: AkiConfig, files: TensorFiles, vision: PreTrainedConfig, text: PreTrainedConfig
+) -> MutuaConfig:
+    """Sizes of connector and token table are those of the tensors."""
+
+    def rows(name: str) -> int:
+        if name not in files.tensors:
+            raise AkiError(f"the checkpoint has no {name!r}: is it a released AKI checkpoint?")
+        return files.tensors[name].shape[0]
+
+    text.vocab_size = released.initial_tokenizer_len + rows(ADDED_ROWS[_EMBED])
+    text.pad_token_id = released.pad_token_id
+    text.tie_word_embeddings = False
+    layers = {m[1] for name in files.tensors if (m := re.match(r"vision_tokenizer\.layers\.(\d+)\.", name))}
+    to_q, up = (f"vision_tokenizer.layers.0.{part}.weight" for part in ("0.to_q", "1.1"))
+    dtypes = [stored.dtype for stored in files.tensors.values()]
+    return MutuaConfig(
+        vision_config=vision,
+        text_config=text,
+        attention_policy="mma",
+        connector="resampler",
+        resampler_latents=released.num_vision_tokens,
+        resampler_depth=len(layers),
+        resampler_heads=rows(to_q) // _RESAMPLER_HEAD_DIM,
+        resampler_head_dim=_RESAMPLER_HEAD_DIM,
+        resampler_ff_mult=rows(up) // vision.hidden_size,
+        image_token_id=released.initial_tokenizer_len,  # the first of the added tokens
+        lm_head_bias=True,
+        dtype={"F16": "float16", "BF16": "bfloat16"}.get(max(set(dtypes), key=dtypes.count), "float32"),
+        architectures=[MutuaForConditionalGeneration.__name__],
+    )
+
+
+def _find_all(config: MutuaConfig, released: AkiConfig, files: TensorFiles, source: Path) -> dict[str, str]:
+    """The released name of every tensor of the model; each is there in its shape, and nothing else is."""
+    with torch.device("meta"):
+        expected = {n: tuple(t.shape) for n, t in MutuaForConditionalGeneration(config).state_dict().items()}
+    origin = {ours: released_name(ours) for ours in expected}
+    _refuse_difference({*origin.values(), *ADDED_ROWS.values()}, set(files.tensors), source)
+    kept = released.initial_tokenizer_len
+    for ours, shape in expected.items():
+        found = files.tensors[origin[ours]].shape
+        if ours in ADDED_ROWS:
+            added = files.tensors[ADDED_ROWS[ours]].shape
+            if found[0] < kept or found[1:] != shape[1:] or (kept + added[0], *added[1:]) != shape:
+                raise AkiError(
+                    f"{source}: {origin[ours]} {found} and {ADDED_ROWS[ours]} {added} do not make a table of {shape}: "
+                    f"the first needs {kept} rows at least (initial_tokenizer_len)"
+                )
+        elif found != shape:
+            raise AkiError(
+                f"{source}: {origin[ours]} has shape {found}, but the configs make it {shape}: are --vision-encoder "
+                "and --language-model (or the paths in config.json) those that the checkpoint was trained with?"
+            )
+    return origin
+
+
+def _refuse_difference(expected: set[str], found: set[str], source: Path) -> None:
+    problems = [
+        f"{len(names)} {what}: {', '.join(sorted(names)[:5])}{' ...' if len(names) > 5 else ''}"
+        for what, names in (("missing", expected - found), ("unknown", found - expected))
+        if names
+    ]
+    if problems:
+        raise AkiError(
+            f"{source}: its tensors are not those of this model; {'; '.join(problems)}. Do vision encoder and language "
+            "model have as many layers as the checkpoint?"
+        )
+
+
+def _write_shards(
+    folder: Path, kept: int, files: TensorFiles, origin: dict[str, str], progress: Progress | None
+) -> None:
+    """The weights under our names, `_SHARD_BYTES` at a time, as `from_pretrained` reads them."""
+    sizes = {
+        ours: files.tensors[name].bytes + (files.tensors[ADDED_ROWS[ours]].bytes if ours in ADDED_ROWS else 0)
+        for ours, name in origin.items()
+    }
+    shards: list[list[str]] = [[]]
+    for ours in sorted(origin):
+        if shards[-1] and sum(sizes[name] for name in shards[-1]) + sizes[ours] > _SHARD_BYTES:
+            shards.append([])
+        shards[-1].append(ours)
+
+    written, total = 0, sum(sizes.values())
+    weight_map: dict[str, str] = {}
+    for nth, names in enumerate(shards, start=1):
+        file_name = "model.safetensors" if len(shards) == 1 else f"model-{nth:05d}-of-{len(shards):05d}.safetensors"
+        stored = files.read(
+            [origin[name] for name in names] + [ADDED_ROWS[name] for name in names if name in ADDED_ROWS]
+        )
+        tensors = {
+            name: torch.cat([stored[origin[name]][:kept], stored[ADDED_ROWS[name]]])
+            if name in ADDED_ROWS
+            else stored[origin[name]]
+            for name in names
+        }
+        save_file(tensors, folder / file_name, metadata={"format": "pt"})
+        weight_map |= dict.fromkeys(names, file_name)
+        written += sum(sizes[name] for name in names)
+        if progress is not None:
+            progress(written, total)
+    if len(shards) > 1:
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2), encoding="utf-8")
+
+
+def _processor(source: Path, released: AkiConfig, config: MutuaConfig) -> MutuaProcessor | None:
+    """Image processing and chat format of the released code; None where the checkpoint has no tokenizer."""
+    if not any((source / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
+        return None
+    tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=False)
+    found = tokenizer.convert_tokens_to_ids(IMAGE)
+    if found != config.image_token_id:
+        raise AkiError(
+            f"{source}: the tokenizer gives {IMAGE} the id {found}, but initial_tokenizer_len says "
+            f"{config.image_token_id}: tokenizer and checkpoint do not belong together"
+        )
+    return MutuaProcessor(
+        image_processor=SiglipImageProcessorPil(
+            size={"height": released.n_px, "width": released.n_px},
+            image_mean=[released.norm_mean] * 3,
+            image_std=[released.norm_std] * 3,
+            do_convert_rgb=True,
+        ),
+        tokenizer=tokenizer,
+        num_image_tokens=config.num_image_tokens,
+        image_token=IMAGE,
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+def _generation_config(
+    language_model: str, source: Path, config: MutuaConfig, processor: MutuaProcessor | None
+) -> GenerationConfig:
+    """The language model's own, which knows the tokens that end a reply."""
+    try:
+        ours = GenerationConfig.from_pretrained(_folder_or_id(language_model, source))
+    except OSError:  # it has none
+        ours = GenerationConfig.from_model_config(config.text_config)
+    ends = [ours.eos_token_id] if isinstance(ours.eos_token_id, int) else list(ours.eos_token_id or [])
+    if processor is not None and (end := processor.tokenizer.convert_tokens_to_ids(END)) not in ends:
+        ends.append(end)
+    ours.eos_token_id, ours.pad_token_id = ends, config.text_config.pad_token_id
+    return ours
