@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PAGES = ["README.md", "docs/attention.md", "docs/chat-templates.md"]
+PAGES = ["README.md", "docs/attention.md", "docs/chat-templates.md", "docs/compose.md"]
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -34,3 +34,17 @@ def test_every_policy_is_on_the_page():
     text = (ROOT / "docs/attention.md").read_text(encoding="utf-8")
     for policy in POLICIES.values():
         assert f"| `{policy.name}` | {policy.summary} | {policy.source} |" in text
+
+
+def test_every_preset_and_vision_encoder_is_on_the_page():
+    from mutua.models.presets import PRESETS
+    from mutua.models.vision import VISION_ENCODERS
+
+    text = (ROOT / "docs/compose.md").read_text(encoding="utf-8")
+    for name, preset in PRESETS.items():
+        row = (f"`{name}`", preset.vision, preset.language, preset.connector["type"], preset.summary)
+        assert f"| {' | '.join(row)} |" in text
+    for name, encoder in VISION_ENCODERS.items():
+        assert f"| `{name}` | {encoder.title} |" in text
+        sizes = "yes" if encoder.any_size else "no"
+        assert f"| {encoder.feature_layer} | {sizes} |" in text.split(f"| `{name}` |")[1].split("\n")[0] + "|"

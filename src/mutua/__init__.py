@@ -1,7 +1,7 @@
 """Mutua: modality-mutual attention for multimodal language models."""
 
 from mutua.api import ask, load
-from mutua.models import MutuaConfig, MutuaForConditionalGeneration, MutuaProcessor
+from mutua.models import MutuaConfig, MutuaForConditionalGeneration, MutuaProcessor, compose
 from mutua.roles import Modality, TokenRoles
 
 __version__ = "0.1.0"
@@ -12,5 +12,6 @@ __all__ = [
     "MutuaProcessor",
     "TokenRoles",
     "ask",
+    "compose",
     "load",
 ]

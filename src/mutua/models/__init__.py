@@ -3,6 +3,7 @@
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
 
 from mutua.attention import register
+from mutua.models.composition import ComposeError, compose
 from mutua.models.configuration import MutuaConfig
 from mutua.models.modeling import MutuaForConditionalGeneration, MutuaModel
 from mutua.models.processing import MutuaProcessor
@@ -13,4 +14,11 @@ AutoModel.register(MutuaConfig, MutuaModel, exist_ok=True)
 AutoModelForImageTextToText.register(MutuaConfig, MutuaForConditionalGeneration, exist_ok=True)
 AutoProcessor.register(MutuaConfig, MutuaProcessor, exist_ok=True)
 
-__all__ = ["MutuaConfig", "MutuaForConditionalGeneration", "MutuaModel", "MutuaProcessor"]
+__all__ = [
+    "ComposeError",
+    "MutuaConfig",
+    "MutuaForConditionalGeneration",
+    "MutuaModel",
+    "MutuaProcessor",
+    "compose",
+]

@@ -9,6 +9,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from mutua.attention import get_policy
+from mutua.models.vision import grid_side
 
 
 @strict
@@ -16,12 +17,15 @@ class MutuaConfig(PreTrainedConfig):
     """Composite configuration.
 
     Attributes:
-        vision_config: any Transformers vision encoder's configuration.
+        vision_config: a vision encoder's configuration, of a type in `mutua.models.vision.VISION_ENCODERS`.
         text_config: any `AutoModelForCausalLM` configuration.
         attention_policy: name of the policy (`mutua.attention.POLICIES`); saved, so a model reloads as it was trained.
         connector: "resampler" (the paper's Perceiver, a fixed number of tokens) or "mlp" (one token a patch).
         resampler_latents, resampler_depth, resampler_heads, resampler_head_dim, resampler_ff_mult: the resampler's
             size; the defaults are AKI-4B's.
+        vision_feature_layer: which hidden state of the vision encoder the connector gets: -1 the last one after the
+            final norm (as the paper), -2 the one before (as LLaVA), 0 the embedding.
+        image_size: pixels a side that pictures are scaled to, for encoders that take any size; None: the encoder's own.
         lm_head_bias: whether the language-model head has a bias (AKI's has).
         image_token_id: the placeholder that stands for one visual token in `input_ids`.
     """
@@ -41,6 +45,8 @@ class MutuaConfig(PreTrainedConfig):
     resampler_heads: int = 8
     resampler_head_dim: int = 64
     resampler_ff_mult: int = 4
+    vision_feature_layer: int = -1
+    image_size: int | None = None
     image_token_id: int = 0
     tie_word_embeddings: bool = False
     lm_head_bias: bool = False
@@ -62,4 +68,9 @@ class MutuaConfig(PreTrainedConfig):
         """Visual tokens per image, as the language model sees them."""
         if self.connector == "resampler":
             return self.resampler_latents
-        return (self.vision_config.image_size // self.vision_config.patch_size) ** 2
+        return self.num_patches
+
+    @property
+    def num_patches(self) -> int:
+        """Patches per image: the square grid that the connector gets, row by row."""
+        return grid_side(self.vision_config, self.image_size) ** 2

@@ -5,6 +5,9 @@ Shape suffixes: I images, P patches, L latents, S = P + L, V vision width, T tex
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -88,3 +91,23 @@ class PerceiverResampler(nn.Module):
 
 
 CONNECTORS: dict[str, type[nn.Module]] = {"resampler": PerceiverResampler, "mlp": MLPConnector}
+
+_SIZES = {"mlp": (), "resampler": ("latents", "depth", "heads", "head_dim", "ff_mult")}
+
+
+def connector_keys(connector: str | Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of `MutuaConfig` for a connector by name, or by `{"type": name, size: number, ...}`.
+
+    Raises:
+        ValueError: no such connector, a size that it does not have, or one that is no whole number above 0.
+    """
+    sizes = {"type": connector} if isinstance(connector, str) else dict(connector)
+    name = sizes.pop("type", None)
+    if name not in _SIZES:
+        raise ValueError(f"no connector {name!r}; allowed: {', '.join(_SIZES)}")
+    for key, size in sizes.items():
+        if key not in _SIZES[name]:
+            raise ValueError(f"no size {key!r} of the connector {name}; allowed: {', '.join(_SIZES[name]) or 'none'}")
+        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+            raise ValueError(f"{key} of the connector is {size!r}: a whole number of at least 1 is needed")
+    return {"connector": name, **{f"{name}_{key}": size for key, size in sizes.items()}}

@@ -18,6 +18,7 @@ from transformers.utils import can_return_tuple
 from mutua.attention import BACKENDS, MaskRequest, Policy, get_policy, resolve
 from mutua.models.configuration import MutuaConfig
 from mutua.models.connectors import CONNECTORS, PerceiverResampler
+from mutua.models.vision import check_feature_layer, prefix_tokens
 from mutua.roles import Modality, TokenRoles, response_codes
 
 
@@ -56,6 +57,7 @@ class MutuaModel(MutuaPreTrainedModel):
     def __init__(self, config: MutuaConfig) -> None:
         super().__init__(config)
         config.text_config._attn_implementation = resolve(config.text_config._attn_implementation)
+        check_feature_layer(config.vision_config, config.vision_feature_layer)
         if config.vision_config._attn_implementation in BACKENDS:  # from_pretrained hands one name to all parts
             config.vision_config._attn_implementation = None
         self.vision_tower = AutoModel.from_config(config.vision_config)
@@ -70,8 +72,17 @@ class MutuaModel(MutuaPreTrainedModel):
         self.language_model.set_input_embeddings(value)
 
     def get_vision_features(self, pixel_values: Tensor) -> Tensor:
-        """(I, 3, H, W) pixels to (I, P, V): the post-layernormed last hidden state, as in the paper."""
-        return self.vision_tower(pixel_values=pixel_values).last_hidden_state
+        """(I, 3, H, W) pixels to (I, P, V): the patch grid, row by row, from the config's `vision_feature_layer`."""
+        layer = self.config.vision_feature_layer
+        out = self.vision_tower(pixel_values=pixel_values, output_hidden_states=layer != -1)
+        features_INV = out.last_hidden_state if layer == -1 else out.hidden_states[layer]
+        features_IPV = features_INV[:, prefix_tokens(self.config.vision_config) :]
+        if features_IPV.shape[1] != self.config.num_patches:
+            raise ValueError(
+                f"pixel_values of {tuple(pixel_values.shape[-2:])} pixels give {features_IPV.shape[1]} patches, but "
+                f"the model takes {self.config.num_patches}: prepare the images with the model's own MutuaProcessor."
+            )
+        return features_IPV
 
     def get_image_features(self, pixel_values: Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
         """`pooler_output` holds the visual tokens, (I, tokens per image, T)."""
@@ -108,7 +119,16 @@ class MutuaModel(MutuaPreTrainedModel):
         policy = get_policy(self.config.attention_policy)
         if position_ids is None:
             past = 0 if past_key_values is None else past_key_values.get_seq_length()
-            position_ids = _positions(policy, roles, attention_mask, past)
+            if past == 0 and token_type_ids is not None:
+                position_ids = policy.positions(roles)
+            else:
+                position_ids = _positions(policy, roles, attention_mask, past)
+        if past_key_values is not None and _passes_rope_switch(self.config.text_config, position_ids, past_key_values):
+            raise ValueError(
+                "longrope: the text now passes original_max_position_embeddings, from where on positions are encoded "
+                "otherwise, so the cached keys no longer fit: run the whole text again without the cache (`generate` "
+                "does so by itself)."
+            )
         request = MaskRequest(roles, policy, _padding(roles, attention_mask, past_key_values))
         return self.language_model(
             inputs_embeds=inputs_embeds,
@@ -245,7 +265,16 @@ class MutuaForConditionalGeneration(MutuaPreTrainedModel, GenerationMixin):
                 codes_BN[:, prompt_length:]
             )
             kwargs["token_type_ids"] = torch.cat([codes_BN[:, :prompt_length], new_BN], dim=1)
-        return super().prepare_inputs_for_generation(input_ids, **kwargs)
+        cache, positions_BN = kwargs.get("past_key_values"), kwargs.get("position_ids")
+        tokens = kwargs.get("next_sequence_length") or input_ids.shape[1]
+        again: dict[str, Any] = {}
+        if cache is not None and positions_BN is not None:
+            now_BN = positions_BN[:, -tokens:]
+            if _passes_rope_switch(self.config.text_config, now_BN, cache):
+                # As Transformers' Phi-3 does; the images come again with the text that holds them.
+                kwargs |= {"past_key_values": None, "next_sequence_length": None}
+                again = {key: kwargs[key] for key in ("pixel_values", "vision_features") if key in kwargs}
+        return {**super().prepare_inputs_for_generation(input_ids, **kwargs), **again}
 
     def _expand_inputs_for_generation(
         self,
@@ -300,10 +329,8 @@ def _place_images(inputs_embeds_BNT: Tensor, image_tokens_IPT: Tensor, roles: To
 
 
 def _positions(policy: Policy, roles: TokenRoles, attention_mask_BK: Tensor | None, past: int) -> Tensor:
-    """Positions within each document, padding not counted; continued from the cache where there is one."""
-    if past == 0:
-        return policy.positions(roles)
-    if policy.within_item == "rings":
+    """Positions by the attention mask, padding not counted: of what follows cached text, or of text without roles."""
+    if policy.within_item == "rings" and past > 0:
         raise ValueError(
             f"policy {policy.name!r} gives an image fewer positions than tokens, so where cached text ends is not "
             "known: pass position_ids (`generate` does so by itself)."
@@ -314,6 +341,15 @@ def _positions(policy: Policy, roles: TokenRoles, attention_mask_BK: Tensor | No
     return torch.arange(past, past + tokens, device=roles.document_BN.device)[None].expand(
         roles.document_BN.shape[0], -1
     )
+
+
+def _passes_rope_switch(text_config: Any, position_ids_BN: Tensor, cache: Cache) -> bool:
+    """Whether the cached keys were encoded with longrope's short factors and this forward takes the long ones."""
+    rope = getattr(text_config, "rope_parameters", None) or {}
+    if rope.get("rope_type") != "longrope" or cache.get_seq_length() == 0:
+        return False
+    switch = rope["original_max_position_embeddings"]
+    return int(position_ids_BN[:, 0].max()) <= switch <= int(position_ids_BN.max())
 
 
 def _padding(roles: TokenRoles, attention_mask_BK: Tensor | None, cache: Cache | None) -> Tensor | None:

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from transformers import AutoConfig
 
 from mutua.data.mixture import Mixture
-from mutua.models import MutuaForConditionalGeneration, MutuaProcessor
+from mutua.models import MutuaForConditionalGeneration, MutuaProcessor, compose
+from mutua.models.connectors import connector_keys
 from mutua.models.presets import build_processor, tiny_config, train_tokenizer
 from mutua.training.export import no_bars
 from mutua.training.lora import Adapters, is_lora
@@ -44,17 +46,20 @@ def model_to_train(
 def build_model(
     settings: ModelSettings, mixture: Mixture, tokenizer_texts: int
 ) -> tuple[MutuaForConditionalGeneration, MutuaProcessor]:
-    """A preset with fresh weights and a tokenizer of its own, or the model in a folder."""
+    """The tiny preset with fresh weights and a tokenizer of its own, the model in a folder, or one put together."""
     if settings.path is not None:
         model, processor = load_model(settings.path)
         if settings.attention_policy is not None:
             model.config.attention_policy = settings.attention_policy
         return model, processor
+    if settings.preset != "tiny":
+        return compose_model(settings)
     tokenizer = train_tokenizer(islice(_texts(mixture, tokenizer_texts), tokenizer_texts))
-    sizes = {"attention_policy": settings.attention_policy, "connector": settings.connector}
-    config = tiny_config(
-        tokenizer, vision=settings.vision, text=settings.text, **{k: v for k, v in sizes.items() if v is not None}
-    )
+    overrides = {} if settings.connector is None else connector_keys(settings.connector)
+    if settings.attention_policy is not None:
+        overrides["attention_policy"] = settings.attention_policy
+    sizes = settings.vision if isinstance(settings.vision, dict) else {}
+    config = tiny_config(tokenizer, vision=sizes, text=settings.text, **overrides)
     return MutuaForConditionalGeneration(config), build_processor(tokenizer, config)
 
 
@@ -67,11 +72,35 @@ def load_model(folder: Path) -> tuple[MutuaForConditionalGeneration, MutuaProces
         )
     with no_bars():
         model = MutuaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
-    for parameter in model.parameters():
-        # Weights may lie in a mapped file, aligned differently from fresh ones, and fast sums depend on alignment:
-        # with copies, a resumed run computes exactly what the run before it would have.
-        parameter.data = parameter.data.clone()
+    _own_memory(model)
     return model, MutuaProcessor.from_pretrained(folder, local_files_only=True)
+
+
+def compose_model(settings: ModelSettings) -> tuple[MutuaForConditionalGeneration, MutuaProcessor]:
+    """What `mutua.compose` puts together of the parts that the recipe names, with fp32 weights to train."""
+    vision, language = (
+        AutoConfig.for_model(**part) if isinstance(part, dict) else part
+        for part in (settings.vision, settings.language)
+    )
+    with no_bars():
+        model, processor = compose(
+            settings.preset,
+            vision=vision,
+            connector=settings.connector,
+            language=language,
+            tokenizer=settings.tokenizer,
+            attention_policy=settings.attention_policy,
+            dtype=torch.float32,
+        )
+    _own_memory(model)
+    return model, processor
+
+
+def _own_memory(model: nn.Module) -> None:
+    """Copies the weights out of mapped files. There they are aligned differently from fresh ones, and fast sums depend
+    on alignment: with copies, a resumed run computes exactly what the run before it would have."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone()
 
 
 def freeze(model: nn.Module, patterns: Sequence[str], may_freeze_all: bool = False) -> None:

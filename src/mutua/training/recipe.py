@@ -10,11 +10,13 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
-from transformers import LlamaConfig, SiglipVisionConfig
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from transformers import CONFIG_MAPPING, LlamaConfig, SiglipVisionConfig
 
 from mutua.attention import POLICIES
 from mutua.data.readers import Source
+from mutua.models.connectors import connector_keys
+from mutua.models.presets import PRESETS
 
 # Strict: `true` is no number, and "many" and 2.5 are no counts.
 Count = Annotated[int, Field(strict=True, ge=1)]
@@ -31,18 +33,40 @@ class Section(BaseModel):
 
 
 class ModelSettings(Section):
-    preset: Literal["tiny"] | None = Field(
-        default=None, description="start from fresh weights of this size, with a tokenizer learned from the data"
+    preset: str | None = Field(
+        default=None,
+        description=f"tiny: fresh weights of its size, with a tokenizer learned from the data; or, from published "
+        f"parts with a fresh connector, {', '.join(PRESETS)}",
     )
     path: Path | None = Field(default=None, description="or start from the model in this folder, tokenizer included")
+    vision: str | dict[str, Any] | None = Field(
+        default=None,
+        description="or put one together: the vision encoder's folder or hub id, or for fresh weights its config "
+        "(`model_type` and sizes); of preset tiny: sizes (keys of SiglipVisionConfig)",
+    )
+    language: str | dict[str, Any] | None = Field(
+        default=None,
+        description="with vision: the language model's folder, hub id or GGUF file, or for fresh weights its config",
+    )
+    connector: str | dict[str, Any] | None = Field(
+        default=None,
+        description="mlp or resampler, or with sizes {type: resampler, latents: 64}; left out: the preset's, for tiny "
+        "mlp, else resampler",
+    )
+    tokenizer: str | None = Field(
+        default=None, description="folder or hub id; left out: the language model's own. Needed where that is a config"
+    )
     attention_policy: str | None = Field(
-        default=None, description=f"{' or '.join(POLICIES)}; left out: mma for a preset, the folder's own for a path"
+        default=None, description=f"{' or '.join(POLICIES)}; left out: the preset's or the folder's own, else mma"
     )
-    connector: Literal["mlp", "resampler"] | None = Field(default=None, description="of a preset; left out: mlp")
-    vision: dict[str, Any] = Field(
-        default={}, description="sizes of a preset's vision encoder (keys of SiglipVisionConfig)"
-    )
-    text: dict[str, Any] = Field(default={}, description="sizes of a preset's language model (keys of LlamaConfig)")
+    text: dict[str, Any] = Field(default={}, description="sizes of preset tiny's language model (keys of LlamaConfig)")
+
+    @field_validator("preset")
+    @classmethod
+    def _known_preset(cls, name: str | None) -> str | None:
+        if name is not None:
+            _known("preset", [name], ["tiny", *PRESETS])
+        return name
 
     @field_validator("attention_policy")
     @classmethod
@@ -51,10 +75,26 @@ class ModelSettings(Section):
             _known("attention policy", [name], POLICIES)
         return name
 
+    @field_validator("vision", "language", "connector", mode="plain")
+    @classmethod
+    def _name_or_keys(cls, value: Any) -> Any:
+        if value is not None and not isinstance(value, (str, dict)):
+            raise ValueError(f"got {value!r}, expected a text or keys and values")
+        return value or None
+
     @field_validator("vision")
     @classmethod
-    def _known_vision(cls, sizes: dict[str, Any]) -> dict[str, Any]:
-        return _known("key of SiglipVisionConfig", sizes, SiglipVisionConfig().to_dict())
+    def _known_vision(cls, value: Any, info: ValidationInfo) -> Any:
+        if info.data.get("preset") == "tiny" and isinstance(value, dict):
+            _known("key of SiglipVisionConfig", value, SiglipVisionConfig().to_dict())
+        return value
+
+    @field_validator("connector")
+    @classmethod
+    def _known_connector(cls, value: Any) -> Any:
+        if value is not None:
+            connector_keys(value)
+        return value
 
     @field_validator("text")
     @classmethod
@@ -63,10 +103,23 @@ class ModelSettings(Section):
 
     @model_validator(mode="after")
     def _one_origin(self) -> ModelSettings:
-        if (self.preset is None) == (self.path is None):
-            raise ValueError("give exactly one of preset and path")
-        if self.path is not None and (self.connector or self.vision or self.text):
-            raise ValueError("connector, vision and text size a preset; a model from a path has its own")
+        has_parts = self.vision is not None and self.language is not None
+        if (self.preset and self.path) or not (self.preset or self.path or has_parts):
+            raise ValueError("give exactly one of preset and path, or vision and language")
+        if self.path is not None:
+            if self.connector or self.vision or self.text or self.language or self.tokenizer:
+                raise ValueError(
+                    "connector, vision, language, tokenizer and text make a new model; a model from a path has its own"
+                )
+        elif self.preset == "tiny":
+            if self.language is not None or self.tokenizer is not None or isinstance(self.vision, str):
+                raise ValueError("preset tiny has its own language model and tokenizer, and sizes for vision")
+        elif self.text:
+            raise ValueError("text is for the sizes of preset tiny; give language a config instead")
+        else:
+            for key, value in (("vision", self.vision), ("language", self.language)):
+                if isinstance(value, dict) and value.get("model_type") not in CONFIG_MAPPING:
+                    raise ValueError(f"{key} is a config without a model_type that Transformers knows, e.g. llama")
         return self
 
 

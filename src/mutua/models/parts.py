@@ -1,0 +1,159 @@
+"""The parts of a model from wherever they are: a hub id, a local folder, a GGUF file, or a bare config (fresh weights).
+
+Every weight of a part must be in its checkpoint: what is missing would be random, without a word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
+from transformers.image_processing_base import ImageProcessingMixin
+from transformers.utils import logging
+
+from mutua.models.configuration import MutuaConfig
+from mutua.models.modeling import MutuaModel
+from mutua.models.vision import vision_encoder
+
+# Never a pickle; and what does not fit is told by name, and refused, in `_expect_whole`.
+_WEIGHTS = {"use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
+
+Part: TypeAlias = str | Path | PreTrainedConfig
+
+
+class ComposeError(ValueError):
+    """A model cannot be put together; the message names the part, the reason and the remedy."""
+
+
+def load_vision(part: Part, dtype: torch.dtype) -> Any:
+    """The vision encoder; of a checkpoint that holds more (SigLIP, CLIP, one of Mutua's own) the vision part only."""
+    whole = part if isinstance(part, PreTrainedConfig) else _read("vision", part, AutoConfig.from_pretrained)
+    config = deepcopy(getattr(whole, "vision_config", None) or whole)
+    vision_encoder(config)
+    if getattr(config, "vision_use_head", False):
+        config.vision_use_head = False  # pools a picture into one vector, which nothing here uses
+    if isinstance(part, PreTrainedConfig):
+        return AutoModel.from_config(config, dtype=dtype)
+
+    def load(name: str, **options: Any) -> Any:
+        if isinstance(whole, MutuaConfig):
+            model, info = MutuaModel.from_pretrained(name, dtype=dtype, **_WEIGHTS, **options)
+            return model.vision_tower, info
+        return AutoModel.from_pretrained(name, config=config, dtype=dtype, **_WEIGHTS, **options)
+
+    model, info = _read("vision", part, load)
+    own = {name for name, _ in model.named_children()} - {"head"}
+    extra = [key for key in info["unexpected_keys"] if key.removeprefix("vision_model.").split(".")[0] in own]
+    _expect_whole("vision", part, info, extra)
+    return model
+
+
+def read_image_processor(part: Part) -> dict[str, Any]:
+    """The content of the checkpoint's preprocessor_config.json; empty if there is none."""
+    if isinstance(part, PreTrainedConfig) or (Path(part).is_dir() and not _has_image_processor(Path(part))):
+        return {}
+    try:
+        return ImageProcessingMixin.get_image_processor_dict(str(part))[0]
+    except OSError:  # a checkpoint on the hub without one
+        return {}
+
+
+def load_language(part: Part, dtype: torch.dtype | None) -> Any:
+    """The language model with its head, as `AutoModelForCausalLM` gives it; dtype None is the checkpoint's own."""
+    if isinstance(part, PreTrainedConfig):
+        return AutoModelForCausalLM.from_config(deepcopy(part), dtype=dtype or torch.float32)
+
+    def load(name: str, **options: Any) -> Any:
+        if "gguf_file" in options:
+            wanted = dtype or torch.float32
+            return AutoModelForCausalLM.from_pretrained(name, dtype=wanted, output_loading_info=True, **options)
+        return AutoModelForCausalLM.from_pretrained(name, dtype=dtype or "auto", **_WEIGHTS, **options)
+
+    model, info = _read("language", part, load)
+    _expect_whole("language", part, info, info["unexpected_keys"])
+    if getattr(model, "hf_quantizer", None) is not None:
+        if getattr(model.hf_quantizer.quantization_config, "quant_method", None) != "gguf":
+            raise ComposeError(f"language {part}: its weights are quantised; take the checkpoint before quantisation.")
+        # The weights of a GGUF file are dequantised by now, and saved as any others.
+        del model.hf_quantizer
+        model.config.__dict__.pop("quantization_config", None)
+    return model
+
+
+def load_tokenizer(part: Part, given: Any) -> Any:
+    """The given tokenizer (or the one in that place), else the language model's own."""
+    if given is not None and not isinstance(given, (str, Path)):
+        return given
+    source = given or part
+    if isinstance(source, PreTrainedConfig):
+        raise ComposeError(
+            "language is a bare config, which has no tokenizer: give tokenizer= (a tokenizer, a folder or a hub id)."
+        )
+    return _read("tokenizer" if given else "language", source, AutoTokenizer.from_pretrained)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps Transformers from reporting the connector's fresh weights, which are as they should be."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _read(what: str, part: str | Path, load: Callable[..., Any]) -> Any:
+    """`load(name, **options)` for a folder, a GGUF file or a hub id; every failure names the part."""
+    path = Path(part).expanduser()
+    options: dict[str, Any] = {"trust_remote_code": False}
+    if path.suffix == ".gguf":
+        if what == "vision":
+            raise ComposeError(f"vision {part}: a vision encoder cannot be read from a GGUF file; give its folder.")
+        if not path.is_file():
+            raise ComposeError(f"{what} {part}: no such file")
+        _expect_gguf()
+        name, options["gguf_file"] = str(path.parent), path.name
+    elif path.is_dir():
+        name, options["local_files_only"] = str(path), True
+    elif path.is_absolute() or str(part).startswith((".", "~")) or str(part).count("/") > 1:
+        raise ComposeError(f"{what} {part}: no such folder")
+    else:
+        name = str(part)
+    try:
+        return load(name, **options)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ComposeError(f"{what} {part}: cannot be loaded from a folder here or from the hub: {reason}") from error
+
+
+def _expect_gguf() -> None:
+    try:
+        import accelerate  # noqa: F401
+        import gguf  # noqa: F401
+    except ImportError as error:
+        raise ImportError('GGUF files need two packages more: pip install "mutua[gguf]"') from error
+
+
+def _expect_whole(what: str, part: str | Path, info: dict[str, Any], extra: Any) -> None:
+    for problem, keys in (
+        ("lacks", info["missing_keys"]),
+        ("has other shapes for", info["mismatched_keys"]),
+        ("has weights that its config has no place for:", extra),
+    ):
+        if keys:
+            names = sorted(key if isinstance(key, str) else key[0] for key in keys)
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            raise ComposeError(f"{what} {part}: the checkpoint {problem} {', '.join(names[:3])}{more}.")
+
+
+def _has_image_processor(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json"))
