@@ -196,3 +196,21 @@ def test_the_oracle_backend_gives_the_same_logits(model, encode):
     keep = inputs["attention_mask"].bool()
     torch.testing.assert_close(out.logits[keep], expected[keep], **TOLERANCE)
     assert out.attentions[0].shape[-1] == inputs["input_ids"].shape[1]
+
+
+def test_a_loss_over_the_kept_positions_is_the_loss(model, encode):
+    """Logits only where a target follows: the same loss and the same gradient of the head."""
+    model = copy.deepcopy(model)
+    inputs = encode([[*ONE, assistant("red")], TURNS])
+    labels = torch.where(TokenRoles.from_codes(inputs["token_type_ids"]).is_response_BN, inputs["input_ids"], -100)
+    kept = (labels != -100).any(0).nonzero()[:, 0] - 1
+    losses, gradients = [], []
+    for positions in (0, kept):
+        model.zero_grad()
+        out = model(**inputs, labels=labels, logits_to_keep=positions)
+        out.loss.backward()
+        losses.append(out.loss.detach())
+        gradients.append(model.lm_head.weight.grad.clone())
+    assert out.logits.shape[1] == len(kept) < inputs["input_ids"].shape[1]
+    torch.testing.assert_close(losses[1], losses[0], atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(gradients[1], gradients[0], atol=1e-6, rtol=1e-5)
