@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PAGES = ["README.md", "docs/attention.md", "docs/compose.md"]
+PAGES = ["README.md", "docs/attention.md", "docs/chat-templates.md", "docs/compose.md"]
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -21,7 +21,7 @@ def test_python_examples_run(page, capsys):
     assert capsys.readouterr().out
 
 
-@pytest.mark.parametrize("page", [*PAGES, "docs/training.md", "docs/data.md", "docs/performance.md"])
+@pytest.mark.parametrize("page", [*PAGES, "docs/training.md", "docs/data.md", "docs/performance.md", "docs/aki.md"])
 def test_links_lead_somewhere(page):
     path = ROOT / page
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", path.read_text(encoding="utf-8")):

@@ -8,6 +8,7 @@ from PIL import Image
 
 from mutua.models import MutuaForConditionalGeneration, MutuaProcessor
 from mutua.models.presets import build_processor, tiny_config, train_tokenizer
+from mutua.roles import TokenRoles
 
 CORPUS = ["what colour is the circle? red", "is there a small blue square? yes no", "describe the picture."]
 
@@ -52,3 +53,17 @@ def make_model(policy: str = "mma", connector: str = "mlp", **text: object) -> M
 
 def make_processor(model: MutuaForConditionalGeneration) -> MutuaProcessor:
     return build_processor(train_tokenizer(CORPUS, vocab_size=320), model.config)
+
+
+def assert_checkpointing_changes_no_gradient(model: MutuaForConditionalGeneration, inputs: dict) -> None:
+    """One training step's gradients with and without gradient checkpointing."""
+    model.train()
+    labels = torch.where(TokenRoles.from_codes(inputs["token_type_ids"]).is_response_BN, inputs["input_ids"], -100)
+    gradients = []
+    for enable in (model.gradient_checkpointing_disable, model.gradient_checkpointing_enable):
+        enable()
+        model.zero_grad()
+        model(**inputs, labels=labels).loss.backward()
+        gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+    for plain, checkpointed in zip(*gradients, strict=True):
+        torch.testing.assert_close(checkpointed, plain, atol=1e-6, rtol=1e-5)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,23 +36,42 @@ def load(
         ModelError: no such model, or not one of Mutua's.
         ValueError: no such policy.
     """
-    name = str(PACKAGED if name_or_path is None else name_or_path)
-    try:
+    config, processor = load_processor(name_or_path, policy=policy)
+    with _told(name_or_path):
+        model = MutuaForConditionalGeneration.from_pretrained(_name(name_or_path), config=config)
+    model.eval().to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return model, processor
+
+
+def load_processor(
+    name_or_path: str | Path | None = None, *, policy: str | None = None
+) -> tuple[MutuaConfig, MutuaProcessor]:
+    """As `load`, with the configuration in place of the model: no weight is read."""
+    name = _name(name_or_path)
+    with _told(name_or_path):
         config = MutuaConfig.from_pretrained(name)
         if policy is not None:
             config.attention_policy = get_policy(policy).name
         if config.model_type != MutuaConfig.model_type or config.text_config is None:
             raise ModelError(f"{name} is not a Mutua model: its config.json does not say model_type 'mutua'.")
-        model = MutuaForConditionalGeneration.from_pretrained(name, config=config)
-        processor = MutuaProcessor.from_pretrained(name)
+        return config, MutuaProcessor.from_pretrained(name)
+
+
+def _name(name_or_path: str | Path | None) -> str:
+    return str(PACKAGED if name_or_path is None else name_or_path)
+
+
+@contextmanager
+def _told(name_or_path: str | Path | None) -> Iterator[None]:
+    """A model that is not there or cannot be read becomes a ModelError."""
+    try:
+        yield
     except OSError as error:
         reason = str(error).strip().splitlines()[0]
         raise ModelError(
-            f"no model at {name!r}: give a folder that `save_pretrained` wrote, or a hub id that this machine can "
-            f"reach ({reason})"
+            f"no model at {_name(name_or_path)!r}: give a folder that `save_pretrained` wrote, or a hub id that this "
+            f"machine can reach ({reason})"
         ) from error
-    model.eval().to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return model, processor
 
 
 def conversation(images: Sequence[str | Path | Image], question: str) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_model import assistant, make_model, picture, user
+from tiny_model import assert_checkpointing_changes_no_gradient, assistant, make_model, picture, user
 from transformers import DynamicCache, StaticCache
 
 from mutua.attention import BACKENDS, flex, sdpa, split
@@ -83,15 +83,6 @@ def test_a_cached_chat_equals_the_dense_backend_in_one_forward(models, encode, k
 
 
 def test_gradient_checkpointing_changes_no_gradient(encode):
-    model = make_model().train()
+    model = make_model()
     model.set_attn_implementation(split.NAME)
-    inputs = encode([*ONE, assistant("red")])
-    labels = torch.where(TokenRoles.from_codes(inputs["token_type_ids"]).is_response_BN, inputs["input_ids"], -100)
-    gradients = []
-    for enable in (model.gradient_checkpointing_disable, model.gradient_checkpointing_enable):
-        enable()
-        model.zero_grad()
-        model(**inputs, labels=labels).loss.backward()
-        gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
-    for plain, checkpointed in zip(*gradients, strict=True):
-        torch.testing.assert_close(checkpointed, plain, atol=1e-6, rtol=1e-5)
+    assert_checkpointing_changes_no_gradient(model, encode([*ONE, assistant("red")]))

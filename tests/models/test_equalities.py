@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny_model import assistant, make_model, make_processor, picture, user
+from tiny_model import assert_checkpointing_changes_no_gradient, assistant, make_model, make_processor, picture, user
 from transformers import DynamicCache, StaticCache
 
 from mutua.roles import TokenRoles
@@ -171,17 +171,7 @@ def test_a_cached_chat_equals_a_full_re_run(model, encode):
 
 
 def test_gradient_checkpointing_changes_no_gradient(model, encode):
-    model = copy.deepcopy(model).train()
-    inputs = encode([*ONE, assistant("red")])
-    labels = torch.where(TokenRoles.from_codes(inputs["token_type_ids"]).is_response_BN, inputs["input_ids"], -100)
-    gradients = []
-    for enable in (model.gradient_checkpointing_disable, model.gradient_checkpointing_enable):
-        enable()
-        model.zero_grad()
-        model(**inputs, labels=labels).loss.backward()
-        gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
-    for plain, checkpointed in zip(*gradients, strict=True):
-        torch.testing.assert_close(checkpointed, plain, atol=1e-6, rtol=1e-5)
+    assert_checkpointing_changes_no_gradient(copy.deepcopy(model), encode([*ONE, assistant("red")]))
 
 
 def test_bf16_is_close_to_fp32(model, encode):
@@ -206,3 +196,21 @@ def test_the_oracle_backend_gives_the_same_logits(model, encode):
     keep = inputs["attention_mask"].bool()
     torch.testing.assert_close(out.logits[keep], expected[keep], **TOLERANCE)
     assert out.attentions[0].shape[-1] == inputs["input_ids"].shape[1]
+
+
+def test_a_loss_over_the_kept_positions_is_the_loss(model, encode):
+    """Logits only where a target follows: the same loss and the same gradient of the head."""
+    model = copy.deepcopy(model)
+    inputs = encode([[*ONE, assistant("red")], TURNS])
+    labels = torch.where(TokenRoles.from_codes(inputs["token_type_ids"]).is_response_BN, inputs["input_ids"], -100)
+    kept = (labels != -100).any(0).nonzero()[:, 0] - 1
+    losses, gradients = [], []
+    for positions in (0, kept):
+        model.zero_grad()
+        out = model(**inputs, labels=labels, logits_to_keep=positions)
+        out.loss.backward()
+        losses.append(out.loss.detach())
+        gradients.append(model.lm_head.weight.grad.clone())
+    assert out.logits.shape[1] == len(kept) < inputs["input_ids"].shape[1]
+    torch.testing.assert_close(losses[1], losses[0], atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(gradients[1], gradients[0], atol=1e-6, rtol=1e-5)

@@ -209,6 +209,8 @@ class MutuaForConditionalGeneration(MutuaPreTrainedModel, GenerationMixin):
                 a frozen encoder).
             labels: (B, N), -100 where nothing is to be predicted; must be -100 on prompt tokens under a policy that
                 looks ahead.
+            logits_to_keep: as in Transformers, how many of the last positions get logits (0: all), or which; the loss
+                is over these alone. In training the rest of them is work for nothing.
 
         Raises:
             ValueError: images without roles, roles that contradict `input_ids`, a label on a prompt token.
@@ -230,8 +232,13 @@ class MutuaForConditionalGeneration(MutuaPreTrainedModel, GenerationMixin):
         logits = self.lm_head(outputs.last_hidden_state[:, kept])
         loss = None
         if labels is not None:
+            targets_BN = nn.functional.pad(labels, (0, 1), value=-100)[:, 1:]
             loss = self.loss_function(
-                logits=logits, labels=labels, vocab_size=self.config.text_config.vocab_size, **kwargs
+                logits=logits,
+                labels=labels,
+                shift_labels=targets_BN[:, kept].contiguous(),
+                vocab_size=self.config.text_config.vocab_size,
+                **kwargs,
             )
         return CausalLMOutputWithPast(
             loss=loss,

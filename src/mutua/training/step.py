@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from mutua.data.collate import IGNORE
 from mutua.models import MutuaForConditionalGeneration
@@ -79,16 +80,21 @@ class Stepper:
         loss, correct = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
         for micro_batch in batch.micro_batches:
             inputs = self._inputs(micro_batch)
+            targets_BN = pad(inputs["labels"], (0, 1), value=IGNORE)[:, 1:]
+            # Only where some row has a target: of a large vocabulary, the head is a good part of the whole work.
+            kept = (targets_BN != IGNORE).any(0).nonzero()[:, 0]
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16), Fp32Attention():
                 # Divided by the tokens of the whole batch, not of its own rows: the sum over micro-batches is then the
                 # mean over tokens, however unevenly they are spread.
-                out = self.model(**inputs, num_items_in_batch=batch.supervised_tokens, use_cache=False)
+                out = self.model(
+                    **inputs, num_items_in_batch=batch.supervised_tokens, logits_to_keep=kept, use_cache=False
+                )
             out.loss.backward()
             loss += out.loss.detach()
-            targets_BN = inputs["labels"][:, 1:]
-            is_supervised_BN = targets_BN != IGNORE
-            said_T = out.logits[:, :-1][is_supervised_BN].argmax(-1)
-            correct += (said_T == targets_BN[is_supervised_BN]).sum()
+            targets_BK = targets_BN[:, kept]
+            is_supervised_BK = targets_BK != IGNORE
+            said_T = out.logits[is_supervised_BK].argmax(-1)
+            correct += (said_T == targets_BK[is_supervised_BK]).sum()
         return loss.item(), correct.item() / batch.supervised_tokens
 
     def _inputs(self, micro_batch: dict[str, Tensor]) -> dict[str, Tensor]:

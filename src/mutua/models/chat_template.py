@@ -1,0 +1,153 @@
+"""A chat template as a thing to render with, and the form in which it takes a message's content.
+
+Templates of text-only models expect `content` to be a string, those of multimodal models a list of parts. Which of
+the two is found by rendering a probe, for each role on its own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from jinja2.exceptions import TemplateError
+from transformers.utils.chat_template_utils import render_jinja_template
+
+Message = Mapping[str, Any]
+Span = tuple[int, int]
+
+_MARK = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
+_IMAGE_TYPES = ("image", "image_url")
+
+
+class ChatTemplateError(ValueError):
+    """A chat template does not fit the conversation; the message shows where, and names the remedy."""
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """A Jinja chat template.
+
+    Attributes:
+        source: the template's text.
+        variables: what it may use besides the messages: special tokens, tools, a date.
+    """
+
+    source: str
+    variables: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_marked(self) -> bool:
+        """Whether it says by `{% generation %}` what the assistant says."""
+        return _MARK.search(self.source) is not None
+
+    @property
+    def asks_the_clock(self) -> bool:
+        """Whether its text mentions `strftime_now`; it may be a branch that is never taken."""
+        return "strftime_now" in self.source
+
+    def render(self, messages: Sequence[Message], **options: Any) -> str:
+        """The messages as text. Options: `add_generation_prompt`, `continue_final_message`, further variables."""
+        return self._render(messages, **options)[0]
+
+    def render_marked(self, messages: Sequence[Message], **options: Any) -> tuple[str, tuple[Span, ...]]:
+        """As `render`, and the characters (start, end) that the marks enclose, where they enclose any."""
+        text, marked = self._render(messages, return_assistant_tokens_mask=True, **options)
+        # With `continue_final_message` the text is cut inside the last mark.
+        return text, tuple((start, min(end, len(text))) for start, end in marked if start < min(end, len(text)))
+
+    def _render(self, messages: Sequence[Message], **options: Any) -> tuple[str, list[Span]]:
+        try:
+            texts, marked = render_jinja_template(
+                conversations=[list(messages)], chat_template=self.source, **{**self.variables, **options}
+            )
+        except (TemplateError, TypeError) as error:  # a TypeError is what a template meets in content of another form
+            roles = ", ".join(str(message.get("role")) for message in messages)
+            raise ChatTemplateError(
+                f"the chat template cannot render messages of the roles {roles}: {error}"
+            ) from error
+        return texts[0], marked[0] if marked else []
+
+
+def texts_of(message: Message) -> list[str]:
+    """The texts of a message's content, part by part."""
+    content = message.get("content") or ""
+    return [content] if isinstance(content, str) else [part["text"] for part in content if "text" in part]
+
+
+def count_images(messages: Sequence[Message]) -> int:
+    """How many image parts the messages hold."""
+    contents = [message.get("content") or "" for message in messages]
+    return sum(part["type"] in _IMAGE_TYPES for content in contents if not isinstance(content, str) for part in content)
+
+
+def images_of(messages: Sequence[Message]) -> list[Any]:
+    """What the image parts hold (a PIL image, a path, an address), in order; a part may hold nothing."""
+    found: list[Any] = []
+    for message in messages:
+        content = message.get("content") or ""
+        for part in () if isinstance(content, str) else content:
+            if part["type"] == "image":
+                found += [part[key] for key in ("image", "url", "path", "base64") if key in part]
+            elif part["type"] == "image_url":
+                address = part["image_url"]
+                found.append(address["url"] if isinstance(address, Mapping) else address)
+    return found
+
+
+def as_taken(template: ChatTemplate, messages: Sequence[Message], image_token: str) -> list[dict[str, Any]]:
+    """The messages with their content in the form that the template takes, by role.
+
+    As one string, an image is `image_token` where it stands among the texts, and nothing is put between the parts.
+
+    Raises:
+        ChatTemplateError: the template takes strings, and a part is neither text nor image.
+    """
+    special = tuple(sorted((name, value) for name, value in template.variables.items() if isinstance(value, str)))
+    return [
+        _in_form(message, _takes_parts(template.source, special, message["role"], image_token), image_token)
+        for message in messages
+    ]
+
+
+def _in_form(message: Message, as_parts: bool, image_token: str) -> dict[str, Any]:
+    message = {key: value for key, value in message.items() if value is not None}  # as Transformers does
+    content = message.get("content")
+    if content is None:
+        return message
+    if as_parts:
+        return {**message, "content": [{"type": "text", "text": content}] if isinstance(content, str) else content}
+    if isinstance(content, str):
+        return message
+    for part in content:
+        if part["type"] not in (*_IMAGE_TYPES, "text"):
+            raise ChatTemplateError(
+                f"a part of type {part['type']!r} in the {message['role']} message: the chat template takes text, and "
+                "only images are put in as a placeholder."
+            )
+    return {**message, "content": "".join(image_token if p["type"] in _IMAGE_TYPES else p["text"] for p in content)}
+
+
+_TEXT, _PRINTED_PART = "a probe of parts", re.compile(r"""['"]type['"]\s*:""")
+
+
+@lru_cache(maxsize=256)
+def _takes_parts(source: str, special: tuple[tuple[str, str], ...], role: str, image_token: str) -> bool:
+    """Whether a probe of that role renders as it must: its text, its image, and no Python list printed."""
+    probe: dict[str, Any] = {"role": role, "content": [{"type": "text", "text": _TEXT}]}
+    before: list[dict[str, Any]] = []
+    after: list[dict[str, Any]] = []
+    if role == "user":
+        probe["content"].insert(0, {"type": "image"})
+    else:
+        asked = {"role": "user", "content": [{"type": "text", "text": "?"}]}
+        (after if role == "system" else before).append(
+            _in_form(asked, _takes_parts(source, special, "user", image_token), image_token)
+        )
+    try:
+        text = ChatTemplate(source, dict(special)).render([*before, probe, *after])
+    except ChatTemplateError:
+        return False
+    return _TEXT in text and text.count(image_token) == count_images([probe]) and not _PRINTED_PART.search(text)
