@@ -226,7 +226,7 @@ def test_the_connector_is_as_asked_and_fresh_by_the_seed():
         assert torch.equal(weight, two.model.connector.get_parameter(name))
         assert torch.isfinite(weight).all()
     # Of the language model's initializer_range, 0.3.
-    assert float(one.model.connector.projection.weight.std()) == pytest.approx(0.3, rel=0.1)
+    assert float(one.model.connector.projection.weight.detach().std()) == pytest.approx(0.3, rel=0.1)
 
 
 # The sizes that the presets' parts are published with.
