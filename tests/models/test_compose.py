@@ -81,7 +81,7 @@ def test_language_models_that_would_be_wrong(language, reason):
 
 def test_what_nobody_named_is_found_by_comparing_logits(monkeypatch):
     monkeypatch.setattr("mutua.models.language._LOGIT_CHANGES", {})  # as if caps were unheard of
-    with pytest.raises(ComposeError, match="'nanochat' .* the composed model's logits differ .* by "):
+    with pytest.raises(ComposeError, match=r"'nanochat' .* the composed model's logits differ .* by "):
         compose(NanoChatConfig(**SMALL, initializer_range=0.5))
 
 
