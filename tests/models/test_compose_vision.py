@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -11,6 +12,7 @@ from tiny_model import picture, user
 from tiny_parts import LANGUAGE, VISION, text_tokenizer
 from transformers import (
     AutoImageProcessor,
+    AutoModel,
     AutoModelForImageTextToText,
     AutoProcessor,
     CLIPConfig,
@@ -94,13 +96,10 @@ def test_the_rule_by_perturbation(by_vision):
     assert prove(by_vision.model, by_vision.processor, conversations=1).holds
 
 
-def test_rings_follow_the_patch_grid(by_vision):
-    model = by_vision.model
-    model.config.attention_policy = "concentric"
-    try:
-        assert prove(model, by_vision.processor, conversations=1).holds
-    finally:
-        model.config.attention_policy = "mma"
+def test_rings_take_the_square_that_is_left_without_class_and_registers():
+    language = LANGUAGE["llama"](vocab_size=304)
+    model, processor = compose(VISION["dinov2_with_registers"](), language=language, attention_policy="concentric")
+    assert prove(model, processor, conversations=1).holds
 
 
 @pytest.mark.parametrize("kind", ["siglip", "clip"])
@@ -141,7 +140,7 @@ def test_pictures_are_normalised_as_the_type_was_trained(kind):
     _, processor = compose(VISION[kind]())
     image = picture(1, size=50)
     pixels = processor.image_processor(image, return_tensors="pt")["pixel_values"][0]
-    resized = torch.tensor(list(image.resize((32, 32), Image.Resampling(resample)).getdata())).view(32, 32, 3) / 255
+    resized = torch.from_numpy(np.array(image.resize((32, 32), Image.Resampling(resample)))) / 255
     expected = (resized - torch.tensor(mean)) / torch.tensor(std)
     torch.testing.assert_close(pixels, expected.permute(2, 0, 1).float(), atol=1e-6, rtol=1e-6)
 
@@ -150,8 +149,6 @@ def test_a_folders_own_numbers_win_and_nothing_is_cropped(tmp_path):
     """As DINOv2 is published: position embeddings of another size than the pictures, which its processor crops."""
     config = VISION["dinov2"]()
     config.image_size = 56
-    from transformers import AutoModel
-
     AutoModel.from_config(config).save_pretrained(tmp_path)
     own = {"image_processor_type": "BitImageProcessor", "do_resize": True, "size": {"shortest_edge": 48}}
     own |= {"do_center_crop": True, "crop_size": {"height": 32, "width": 32}, "do_rescale": True, "resample": 2}

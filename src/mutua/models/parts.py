@@ -5,6 +5,7 @@ Every weight of a part must be in its checkpoint: what is missing would be rando
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
@@ -13,8 +14,7 @@ from typing import Any, TypeAlias
 
 import torch
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
-from transformers.image_processing_base import ImageProcessingMixin
-from transformers.utils import logging
+from transformers.utils import cached_file, logging
 
 from mutua.models.configuration import MutuaConfig
 from mutua.models.modeling import MutuaModel
@@ -54,13 +54,21 @@ def load_vision(part: Part, dtype: torch.dtype) -> Any:
 
 
 def read_image_processor(part: Part) -> dict[str, Any]:
-    """The content of the checkpoint's preprocessor_config.json; empty if there is none."""
-    if isinstance(part, PreTrainedConfig) or (Path(part).is_dir() and not _has_image_processor(Path(part))):
+    """What the checkpoint says of its pictures; empty if it says nothing."""
+    if isinstance(part, PreTrainedConfig):
         return {}
-    try:
-        return ImageProcessingMixin.get_image_processor_dict(str(part))[0]
-    except OSError:  # a checkpoint on the hub without one
+
+    def load(name: str, trust_remote_code: bool, **options: Any) -> dict[str, Any]:
+        for file in ("processor_config.json", "preprocessor_config.json"):
+            # None if the checkpoint has no such file; an error if that cannot be found out.
+            path = cached_file(name, file, _raise_exceptions_for_missing_entries=False, **options)
+            content = json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
+            content = content.get("image_processor", {}) if file == "processor_config.json" else content
+            if content:
+                return content
         return {}
+
+    return _read("vision", part, load)
 
 
 def load_language(part: Part, dtype: torch.dtype | None) -> Any:
@@ -153,7 +161,3 @@ def _expect_whole(what: str, part: str | Path, info: dict[str, Any], extra: Any)
             names = sorted(key if isinstance(key, str) else key[0] for key in keys)
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             raise ComposeError(f"{what} {part}: the checkpoint {problem} {', '.join(names[:3])}{more}.")
-
-
-def _has_image_processor(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json"))
