@@ -182,8 +182,10 @@ def test_beams_find_a_likelier_answer_than_greed(model):
     assert likelihood(new) >= likelihood(golden["sequences"][:, :4])
 
 
-def test_chats_of_different_lengths_with_several_images(model, converted):
+@pytest.mark.parametrize("backend", ["mutua_sdpa", "mutua_split"])
+def test_chats_of_different_lengths_with_several_images(converted, backend):
     """Through the released chat format: a batch answers as each of its rows does alone."""
+    model = AutoModelForImageTextToText.from_pretrained(converted, attn_implementation=backend).eval()
     processor = AutoProcessor.from_pretrained(converted)
     pictures = [
         Image.fromarray(np.random.default_rng(i).integers(0, 256, (70, 50, 3), dtype=np.uint8)) for i in range(3)
