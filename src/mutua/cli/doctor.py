@@ -28,6 +28,7 @@ _EXTRAS = {
         "tensorboard": "live curves",
     },
     "lora": {"peft": "LoRA adapters"},
+    "gguf": {"gguf": "language models in GGUF files"},
 }
 
 
