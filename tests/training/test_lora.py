@@ -14,10 +14,9 @@ from tiny_model import assistant, make_model, picture, user
 from torch import Tensor
 from training_runs import at_step, child, expect_equal, lines
 
-from mutua.data.mixture import Mixture
 from mutua.models import MutuaForConditionalGeneration
 from mutua.training import CheckpointError, Recipe, train
-from mutua.training.batches import StepBatch, batches
+from mutua.training.batches import StepBatch, batches, open_mixture
 from mutua.training.build import build_model, model_to_train
 from mutua.training.lora import Adapters
 from mutua.training.optimizer import build_optimizer
@@ -28,15 +27,10 @@ from mutua.training.step import Stepper
 LORA = ("train.lora={rank: 4, alpha: 8, dropout: 0.1}", "train.freeze=['model.vision_tower.*']")
 
 
-def mixture_of(recipe: Recipe) -> Mixture:
-    sources = [weighted.source.open() for weighted in recipe.data.train]
-    return Mixture(sources, [w.weight for w in recipe.data.train], recipe.seed, recipe.train.batch_size)
-
-
 def stepper_of(recipe: Recipe) -> tuple[Stepper, list[StepBatch]]:
     """With adapters that are not zero, so that every gradient is something."""
     torch.manual_seed(0)
-    mixture = mixture_of(recipe)
+    mixture = open_mixture(recipe)
     model, processor, _ = model_to_train(recipe, mixture, None)
     shake(model)
     optimizer = build_optimizer(model, recipe.train)
@@ -92,7 +86,7 @@ def test_adapters_start_at_the_model_itself(chats) -> None:
 def test_gradients_reach_adapters_and_connector_and_nothing_else(tmp_path: Path, recipe_in) -> None:
     stepper, feed = stepper_of(recipe_in(tmp_path, *LORA))
     found = gradients(stepper, feed[0])
-    base, _ = build_model(recipe_in(tmp_path).model, mixture_of(recipe_in(tmp_path)), 40)
+    base, _ = build_model(recipe_in(tmp_path).model, open_mixture(recipe_in(tmp_path)), 40)
     expected = {f"model.connector.{name}" for name, _ in base.model.connector.named_parameters()}
     for layer in ("q_proj", "k_proj", "v_proj", "o_proj"):
         expected |= {f"model.language_model.layers.0.self_attn.{layer}.lora_{x}.default.weight" for x in "AB"}
@@ -251,7 +245,7 @@ def base(tmp_path_factory: pytest.TempPathFactory, recipe_in: Callable[..., Reci
     folder = tmp_path_factory.mktemp("base")
     recipe = recipe_in(folder)
     torch.manual_seed(5)
-    model, processor = build_model(recipe.model, mixture_of(recipe), 40)
+    model, processor = build_model(recipe.model, open_mixture(recipe), 40)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder

@@ -7,10 +7,9 @@ import pytest
 import torch
 
 from mutua.data.collate import IGNORE, encode
-from mutua.data.mixture import Mixture
 from mutua.data.sample import Sample
 from mutua.training import Recipe, TrainingError
-from mutua.training.batches import StepBatch, batches
+from mutua.training.batches import StepBatch, batches, open_mixture
 from mutua.training.build import build_model, freeze
 from mutua.training.optimizer import build_optimizer
 from mutua.training.precision import recompute_activations
@@ -24,14 +23,9 @@ def chat(question: str, answer: str) -> Sample:
     return Sample.model_validate({"id": question, "messages": content})
 
 
-def mixture_of(recipe: Recipe) -> Mixture:
-    sources = [weighted.source.open() for weighted in recipe.data.train]
-    return Mixture(sources, [w.weight for w in recipe.data.train], recipe.seed, recipe.train.batch_size)
-
-
 def stepper_of(recipe: Recipe) -> tuple[Stepper, list[StepBatch]]:
     torch.manual_seed(0)
-    mixture = mixture_of(recipe)
+    mixture = open_mixture(recipe)
     model, processor = build_model(recipe.model, mixture, recipe.data.tokenizer_texts)
     freeze(model, recipe.train.freeze)
     optimizer = build_optimizer(model, recipe.train)
@@ -50,7 +44,7 @@ def relative(a: torch.Tensor, b: torch.Tensor) -> float:
 
 def test_labels_are_the_responses(tmp_path: Path, recipe_in) -> None:
     recipe = recipe_in(tmp_path)
-    _, processor = build_model(recipe.model, mixture_of(recipe), 40)
+    _, processor = build_model(recipe.model, open_mixture(recipe), 40)
     batch = encode([chat("is it red?", "yes"), chat("a somewhat longer question?", "no")], processor)
     said = [processor.tokenizer.decode(row[row != IGNORE]) for row in batch["labels"]]
     assert said == ["yes<|end|>", "no<|end|>"]
@@ -65,8 +59,8 @@ def test_micro_batches_add_up_to_the_batch(tmp_path: Path, recipe_in) -> None:
     """Uneven in length and in supervised tokens, split at an odd place."""
     recipe = recipe_in(tmp_path, "model.text.attention_dropout=0.0", "train.precision=fp32")
     stepper, _ = stepper_of(recipe)
-    _, processor = build_model(recipe.model, mixture_of(recipe), 40)
-    pictures = mixture_of(recipe)[0]
+    _, processor = build_model(recipe.model, open_mixture(recipe), 40)
+    pictures = open_mixture(recipe)[0]
     texts = [chat("why?", "because it is so, and it has always been so, " * 4), chat("who? " * 30, "me")]
     samples = [texts[0], *pictures, texts[1]]
 
@@ -190,7 +184,7 @@ def test_a_batch_with_nothing_to_learn_is_an_error(tmp_path: Path, recipe_in, wo
         f"data.train=[{{source: {{type: jsonl, path: {tmp_path / 'questions.jsonl'}}}}}]",
         f"train.workers={workers}",
     )
-    mixture = mixture_of(recipe)
+    mixture = open_mixture(recipe)
     _, processor = build_model(recipe.model, mixture, 4)
     with pytest.raises(ValueError, match=r"^step 3: no token is supervised, none of the samples (q\d, ){3}q\d holds"):
         next(batches(mixture, processor, recipe.train, 2))

@@ -18,13 +18,14 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedConfig
-from transformers.models.siglip import SiglipImageProcessorPil
 
 from mutua.folders import whole_folder
 from mutua.models.configuration import MutuaConfig
 from mutua.models.modeling import MutuaForConditionalGeneration
 from mutua.models.processing import MutuaProcessor
 from mutua.models.tensor_files import TensorFiles
+from mutua.models.tokens import IMAGE, TEXT_MACRO
+from mutua.models.vision import image_processor
 
 Progress = Callable[[int, int], None]
 
@@ -34,13 +35,7 @@ SYSTEM_MESSAGE = (
 )
 # The prompts of the released demo: a system message always, each image on a line of its own.
 CHAT_TEMPLATE = (
-    "{%- macro text(content) -%}"
-    "{%- if content is string -%}{{- content -}}"
-    "{%- else -%}{%- for part in content -%}"
-    "{%- if part['type'] == 'image' -%}{{- '<image>\\n' -}}{%- else -%}{{- part['text'] -}}{%- endif -%}"
-    "{%- endfor -%}{%- endif -%}"
-    "{%- endmacro -%}"
-    "{{- '<s> ' -}}"
+    TEXT_MACRO.replace("'<image>'", "'<image>\\n'") + "{{- '<s> ' -}}"
     "{%- if messages[0]['role'] != 'system' -%}{{- '<|system|>\\n"
     + SYSTEM_MESSAGE.replace("'", "\\'")
     + "<|end|>\\n' -}}"
@@ -53,7 +48,7 @@ CHAT_TEMPLATE = (
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{- '<|assistant|>\\n' -}}{%- endif -%}"
 )
-IMAGE, END = "<image>", "<|end|>"
+END = "<|end|>"
 
 _EMBED, _HEAD, _HEAD_BIAS = "model.language_model.embed_tokens.weight", "lm_head.weight", "lm_head.bias"
 # Tables of two parts, by our name: the released name of the added rows.
@@ -353,11 +348,10 @@ def _processor(source: Path, released: AkiConfig, config: MutuaConfig) -> MutuaP
             f"{config.image_token_id}: tokenizer and checkpoint do not belong together"
         )
     return MutuaProcessor(
-        image_processor=SiglipImageProcessorPil(
-            size={"height": released.n_px, "width": released.n_px},
-            image_mean=[released.norm_mean] * 3,
-            image_std=[released.norm_std] * 3,
-            do_convert_rgb=True,
+        image_processor=image_processor(
+            config.vision_config,
+            released.n_px,
+            {"image_mean": [released.norm_mean] * 3, "image_std": [released.norm_std] * 3},
         ),
         tokenizer=tokenizer,
         num_image_tokens=config.num_image_tokens,

@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -144,11 +145,8 @@ def _read(what: str, part: str | Path, load: Callable[..., Any]) -> Any:
 
 
 def _expect_gguf() -> None:
-    try:
-        import accelerate  # noqa: F401
-        import gguf  # noqa: F401
-    except ImportError as error:
-        raise ImportError('GGUF files need two packages more: pip install "mutua[gguf]"') from error
+    if not all(map(find_spec, ("accelerate", "gguf"))):
+        raise ImportError('GGUF files need two packages more: pip install "mutua[gguf]"')
 
 
 def _expect_whole(what: str, part: str | Path, info: dict[str, Any], extra: Any) -> None:

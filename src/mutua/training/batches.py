@@ -1,4 +1,4 @@
-"""The batches of a run, encoded in background processes, step after step."""
+"""The batches of a run: its sources mixed, and encoded in background processes, step after step."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from mutua.data.collate import IGNORE, encode
 from mutua.data.mixture import Mixture
 from mutua.models import MutuaProcessor
-from mutua.training.recipe import TrainSettings
+from mutua.training.recipe import Recipe, TrainSettings
 from mutua.training.signals import detach_worker
 
 
@@ -49,6 +49,13 @@ class _Steps(Dataset):
                 "them assistant messages or leave them out"
             )
         return StepBatch(micro_batches, ids, supervised)
+
+
+def open_mixture(recipe: Recipe) -> Mixture:
+    """The recipe's sources, opened: which samples make up which step."""
+    sources = [weighted.source.open() for weighted in recipe.data.train]
+    weights = [weighted.weight for weighted in recipe.data.train]
+    return Mixture(sources, weights, recipe.seed, recipe.train.batch_size)
 
 
 def batches(mixture: Mixture, processor: MutuaProcessor, settings: TrainSettings, start: int) -> Iterator[StepBatch]:

@@ -13,12 +13,11 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from mutua.data.mixture import Mixture
 from mutua.evaluation.accuracy import evaluate
 from mutua.folders import whole_folder
 from mutua.models import MutuaForConditionalGeneration, MutuaProcessor
 from mutua.training import checkpoint
-from mutua.training.batches import StepBatch, batches
+from mutua.training.batches import StepBatch, batches, open_mixture
 from mutua.training.build import model_to_train
 from mutua.training.checkpoint import Progress
 from mutua.training.export import changed_versions, write_model, write_record
@@ -73,9 +72,7 @@ def train(recipe: Recipe, console: Console | None = None) -> TrainResult:
         torch.manual_seed(recipe.seed)
 
         # 2. Data: which samples make up which step.
-        sources = [weighted.source.open() for weighted in recipe.data.train]
-        weights = [weighted.weight for weighted in recipe.data.train]
-        mixture = Mixture(sources, weights, recipe.seed, recipe.train.batch_size)
+        mixture = open_mixture(recipe)
 
         # 3. Model: the newest checkpoint's, or where the recipe starts; some of it frozen, adapters in it if asked for.
         newest, progress = folder.newest_checkpoint(lambda text: say(text, "yellow"))
