@@ -116,7 +116,8 @@ def test_chat_goes_on_after_a_slip(folder, image):
     assert "no command /jump" in result.stderr
 
 
-def test_eval_prints_families_and_writes_every_answer(folder, tmp_path):
+def test_eval_prints_families_and_writes_every_answer(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("mutua.cli.evaluate.SECONDS_BETWEEN_LINES", 0)
     image = tmp_path / "a.png"
     picture(3).save(image)
     chat = [
@@ -128,10 +129,14 @@ def test_eval_prints_families_and_writes_every_answer(folder, tmp_path):
     result = mutua("eval", "-m", folder, "-d", data, "--json", tmp_path / "out.json", "--figure", tmp_path / "out.png")
     assert result.exit_code == 0, result.output
     assert "exists" in result.stdout
+    assert f"{folder} on {data}: 1 of 1" in result.stderr
     written = json.loads((tmp_path / "out.json").read_text())
     assert written[str(data)][str(folder)]["records"][0]["expected"] == "yes"
     assert Image.open(tmp_path / "out.png").width > 100
     assert_told(mutua("eval", "-m", folder, "-d", "imagenet"), "no data 'imagenet'")
+    for option in ("--json", "--figure"):
+        nowhere = tmp_path / "nowhere" / "out"
+        assert_told(mutua("eval", "-m", folder, "-d", data, option, nowhere), f"{option} {nowhere}: there is no folder")
 
 
 def test_a_recipe_with_a_mistake(tmp_path):

@@ -28,8 +28,8 @@ def test_families_down_and_models_across() -> None:
     Console(file=out, width=120).print(table(RESULTS, blind=BLIND, title="two models"))
     rows = {line.split("│")[1].strip(): line for line in out.getvalue().splitlines() if line.startswith("│")}
     assert list(rows) == ["count", "relation", "exists", "overall"]
-    assert "50.0% (15-85)" in rows["count"]
-    assert "100.0% (51-100)" in rows["count"]
+    assert "50.0% (15.0-85.0)" in rows["count"]
+    assert "100.0% (51.0-100.0)" in rows["count"]
     assert "25.0%" in rows["count"]
     assert rows["relation"].split("│")[4].strip() == "-"
     assert "37.5%" in rows["overall"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,6 +24,8 @@ EXAMPLES = """Examples:
 
   mutua eval --data mine.jsonl --json results.json
 """
+
+SECONDS_BETWEEN_LINES = 30  # of progress, where there is no terminal to draw a bar on
 
 # What held-out means for the two sources of the recipes: easy-VQA's own split, layouts that no training scene has.
 HELD_OUT: dict[str, dict[str, Any]] = {
@@ -48,6 +51,9 @@ def evaluate(
 ) -> None:
     """Print accuracy per question family, greedy answers, exact match, with 95 % intervals."""
     with mistakes_told():
+        for option, path in (("--json", json_path), ("--figure", figure)):
+            if path is not None and not path.absolute().parent.is_dir():  # not after an hour of questions
+                raise ValueError(f"{option} {path}: there is no folder {path.parent}; make it first.")
         sources = {name: open_source(name) for name in data or HELD_OUT}
         networks = {name: load_model(name, policy) for name in models or []}
         if not networks:
@@ -74,21 +80,27 @@ def open_source(name: str) -> Source:
 def measure(
     networks: Mapping[str, Any], sources: Mapping[str, Source], *, limit: int | None, batch_size: int
 ) -> dict[str, dict[str, Accuracy]]:
-    """Accuracy by source and model, with a progress bar for each pair."""
+    """Accuracy by source and model, with a progress bar for each pair, or lines where stderr is no terminal."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
     from mutua.evaluation import evaluate as score
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     results: dict[str, dict[str, Accuracy]] = {}
+    printed = time.monotonic()
     with Progress(*columns, console=err) as bars:
         for source_name, source in sources.items():
             samples = source.open()
             for model_name, (network, processor) in networks.items():
-                task = bars.add_task(f"{model_name} on {source_name}", total=None)
+                pair = f"{model_name} on {source_name}"
+                task = bars.add_task(pair, total=None)
 
-                def show(done: int, total: int, task: TaskID = task) -> None:
+                def show(done: int, total: int, task: TaskID = task, pair: str = pair) -> None:
+                    nonlocal printed
                     bars.update(task, completed=done, total=total)
+                    if not err.is_terminal and time.monotonic() - printed > SECONDS_BETWEEN_LINES:
+                        printed = time.monotonic()
+                        err.print(f"{pair}: {done} of {total}", markup=False, soft_wrap=True)
 
                 results.setdefault(source_name, {})[model_name] = score(
                     network, processor, samples, limit=limit, batch_size=batch_size, progress=show

@@ -23,7 +23,7 @@ def table(results: Mapping[str, Accuracy], *, blind: Mapping[str, float] | None 
     out = Table("family", title=title or None)
     out.add_column("samples", justify="right")
     for model in results:
-        out.add_column(model, justify="right")
+        out.add_column(model, justify="right", overflow="fold")
     if blind is not None:
         out.add_column("blind guess", justify="right", style="dim")
     for family, scores in _rows(results).items():
@@ -113,4 +113,4 @@ def _cell(score: Score | None) -> str:
     if score is None:
         return "-"
     low, high = score.interval
-    return f"{score.accuracy:.1%} ({100 * low:.0f}-{100 * high:.0f})"
+    return f"{score.accuracy:.1%} ({100 * low:.1f}-{100 * high:.1f})"
