@@ -83,6 +83,7 @@ def conversation(images: Sequence[str | Path | Image], question: str) -> list[di
     """
     if not question.strip():
         raise ValueError("the question is empty: ask something, e.g. 'what colour is the circle?'")
+    question.encode()  # a lone surrogate (bytes of a terminal that are no UTF-8) is an error here
     pictures = [image if isinstance(image, Image) else open_image(image) for image in images]
     parts: list[dict[str, Any]] = [{"type": "image", "image": picture} for picture in pictures]
     return [{"role": "user", "content": [*parts, {"type": "text", "text": question}]}]

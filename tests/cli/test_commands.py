@@ -137,6 +137,8 @@ def test_eval_prints_families_and_writes_every_answer(folder, tmp_path, monkeypa
     for option in ("--json", "--figure"):
         nowhere = tmp_path / "nowhere" / "out"
         assert_told(mutua("eval", "-m", folder, "-d", data, option, nowhere), f"{option} {nowhere}: there is no folder")
+        assert_told(mutua("eval", "-m", folder, "-d", data, option, tmp_path), f"{option} {tmp_path} is a folder")
+    assert_told(mutua("eval", "-m", folder, "-d", data, "--figure", "a.pdf"), "a.pdf: accuracies are drawn as .png")
 
 
 def test_a_recipe_with_a_mistake(tmp_path):

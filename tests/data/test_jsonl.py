@@ -54,6 +54,12 @@ def test_construction_reads_no_sample(tmp_path: Path) -> None:
     [
         ("{", "not valid JSON: Expecting property name"),
         ("[]", "Input should be a valid dictionary"),
+        ("[" * 100_000, "not valid JSON: "),
+        (
+            '{"id": "1", "messages": [{"role": "user", "content": "\\ud800"}]}',
+            "messages.0.content.0.text: 'utf-8' codec",
+        ),
+        (line(3), "messages.0.content.0.image: an image is the path of a file (got 3)"),
         (line("x.png"), "messages.0.content.0.image: file not found: "),
         (line("notes.txt"), "messages.0.content.0.image: not an image: "),
         (line("cut.png"), "messages.0.content.0.image: damaged image: "),

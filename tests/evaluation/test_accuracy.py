@@ -36,6 +36,13 @@ def test_wilson(correct: int, total: int, low: float, high: float) -> None:
     assert Score(correct, total).interval == pytest.approx((low, high), abs=1e-4)
 
 
+@pytest.mark.parametrize("total", range(1, 200))
+def test_an_interval_holds_its_accuracy(total: int) -> None:
+    for correct in (0, total):
+        low, high = Score(correct, total).interval
+        assert low <= Score(correct, total).accuracy <= high
+
+
 def test_nothing_asked() -> None:
     assert Score(0, 0).interval == (0.0, 1.0)
     assert math.isnan(Score(0, 0).accuracy)

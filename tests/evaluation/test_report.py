@@ -45,6 +45,14 @@ def test_the_figure_is_a_picture(tmp_path: Path, blind: dict | None) -> None:
         assert len(picture.convert("RGB").getcolors(1 << 24)) > 3
 
 
+def test_names_are_no_markup(tmp_path: Path) -> None:
+    results = {"[red]m": accuracy(**{"[/red]y": (50, 50), "$x^{$": (0, 50)})}
+    out = StringIO()
+    Console(file=out, width=120).print(table(results, title="[/x]"))
+    assert all(name in out.getvalue() for name in ("[red]m", "[/red]y", "$x^{$", "[/x]"))
+    figure(tmp_path / "bars.png", {"$a_{": results})
+
+
 def test_no_results() -> None:
     with pytest.raises(ValueError, match="at least one model"):
         table({})

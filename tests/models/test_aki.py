@@ -319,6 +319,21 @@ def lost_shard(folder: Path) -> None:
         (cut_short, r"model.safetensors is damaged or cut short"),
         (only_a_pickle, r"only pytorch_model.bin: a pickle can run code"),
         (lost_shard, r"names files that are not there: model-00002"),
+        (
+            lambda f: (f / "model.safetensors.index.json").write_text("[]"),
+            r"model.safetensors.index.json is damaged",
+        ),
+        (lambda f: (f / "tokenizer.json").write_text("{}"), r"its tokenizer files cannot be read"),
+        (lambda f: (f / "config.json").write_bytes(b"\xff\xfe"), r"config.json is no config of a released"),
+        (lambda f: edit_config(f, initial_tokenizer_len=0), r"initial_tokenizer_len: Input should be greater than 0"),
+        (lambda f: edit_config(f, norm_std=0), r"norm_std: Input should be greater than 0"),
+        (lambda f: edit_config(f, pad_token_id=99999), r"pad_token_id 99999 .* is beyond the 32014 tokens"),
+        (lambda f: edit_config(f / "vision", hidden_size="abc"), r"no configuration at 'vision': with --vision"),
+        (lambda f: edit_config(f / "vision", num_attention_heads=0), r"no model can be built .*ZeroDivisionError"),
+        (
+            lambda f: edit_weights(f, **{aki.ADDED_ROWS["lm_head.bias"]: torch.tensor(1.0)}),
+            r"additional_fc.bias \(\) do not make a table",
+        ),
     ],
 )
 def test_a_bad_checkpoint_is_one_error_and_leaves_nothing(released, tmp_path, damage, message):

@@ -54,6 +54,14 @@ def test_a_packed_row_with_a_cache(model, encode):
         model(**inputs, past_key_values=DynamicCache())
 
 
+def test_placeholders_without_their_images(model, encode):
+    inputs = encode(ASKED, add_generation_prompt=True)
+    del inputs["pixel_values"]
+    for call in (model, model.generate):
+        with pytest.raises(ValueError, match="neither pixel_values nor vision_features"):
+            call(**inputs)
+
+
 def test_more_or_fewer_images_than_placeholders(model, encode):
     inputs = encode(ASKED)
     with pytest.raises(ValueError, match="2 images give 32"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +13,7 @@ import typer
 from mutua.cli.common import err, load_model, mistakes_told, out
 
 if TYPE_CHECKING:
-    from mutua.data.readers import Source
+    from mutua.data.sample import Sample
     from mutua.evaluation import Accuracy
 
 EXAMPLES = """Examples:
@@ -51,34 +51,39 @@ def evaluate(
 ) -> None:
     """Print accuracy per question family, greedy answers, exact match, with 95 % intervals."""
     with mistakes_told():
+        # Whatever can be wrong is said now, not after an hour of questions.
         for option, path in (("--json", json_path), ("--figure", figure)):
-            if path is not None and not path.absolute().parent.is_dir():  # not after an hour of questions
+            if path is not None and not path.absolute().parent.is_dir():
                 raise ValueError(f"{option} {path}: there is no folder {path.parent}; make it first.")
+            if path is not None and path.is_dir():
+                raise ValueError(f"{option} {path} is a folder: name a file in it.")
+        if figure is not None and figure.suffix.lower() != ".png":
+            raise ValueError(f"--figure {figure}: accuracies are drawn as .png.")
         sources = {name: open_source(name) for name in data or HELD_OUT}
         networks = {name: load_model(name, policy) for name in models or []}
         if not networks:
             networks["packaged"] = load_model(None, policy)
         results = measure(networks, sources, limit=limit, batch_size=batch_size)
-        report(results, {name: blind_guess(name) for name in results}, figure=figure)
         if json_path is not None:
-            json_path.write_text(json.dumps(to_json(results), indent=1, ensure_ascii=False) + "\n")
+            json_path.write_text(json.dumps(to_json(results), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
             err.print(f"written: {json_path}", style="dim")
+        report(results, {name: blind_guess(name) for name in results}, figure=figure)
 
 
-def open_source(name: str) -> Source:
-    """The held-out source of that name, or a file. ValueError if it is neither."""
+def open_source(name: str) -> Sequence[Sample]:
+    """The samples of the held-out source of that name, or of a file. ValueError if it is neither."""
     from mutua.data.readers import EasyVQASource, JsonLinesSource, ScenesSource
 
     if name.endswith(".jsonl"):
-        return JsonLinesSource(type="jsonl", path=Path(name))
+        return JsonLinesSource(type="jsonl", path=Path(name)).open()
     if name not in HELD_OUT:
         raise ValueError(f"no data {name!r}: use {', '.join(HELD_OUT)}, or the path of a .jsonl file.")
     settings: dict[str, type[EasyVQASource] | type[ScenesSource]] = {"easy-vqa": EasyVQASource, "scenes": ScenesSource}
-    return settings[name].model_validate(HELD_OUT[name])
+    return settings[name].model_validate(HELD_OUT[name]).open()
 
 
 def measure(
-    networks: Mapping[str, Any], sources: Mapping[str, Source], *, limit: int | None, batch_size: int
+    networks: Mapping[str, Any], sources: Mapping[str, Sequence[Sample]], *, limit: int | None, batch_size: int
 ) -> dict[str, dict[str, Accuracy]]:
     """Accuracy by source and model, with a progress bar for each pair, or lines where stderr is no terminal."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -89,8 +94,7 @@ def measure(
     results: dict[str, dict[str, Accuracy]] = {}
     printed = time.monotonic()
     with Progress(*columns, console=err) as bars:
-        for source_name, source in sources.items():
-            samples = source.open()
+        for source_name, samples in sources.items():
             for model_name, (network, processor) in networks.items():
                 pair = f"{model_name} on {source_name}"
                 task = bars.add_task(pair, total=None)
@@ -116,7 +120,7 @@ def blind_guess(source: str) -> dict[str, float] | None:
     if source == "easy-vqa":
         return blind_accuracy(EasyVQA("train"), EasyVQA("test"))
     if source == "scenes":  # `item`: the question alone, nothing is drawn
-        train, test = Scenes("train", 20_000), open_source("scenes").open()
+        train, test = Scenes("train", 20_000), open_source("scenes")
         assert isinstance(test, Scenes)
         return blind_accuracy(map(train.item, range(len(train))), map(test.item, range(len(test))))
     return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -54,10 +53,9 @@ def mask(
 
 def _first_sample(file: Path) -> list[dict[str, Any]]:
     """The messages of the first line; the pictures need not be there."""
-    from mutua.data.sample import Sample
+    from mutua.data.readers import JsonLines
 
-    with file.open(encoding="utf-8") as lines:
-        for line in lines:
-            if line.strip():
-                return Sample.model_validate(json.loads(line)).chat()
-    raise ValueError(f"{file} holds no sample.")
+    samples = JsonLines(file)
+    if not samples:
+        raise ValueError(f"{file} holds no sample.")
+    return samples.without_images(0).chat()

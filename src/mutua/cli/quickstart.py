@@ -60,8 +60,8 @@ def quickstart(
         err.rule("held-out questions", align="left")
         networks = {arm: load_model(str(output / arm / "model"), None) for arm in ARMS}
         results = measure(networks, {name: open_source(name) for name in HELD_OUT}, limit=limit, batch_size=128)
-        report(results, {name: blind_guess(name) for name in HELD_OUT}, figure=output / "accuracy.png")
         (output / "results.json").write_text(json.dumps(to_json(results), indent=1) + "\n")
+        report(results, {name: blind_guess(name) for name in HELD_OUT}, figure=output / "accuracy.png")
 
         from mutua.api import ask
 

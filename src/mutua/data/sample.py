@@ -27,6 +27,7 @@ class TextPart(_Frozen):
     def _not_blank(cls, text: str) -> str:
         if not text.strip():
             raise ValueError("empty text: write something or leave the part out")
+        text.encode()  # a lone surrogate, which no tokenizer takes, is an error here
         return text
 
 
@@ -42,6 +43,8 @@ class ImagePart(_Frozen):
         # Checked before the string becomes a Path, which would fold "http://" into "http:/".
         if isinstance(image, str) and image.lower().startswith(("http://", "https://")):
             raise ValueError("no network: download it first and give the path of the file")
+        if not isinstance(image, str | Path | Image.Image):
+            raise ValueError("an image is the path of a file")
         return image
 
 

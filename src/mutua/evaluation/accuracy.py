@@ -37,7 +37,7 @@ class Score:
         z, n, p = 1.959963984540054, self.total, self.accuracy
         centre = (p + z * z / (2 * n)) / (1 + z * z / n)
         half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-        return max(0.0, centre - half), min(1.0, centre + half)
+        return max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half))  # in floats, p may lie beside it
 
     def summary(self) -> dict[str, Any]:
         low, high = self.interval

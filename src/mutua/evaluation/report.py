@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from mutua.evaluation.accuracy import Accuracy, Score
@@ -20,15 +21,15 @@ def table(results: Mapping[str, Accuracy], *, blind: Mapping[str, float] | None 
         results: by the name of the model.
         blind: by family, 0 to 1: what the best guesser scores that never sees the image (`mutua.data.blind`).
     """
-    out = Table("family", title=title or None)
+    out = Table("family", title=escape(title) or None)
     out.add_column("samples", justify="right")
     for model in results:
-        out.add_column(model, justify="right", overflow="fold")
+        out.add_column(escape(model), justify="right", overflow="fold")
     if blind is not None:
         out.add_column("blind guess", justify="right", style="dim")
     for family, scores in _rows(results).items():
         sizes = sorted({str(score.total) for score in scores if score is not None})
-        cells = [family, "/".join(sizes), *map(_cell, scores)]
+        cells = [escape(family), "/".join(sizes), *map(_cell, scores)]
         if blind is not None:
             cells.append(f"{blind[family]:.1%}" if family in blind else "")
         if family == _OVERALL:
@@ -64,19 +65,21 @@ def figure(
     panels = drawing.subplots(len(results), squeeze=False)[:, 0]
     for axes, (source, by_model) in zip(panels, results.items(), strict=True):
         handles |= _draw_bars(axes, by_model, models)
-        axes.set_title(source)
+        axes.set_title(source, parse_math=False)
         rows = list(_rows(by_model))
         for row, family in enumerate(rows):
             value = ((blind or {}).get(source) or {}).get(family)
             if value is not None:
                 line = axes.hlines(value, row - 0.45, row + 0.45, colors="0.2", linestyles="dashed", lw=1)
                 handles["blind guess"] = line
-        axes.set_xticks(range(len(rows)), rows)
+        axes.set_xticks(range(len(rows)), rows, parse_math=False)
         axes.set_ylim(0, 1.02)
         axes.set_ylabel("accuracy")
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
         axes.spines[["top", "right"]].set_visible(False)
-    drawing.legend(handles.values(), handles, loc="outside lower center", ncols=len(handles), frameon=False)
+    legend = drawing.legend(handles.values(), handles, loc="outside lower center", ncols=len(handles), frameon=False)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
     drawing.savefig(path, format="png")
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedConfig
 
@@ -84,12 +84,12 @@ class AkiConfig(BaseModel):
 
     vision_encoder_path: str
     lang_model_path: str
-    initial_tokenizer_len: int
-    pad_token_id: int
-    num_vision_tokens: int = 144
-    n_px: int = 384
+    initial_tokenizer_len: PositiveInt
+    pad_token_id: NonNegativeInt
+    num_vision_tokens: PositiveInt = 144
+    n_px: PositiveInt = 384
     norm_mean: float = 0.5
-    norm_std: float = 0.5
+    norm_std: PositiveFloat = 0.5
 
 
 def convert(
@@ -201,7 +201,7 @@ def released_name(ours: str) -> str:
 def _read_config(folder: Path) -> AkiConfig:
     path = folder / _CONFIG
     try:
-        return AkiConfig.model_validate_json(path.read_text(encoding="utf-8"))
+        return AkiConfig.model_validate_json(path.read_bytes())
     except OSError as error:
         raise AkiError(
             f"{path} cannot be read ({error.strerror}): give the folder of the released checkpoint"
@@ -220,7 +220,7 @@ def _part_config(name: str, source: Path, option: str, part: str) -> PreTrainedC
     """The configuration of the vision encoder or the language model, out of a composite one where it is part of one."""
     try:
         config = AutoConfig.from_pretrained(_folder_or_id(name, source), trust_remote_code=False)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # whatever the checks of some hundred config classes raise
         reason = str(error).strip().splitlines()[0]
         raise AkiError(
             f"no configuration at {name!r}: with {option}, give a folder with its config.json or a hub id "
@@ -236,10 +236,17 @@ def _our_config(
 
     def rows(name: str) -> int:
         if name not in files.tensors:
-            raise AkiError(f"the checkpoint has no {name!r}: is it a released AKI checkpoint?")
+            raise AkiError(f"the checkpoint has no {name!r}: is it a released AKI checkpoint, with all of its files?")
+        if not files.tensors[name].shape:
+            raise AkiError(f"{files.tensors[name].file}: {name} is a single number: fetch the file again")
         return files.tensors[name].shape[0]
 
     text.vocab_size = released.initial_tokenizer_len + rows(ADDED_ROWS[_EMBED])
+    if released.pad_token_id >= text.vocab_size:
+        raise AkiError(
+            f"pad_token_id {released.pad_token_id} in the released {_CONFIG} is beyond the {text.vocab_size} tokens of "
+            "the checkpoint: correct it"
+        )
     text.pad_token_id = released.pad_token_id
     text.tie_word_embeddings = False
     layers = {m[1] for name in files.tensors if (m := re.match(r"vision_tokenizer\.layers\.(\d+)\.", name))}
@@ -264,8 +271,14 @@ def _our_config(
 
 def _find_all(config: MutuaConfig, released: AkiConfig, files: TensorFiles, source: Path) -> dict[str, str]:
     """The released name of every tensor of the model; each is there in its shape, and nothing else is."""
-    with torch.device("meta"):
-        expected = {n: tuple(t.shape) for n, t in MutuaForConditionalGeneration(config).state_dict().items()}
+    try:
+        with torch.device("meta"):
+            expected = {n: tuple(t.shape) for n, t in MutuaForConditionalGeneration(config).state_dict().items()}
+    except Exception as error:  # whatever the models raise whose sizes make no sense
+        raise AkiError(
+            f"{source}: no model can be built from the configs of its vision encoder and language model "
+            f"({type(error).__name__}: {error}): are --vision-encoder and --language-model right?"
+        ) from error
     origin = {ours: released_name(ours) for ours in expected}
     _refuse_difference({*origin.values(), *ADDED_ROWS.values()}, set(files.tensors), source)
     kept = released.initial_tokenizer_len
@@ -273,7 +286,8 @@ def _find_all(config: MutuaConfig, released: AkiConfig, files: TensorFiles, sour
         found = files.tensors[origin[ours]].shape
         if ours in ADDED_ROWS:
             added = files.tensors[ADDED_ROWS[ours]].shape
-            if found[0] < kept or found[1:] != shape[1:] or (kept + added[0], *added[1:]) != shape:
+            is_table = len(found) == len(added) == len(shape)
+            if not is_table or found[0] < kept or found[1:] != shape[1:] or (kept + added[0], *added[1:]) != shape:
                 raise AkiError(
                     f"{source}: {origin[ours]} {found} and {ADDED_ROWS[ours]} {added} do not make a table of {shape}: "
                     f"the first needs {kept} rows at least (initial_tokenizer_len)"
@@ -340,7 +354,12 @@ def _processor(source: Path, released: AkiConfig, config: MutuaConfig) -> MutuaP
     """Image processing and chat format of the released code; None where the checkpoint has no tokenizer."""
     if not any((source / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
         return None
-    tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=False)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # whatever a damaged file makes of some dozen parsers
+        raise AkiError(
+            f"{source}: its tokenizer files cannot be read ({type(error).__name__}: {error}): fetch them again"
+        ) from error
     found = tokenizer.convert_tokens_to_ids(IMAGE)
     if found != config.image_token_id:
         raise AkiError(

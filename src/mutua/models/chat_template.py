@@ -63,7 +63,8 @@ class ChatTemplate:
             texts, marked = render_jinja_template(
                 conversations=[list(messages)], chat_template=self.source, **{**self.variables, **options}
             )
-        except (TemplateError, TypeError) as error:  # a TypeError is what a template meets in content of another form
+        except (TemplateError, TypeError, ArithmeticError, LookupError, ValueError, AttributeError) as error:
+            # The errors of a template's own, and those of its expressions, e.g. on content of another form.
             roles = ", ".join(str(message.get("role")) for message in messages)
             raise ChatTemplateError(
                 f"the chat template cannot render messages of the roles {roles}: {error}"

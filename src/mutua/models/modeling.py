@@ -157,6 +157,11 @@ class MutuaModel(MutuaPreTrainedModel):
                 f"{tuple(inputs_embeds.shape[:2])} tokens: pass the codes of exactly these tokens."
             )
         roles = TokenRoles.from_codes(token_type_ids)
+        if is_image_BN is not None and not has_images and bool(is_image_BN.any()):
+            raise ValueError(
+                "input_ids hold image tokens, but neither pixel_values nor vision_features came with them: pass on all "
+                "that MutuaProcessor.apply_chat_template returns."
+            )
         if is_image_BN is not None and not torch.equal(is_image_BN, roles.modality_BN == Modality.IMAGE):
             raise ValueError(
                 "token_type_ids and input_ids disagree on which tokens are images: both must come from one "

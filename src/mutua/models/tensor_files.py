@@ -40,10 +40,13 @@ class TensorFiles:
 
     @classmethod
     def of(cls, folder: Path) -> TensorFiles:
-        paths = sorted(folder.glob("*.safetensors"))
+        paths = sorted(path for path in folder.glob("*.safetensors") if path.is_file())
         index = folder / "model.safetensors.index.json"
         if index.is_file():
-            named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            try:
+                named = set(json.loads(index.read_bytes())["weight_map"].values())
+            except (ValueError, LookupError, TypeError, AttributeError) as error:
+                raise TensorFilesError(f"{index} is damaged ({error!r}): fetch it again") from error
             if missing := sorted(named - {path.name for path in paths}):
                 raise TensorFilesError(
                     f"{index} names files that are not there: {', '.join(missing)}: fetch them again"

@@ -40,18 +40,22 @@ class JsonLines(Sequence[Sample]):
     def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
+        sample, number = self.without_images(index), self._lines[index][0]
+        messages = tuple(self._with_images(number, m, message) for m, message in enumerate(sample.messages))
+        return sample.model_copy(update={"messages": messages, "source": sample.source or self.path.name})
+
+    def without_images(self, index: int) -> Sample:
+        """A sample whose pictures are paths still, as the file has them; they need not be there."""
         number, offset = self._lines[index]
         with self.path.open("rb") as file:
             file.seek(offset)
             line = file.readline()
         try:
-            sample = Sample.model_validate(json.loads(line))
+            return Sample.model_validate(json.loads(line))
         except ValidationError as error:
             self._refuse(number, *_first_error(error))
-        except ValueError as error:  # not JSON, or not UTF-8
+        except (ValueError, RecursionError) as error:  # not JSON, or not UTF-8
             self._refuse(number, "", f"not valid JSON: {error}")
-        messages = tuple(self._with_images(number, m, message) for m, message in enumerate(sample.messages))
-        return sample.model_copy(update={"messages": messages, "source": sample.source or self.path.name})
 
     def check(self) -> None:
         """Reads every sample with its images. Raises SampleError at the first that is wrong."""
