@@ -83,7 +83,8 @@ def conversation(images: Sequence[str | Path | Image], question: str) -> list[di
     """
     if not question.strip():
         raise ValueError("the question is empty: ask something, e.g. 'what colour is the circle?'")
-    question.encode()  # a lone surrogate (bytes of a terminal that are no UTF-8) is an error here
+    if any("\ud800" <= letter <= "\udfff" for letter in question):  # so Python holds a terminal's undecodable bytes
+        raise ValueError(f"the question {question!r} is no valid text: type it in UTF-8")
     pictures = [image if isinstance(image, Image) else open_image(image) for image in images]
     parts: list[dict[str, Any]] = [{"type": "image", "image": picture} for picture in pictures]
     return [{"role": "user", "content": [*parts, {"type": "text", "text": question}]}]

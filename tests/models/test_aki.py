@@ -327,7 +327,13 @@ def lost_shard(folder: Path) -> None:
         (lambda f: (f / "config.json").write_bytes(b"\xff\xfe"), r"config.json is no config of a released"),
         (lambda f: edit_config(f, initial_tokenizer_len=0), r"initial_tokenizer_len: Input should be greater than 0"),
         (lambda f: edit_config(f, norm_std=0), r"norm_std: Input should be greater than 0"),
-        (lambda f: edit_config(f, pad_token_id=99999), r"pad_token_id 99999 .* is beyond the 32014 tokens"),
+        (lambda f: edit_config(f, pad_token_id=99999), r"pad_token_id 99999 is beyond the 32014 tokens"),
+        (lambda f: edit_config(f, n_px=57), r"n_px 57 .* takes pictures of 56 pixels"),
+        (
+            lambda f: edit_weights(f, **{"vision_tokenizer.norm.bias": torch.zeros(32, dtype=torch.int8)}),
+            r"vision_tokenizer.norm.bias is stored as I8",
+        ),
+        (lambda f: edit_config(f / "vision", hidden_size=0), r"no model can be built"),
         (lambda f: edit_config(f / "vision", hidden_size="abc"), r"no configuration at 'vision': with --vision"),
         (lambda f: edit_config(f / "vision", num_attention_heads=0), r"no model can be built .*ZeroDivisionError"),
         (

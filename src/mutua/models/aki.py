@@ -25,7 +25,7 @@ from mutua.models.modeling import MutuaForConditionalGeneration
 from mutua.models.processing import MutuaProcessor
 from mutua.models.tensor_files import TensorFiles
 from mutua.models.tokens import IMAGE, TEXT_MACRO
-from mutua.models.vision import image_processor
+from mutua.models.vision import image_processor, image_side
 
 Progress = Callable[[int, int], None]
 
@@ -71,6 +71,7 @@ _RESAMPLER_HEAD_DIM = 64  # the released code's default, and no tensor tells it
 _ASIDE = "aki"  # folder beside the converted model
 _UNUSED, _LAYOUT, _CONFIG = "unused_rows.safetensors", "layout.json", "config.json"
 _SHARD_BYTES = 1 << 30
+_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # as safetensors and as torch call them
 
 
 class AkiError(ValueError):
@@ -241,11 +242,15 @@ def _our_config(
             raise AkiError(f"{files.tensors[name].file}: {name} is a single number: fetch the file again")
         return files.tensors[name].shape[0]
 
+    if released.n_px != image_side(vision):
+        raise AkiError(
+            f"n_px {released.n_px} in the released {_CONFIG}, but the vision encoder takes pictures of "
+            f"{image_side(vision)} pixels a side: is --vision-encoder right?"
+        )
     text.vocab_size = released.initial_tokenizer_len + rows(ADDED_ROWS[_EMBED])
     if released.pad_token_id >= text.vocab_size:
         raise AkiError(
-            f"pad_token_id {released.pad_token_id} in the released {_CONFIG} is beyond the {text.vocab_size} tokens of "
-            "the checkpoint: correct it"
+            f"pad_token_id {released.pad_token_id} is beyond the {text.vocab_size} tokens: correct {_CONFIG}"
         )
     text.pad_token_id = released.pad_token_id
     text.tie_word_embeddings = False
@@ -261,10 +266,10 @@ def _our_config(
         resampler_depth=len(layers),
         resampler_heads=rows(to_q) // _RESAMPLER_HEAD_DIM,
         resampler_head_dim=_RESAMPLER_HEAD_DIM,
-        resampler_ff_mult=rows(up) // vision.hidden_size,
+        resampler_ff_mult=rows(up) // max(1, rows("vision_tokenizer.norm.weight")),
         image_token_id=released.initial_tokenizer_len,  # the first of the added tokens
         lm_head_bias=True,
-        dtype={"F16": "float16", "BF16": "bfloat16"}.get(max(set(dtypes), key=dtypes.count), "float32"),
+        dtype=_DTYPES.get(max(set(dtypes), key=dtypes.count), "float32"),
         architectures=[MutuaForConditionalGeneration.__name__],
     )
 
@@ -282,6 +287,9 @@ def _find_all(config: MutuaConfig, released: AkiConfig, files: TensorFiles, sour
     origin = {ours: released_name(ours) for ours in expected}
     _refuse_difference({*origin.values(), *ADDED_ROWS.values()}, set(files.tensors), source)
     kept = released.initial_tokenizer_len
+    for stored_name, stored in files.tensors.items():
+        if stored.dtype not in _DTYPES:
+            raise AkiError(f"{stored.file}: {stored_name} is stored as {stored.dtype}: take it before it was quantised")
     for ours, shape in expected.items():
         found = files.tensors[origin[ours]].shape
         if ours in ADDED_ROWS:
