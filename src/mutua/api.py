@@ -13,6 +13,7 @@ from PIL.Image import Image
 from mutua.attention import get_policy
 from mutua.images import open_image
 from mutua.models import MutuaConfig, MutuaForConditionalGeneration, MutuaProcessor
+from mutua.models.parts import first_line
 
 PACKAGED = Path(__file__).parent / "packaged"
 """The tiny model that comes with the package; its README.md says what it was trained on."""
@@ -67,10 +68,9 @@ def _told(name_or_path: str | Path | None) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = str(error).strip().splitlines()[0]
         raise ModelError(
             f"no model at {_name(name_or_path)!r}: give a folder that `save_pretrained` wrote, or a hub id that this "
-            f"machine can reach ({reason})"
+            f"machine can reach ({first_line(error)})"
         ) from error
 
 

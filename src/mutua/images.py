@@ -26,9 +26,7 @@ def open_image(path: str | Path) -> Image.Image:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as opened:
                 opened.load()  # decodes all of it, so that a truncated file is found here
-                return _in_8_bits(ImageOps.exif_transpose(opened), path)
-    except ImageError:
-        raise
+                image = ImageOps.exif_transpose(opened)
     except UnidentifiedImageError:
         raise ImageError(f"not an image: {path}") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -36,6 +34,7 @@ def open_image(path: str | Path) -> Image.Image:
         raise ImageError(f"image too large: {path} would decode to more than {limit} pixels; scale it down.") from None
     except (OSError, SyntaxError, ValueError) as error:  # what Pillow's decoders raise for damaged data
         raise ImageError(f"damaged image: {path} ({error})") from None
+    return _in_8_bits(image, path)
 
 
 def _in_8_bits(image: Image.Image, path: Path) -> Image.Image:

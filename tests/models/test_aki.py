@@ -350,6 +350,15 @@ def test_a_bad_checkpoint_is_one_error_and_leaves_nothing(released, tmp_path, da
     assert not list(tmp_path.glob("target*"))
 
 
+def test_a_config_class_that_fails_without_a_word(released, tmp_path, monkeypatch):
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(aki.AutoConfig, "from_pretrained", fail)
+    with pytest.raises(AkiError, match=r"no configuration at 'vision'.*\(AssertionError\)"):
+        convert(released, tmp_path / "target")
+
+
 def test_a_full_disk_leaves_nothing(released, tmp_path, monkeypatch):
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")

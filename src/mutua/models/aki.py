@@ -22,6 +22,7 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrained
 from mutua.folders import whole_folder
 from mutua.models.configuration import MutuaConfig
 from mutua.models.modeling import MutuaForConditionalGeneration
+from mutua.models.parts import first_line
 from mutua.models.processing import MutuaProcessor
 from mutua.models.tensor_files import TensorFiles
 from mutua.models.tokens import IMAGE, TEXT_MACRO
@@ -222,10 +223,9 @@ def _part_config(name: str, source: Path, option: str, part: str) -> PreTrainedC
     try:
         config = AutoConfig.from_pretrained(_folder_or_id(name, source), trust_remote_code=False)
     except Exception as error:  # whatever the checks of some hundred config classes raise
-        reason = str(error).strip().splitlines()[0]
         raise AkiError(
             f"no configuration at {name!r}: with {option}, give a folder with its config.json or a hub id "
-            f"that this machine can reach ({reason})"
+            f"that this machine can reach ({first_line(error)})"
         ) from error
     return getattr(config, part, config)
 
@@ -249,9 +249,7 @@ def _our_config(
         )
     text.vocab_size = released.initial_tokenizer_len + rows(ADDED_ROWS[_EMBED])
     if released.pad_token_id >= text.vocab_size:
-        raise AkiError(
-            f"pad_token_id {released.pad_token_id} is beyond the {text.vocab_size} tokens: correct {_CONFIG}"
-        )
+        raise AkiError(f"pad_token_id {released.pad_token_id} is beyond the {text.vocab_size} tokens of the checkpoint")
     text.pad_token_id = released.pad_token_id
     text.tie_word_embeddings = False
     layers = {m[1] for name in files.tensors if (m := re.match(r"vision_tokenizer\.layers\.(\d+)\.", name))}

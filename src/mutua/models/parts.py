@@ -120,6 +120,11 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+def first_line(error: Exception) -> str:
+    """What a library's error says, without its advice; of one that says nothing, its name."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def _read(what: str, part: str | Path, load: Callable[..., Any]) -> Any:
     """`load(name, **options)` for a folder, a GGUF file or a hub id; every failure names the part."""
     path = Path(part).expanduser()
@@ -140,8 +145,9 @@ def _read(what: str, part: str | Path, load: Callable[..., Any]) -> Any:
     try:
         return load(name, **options)
     except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ComposeError(f"{what} {part}: cannot be loaded from a folder here or from the hub: {reason}") from error
+        raise ComposeError(
+            f"{what} {part}: cannot be loaded from a folder here or from the hub: {first_line(error)}"
+        ) from error
 
 
 def _expect_gguf() -> None:
