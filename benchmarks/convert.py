@@ -17,8 +17,8 @@ import torch
 from safetensors.torch import save_file
 from transformers import Phi3Config, SiglipVisionConfig
 
+from mutua.convert.aki import ADDED_ROWS, convert, export, released_name
 from mutua.models import MutuaConfig, MutuaForConditionalGeneration
-from mutua.models.aki import ADDED_ROWS, convert, export, released_name
 
 KEPT, ADDED, ROWS = 32012, 2, 32064
 

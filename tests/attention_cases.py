@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mutua.attention import MMA, MaskRequest, Policy, allowed_mask, reference
+from mutua.attention import MMA, MaskRequest, Policy, allowed_mask, oracle
 from mutua.roles import NONE, TokenRoles
 
 COMMON = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
@@ -158,7 +158,7 @@ def expected(case: Case, tensors: list[Tensor], allowed_BNK: Tensor) -> list[Ten
     """Output and gradients of q, k, v by the oracle, in float64."""
     q, k, v = (x.detach().double().requires_grad_() for x in tensors[:3])
     repeated = [x.repeat_interleave(case.groups, 1) for x in (k, v)]
-    out, _ = reference.attend(q, *repeated, allowed_BNK, case.scale)
+    out, _ = oracle.attend(q, *repeated, allowed_BNK, case.scale)
     return [out, *torch.autograd.grad(out, (q, k, v), tensors[3].double())]
 
 

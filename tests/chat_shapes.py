@@ -13,8 +13,8 @@ from tokenizers import AddedToken, processors
 from transformers import PreTrainedTokenizerFast
 from transformers.models.siglip import SiglipImageProcessorPil
 
+from mutua.composition.tiny import train_tokenizer
 from mutua.models import MutuaProcessor
-from mutua.models.presets import train_tokenizer
 
 Pieces = list[tuple[str, bool]]
 IMAGE_TOKENS = 3

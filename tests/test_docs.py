@@ -37,7 +37,7 @@ def test_every_policy_is_on_the_page():
 
 
 def test_every_preset_and_vision_encoder_is_on_the_page():
-    from mutua.models.presets import PRESETS
+    from mutua.composition.presets import PRESETS
     from mutua.models.vision import VISION_ENCODERS
 
     text = (ROOT / "docs/compose.md").read_text(encoding="utf-8")

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from mutua.composition.tiny import build_processor, tiny_config, train_tokenizer
 from mutua.models import MutuaForConditionalGeneration, MutuaProcessor
-from mutua.models.presets import build_processor, tiny_config, train_tokenizer
 from mutua.roles import TokenRoles
 
 CORPUS = ["what colour is the circle? red", "is there a small blue square? yes no", "describe the picture."]

@@ -11,9 +11,9 @@ import torch
 from PIL.Image import Image
 
 from mutua.attention import get_policy
+from mutua.composition.parts import first_line
 from mutua.images import open_image
 from mutua.models import MutuaConfig, MutuaForConditionalGeneration, MutuaProcessor
-from mutua.models.parts import first_line
 
 PACKAGED = Path(__file__).parent / "packaged"
 """The tiny model that comes with the package; its README.md says what it was trained on."""

@@ -14,7 +14,7 @@ from torch._dynamo.utils import counters
 from torch.nn.functional import pad
 from transformers.masking_utils import sliding_window_causal_mask_function
 
-from mutua.attention import BACKENDS, POLICIES, auto, flex, reference, sdpa, split
+from mutua.attention import BACKENDS, POLICIES, auto, flex, oracle, sdpa, split
 from mutua.attention.backends import Backend
 
 POLICY_LIST = list(POLICIES.values())
@@ -128,8 +128,8 @@ def test_flex_in_half_precision():
 def test_softcap_is_applied_or_refused_never_dropped():
     case = case_of(conversation(9, 5, 4), groups=1)
     q, k, v, _ = case.tensors()
-    wanted = reference.attend(q, k, v, case.allowed(), softcap=0.5)[0]
-    assert not torch.allclose(wanted, reference.attend(q, k, v, case.allowed())[0], atol=1e-2)
+    wanted = oracle.attend(q, k, v, case.allowed(), softcap=0.5)[0]
+    assert not torch.allclose(wanted, oracle.attend(q, k, v, case.allowed())[0], atol=1e-2)
     for name, backend in BACKENDS.items():
         mask = case.mask(backend.build_mask)
         if name in ("mutua_flex", "mutua_reference"):

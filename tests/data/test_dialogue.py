@@ -8,8 +8,8 @@ from collections import Counter
 import pytest
 
 from mutua.data.readers import EasyVQA, Scenes
-from mutua.data.scenes_dialogue import follow_up
-from mutua.data.scenes_questions import FAMILIES
+from mutua.data.scenes.dialogue import follow_up
+from mutua.data.scenes.questions import FAMILIES
 
 
 def test_the_first_turn_is_that_of_the_single_question():

@@ -14,12 +14,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 
-from mutua.data.blind import blind_accuracy, template
 from mutua.data.readers import Scenes, Source
-from mutua.data.readers.scenes import _PROPOSERS, Item, draw
 from mutua.data.sample import ImagePart, Sample
-from mutua.data.scenes import COLOURS, KINDS, SHAPES, Kind, Scene, Thing, render
-from mutua.data.scenes_questions import (
+from mutua.data.scenes.generator import _PROPOSERS, Item, draw
+from mutua.data.scenes.questions import (
     EVAL_FAMILIES,
     FAMILIES,
     AskAttribute,
@@ -28,6 +26,8 @@ from mutua.data.scenes_questions import (
     Description,
     Family,
 )
+from mutua.data.scenes.scene import COLOURS, KINDS, SHAPES, Kind, Scene, Thing, render
+from mutua.evaluation.blind import blind_accuracy, template
 
 RED_CIRCLE, BLUE_SQUARE = Kind("small", "red", "circle"), Kind("large", "blue", "square")
 

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import pytest
 import torch
 
+from mutua.composition.tiny import build_processor, tiny_config, train_tokenizer
 from mutua.data.readers import Scenes
 from mutua.data.sample import Sample
 from mutua.evaluation import Record, Score, evaluate
 from mutua.evaluation.accuracy import Accuracy, spread
 from mutua.models import MutuaForConditionalGeneration, MutuaProcessor
-from mutua.models.presets import build_processor, tiny_config, train_tokenizer
 
 Pair = tuple[MutuaForConditionalGeneration, MutuaProcessor]
 

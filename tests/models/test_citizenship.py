@@ -9,8 +9,8 @@ import torch
 from tiny_model import assistant, make_model, make_processor, picture, user
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, pipeline
 
+from mutua.composition.tiny import CHAT_TEMPLATE
 from mutua.models import MutuaForConditionalGeneration, MutuaProcessor
-from mutua.models.presets import CHAT_TEMPLATE
 from mutua.roles import NONE, Modality, TokenRoles
 
 ASKED = [user(picture(1), "is it red?")]

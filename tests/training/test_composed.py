@@ -9,8 +9,9 @@ import torch
 from rich.console import Console
 from tiny_parts import compose_from_folders
 
+from mutua.composition import ComposeError
 from mutua.data.mixture import Mixture
-from mutua.models import ComposeError, MutuaForConditionalGeneration
+from mutua.models import MutuaForConditionalGeneration
 from mutua.training import dump_recipe, load_recipe, train
 from mutua.training.build import build_model
 

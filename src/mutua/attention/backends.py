@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.models.llama.modeling_llama import repeat_kv
 
-from mutua.attention import auto, flex, reference, sdpa, split
+from mutua.attention import auto, flex, oracle, sdpa, split
 from mutua.attention.inputs import refuse_unknown
 
 _REFERENCE = "mutua_reference"
@@ -48,7 +48,7 @@ def _reference_attend(
 ) -> tuple[Tensor, Tensor]:
     refuse_unknown(_REFERENCE, **kwargs)
     groups = getattr(module, "num_key_value_groups", 1)
-    out_BHQD, weights_BHQK = reference.attend(
+    out_BHQD, weights_BHQK = oracle.attend(
         query, repeat_kv(key, groups), repeat_kv(value, groups), attention_mask[:, 0], scaling, softcap
     )
     return out_BHQD.transpose(1, 2).contiguous(), weights_BHQK

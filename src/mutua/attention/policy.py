@@ -1,6 +1,6 @@
 """Attention policies: who may look ahead to whom, inside one prompt block. Each a few lines; `mutua mask` draws them.
 
-A policy says nothing about documents and padding: those hold for every policy (see `reference.py`).
+A policy says nothing about documents and padding: those hold for every policy (see `oracle.py`).
 """
 
 from __future__ import annotations

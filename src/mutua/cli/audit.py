@@ -12,8 +12,8 @@ import typer
 from mutua.cli.common import ModelOption, PolicyOption, mistakes_told, out
 
 if TYPE_CHECKING:
-    from mutua.data.audit import Audit
     from mutua.data.sample import Sample
+    from mutua.inspection.audit import Audit
 
 EXAMPLES = """Examples:
 
@@ -44,8 +44,8 @@ def audit(
     with mistakes_told():
         from mutua.api import load_processor
         from mutua.attention import get_policy
-        from mutua.data.audit import audit as audit_row
         from mutua.data.collate import encode, encode_prompts
+        from mutua.inspection.audit import audit as audit_row
 
         chat = _sample(words, sample)
         config, processor = load_processor(model, policy=policy)

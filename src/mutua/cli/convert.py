@@ -45,7 +45,7 @@ def convert_aki(
     with mistakes_told():
         from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 
-        from mutua.models.aki import convert
+        from mutua.convert.aki import convert
 
         with Progress("writing", BarColumn(), DownloadColumn(), TimeRemainingColumn(), console=err) as bars:
             task = bars.add_task("writing", total=None)
@@ -72,7 +72,7 @@ def export_aki(
 ) -> None:
     """Write the released AKI format; a model that was only converted comes back bit for bit."""
     with mistakes_told():
-        from mutua.models.aki import export
+        from mutua.convert.aki import export
 
         with err.status("writing"):
             export(source, target, converted)

@@ -114,8 +114,8 @@ def measure(
 
 def blind_guess(source: str) -> dict[str, float] | None:
     """By family, what the best guesser scores that never sees the picture; None for data without a train split."""
-    from mutua.data.blind import blind_accuracy
     from mutua.data.readers import EasyVQA, Scenes
+    from mutua.evaluation.blind import blind_accuracy
 
     if source == "easy-vqa":
         return blind_accuracy(EasyVQA("train"), EasyVQA("test"))

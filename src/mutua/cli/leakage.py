@@ -30,7 +30,7 @@ def leakage(
         from rich.progress import Progress
         from rich.table import Table
 
-        from mutua.attention.leakage import prove
+        from mutua.inspection.leakage import prove
 
         network, processor = load_model(model, policy)
         if backend is not None:

@@ -37,7 +37,7 @@ def mask(
     """Draw the attention mask of a conversation, policies side by side."""
     with mistakes_told():
         from mutua.attention import get_policy
-        from mutua.attention.draw import as_figure, as_text, sketch
+        from mutua.inspection.draw import as_figure, as_text, sketch
 
         chosen = [get_policy(name) for name in policies or ("causal", "mma")]
         drawn = sketch(_EXAMPLE if file is None else _first_sample(file), image_tokens)

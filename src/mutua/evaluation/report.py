@@ -19,7 +19,7 @@ def table(results: Mapping[str, Accuracy], *, blind: Mapping[str, float] | None 
 
     Args:
         results: by the name of the model.
-        blind: by family, 0 to 1: what the best guesser scores that never sees the image (`mutua.data.blind`).
+        blind: by family, 0 to 1: what the best guesser scores that never sees the image (`mutua.evaluation.blind`).
     """
     out = Table("family", title=escape(title) or None)
     out.add_column("samples", justify="right")

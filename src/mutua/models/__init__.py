@@ -3,7 +3,6 @@
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
 
 from mutua.attention import register
-from mutua.models.composition import ComposeError, compose
 from mutua.models.configuration import MutuaConfig
 from mutua.models.modeling import MutuaForConditionalGeneration, MutuaModel
 from mutua.models.processing import MutuaProcessor
@@ -15,10 +14,8 @@ AutoModelForImageTextToText.register(MutuaConfig, MutuaForConditionalGeneration,
 AutoProcessor.register(MutuaConfig, MutuaProcessor, exist_ok=True)
 
 __all__ = [
-    "ComposeError",
     "MutuaConfig",
     "MutuaForConditionalGeneration",
     "MutuaModel",
     "MutuaProcessor",
-    "compose",
 ]

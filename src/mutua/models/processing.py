@@ -14,9 +14,9 @@ from torch import Tensor
 from transformers import BatchFeature, ProcessorMixin
 from transformers.processing_utils import MultiModalData
 
-from mutua.models.chat_template import ChatTemplate, Message, as_taken, count_images, images_of, texts_of
-from mutua.models.reply_spans import Rendering, expect_images, find_replies
-from mutua.models.reply_tokens import expand, reply_tokens, shift
+from mutua.chat.reply_spans import Rendering, expect_images, find_replies
+from mutua.chat.reply_tokens import expand, reply_tokens, shift
+from mutua.chat.template import ChatTemplate, Message, as_taken, count_images, images_of, texts_of
 from mutua.roles import NONE, Modality, TokenRoles
 
 # Arguments of Transformers' method that are no options of the call, whatever the template does with them.
@@ -97,7 +97,7 @@ class MutuaProcessor(ProcessorMixin):
 
         Raises:
             ChatTemplateError: it does not follow from the template which text is a reply, or the template changes what
-                was said (see `mutua.models.reply_spans`).
+                was said (see `mutua.chat.reply_spans`).
             ValueError: a message's text holds a control token (it could change who is speaking), or a token straddles
                 the border of a reply.
         """

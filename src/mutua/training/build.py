@@ -11,10 +11,11 @@ import torch
 from torch import nn
 from transformers import AutoConfig
 
+from mutua.composition import compose
+from mutua.composition.tiny import build_processor, tiny_config, train_tokenizer
 from mutua.data.mixture import Mixture
-from mutua.models import MutuaForConditionalGeneration, MutuaProcessor, compose
+from mutua.models import MutuaForConditionalGeneration, MutuaProcessor
 from mutua.models.connectors import connector_keys
-from mutua.models.presets import build_processor, tiny_config, train_tokenizer
 from mutua.training.export import no_bars
 from mutua.training.lora import Adapters, is_lora
 from mutua.training.recipe import ModelSettings, Recipe

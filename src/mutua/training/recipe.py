@@ -14,9 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from transformers import CONFIG_MAPPING, LlamaConfig, SiglipVisionConfig
 
 from mutua.attention import POLICIES
+from mutua.composition.presets import PRESETS
 from mutua.data.readers import Source
 from mutua.models.connectors import connector_keys
-from mutua.models.presets import PRESETS
 
 # Strict: `true` is no number, and "many" and 2.5 are no counts.
 Count = Annotated[int, Field(strict=True, ge=1)]

@@ -11,9 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 
 from mutua.data.readers.easy_vqa import EasyVQA
 from mutua.data.readers.jsonl import JsonLines
-from mutua.data.readers.scenes import Scenes
-from mutua.data.scenes import Split
-from mutua.data.scenes_questions import EVAL_FAMILIES, Family
+from mutua.data.scenes import Scenes
+from mutua.data.scenes.questions import EVAL_FAMILIES, Family
+from mutua.data.scenes.scene import Split
 
 
 class _Settings(BaseModel):

@@ -10,11 +10,8 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
-from mutua.models.configuration import MutuaConfig
-from mutua.models.connectors import connector_keys
-from mutua.models.language import expect_equal_logits, prove_mask, refuse_unfit, text_logits, text_probe
-from mutua.models.modeling import MutuaForConditionalGeneration
-from mutua.models.parts import (
+from mutua.composition.language import expect_equal_logits, prove_mask, refuse_unfit, text_logits, text_probe
+from mutua.composition.parts import (
     ComposeError,
     Part,
     load_language,
@@ -23,9 +20,12 @@ from mutua.models.parts import (
     quiet,
     read_image_processor,
 )
-from mutua.models.presets import PRESETS
+from mutua.composition.presets import PRESETS
+from mutua.composition.tokenizer import IMAGE, chat_template_of, prepare_tokenizer, rows_needed
+from mutua.models.configuration import MutuaConfig
+from mutua.models.connectors import connector_keys
+from mutua.models.modeling import MutuaForConditionalGeneration
 from mutua.models.processing import MutuaProcessor
-from mutua.models.tokens import IMAGE, chat_template_of, prepare_tokenizer, rows_needed
 from mutua.models.vision import given_side, image_processor, image_side, vision_encoder
 
 
@@ -47,7 +47,7 @@ def compose(
     Without an image the model is its language model: compared before it is returned, on two short rows.
 
     Args:
-        preset: a name in `mutua.models.presets.PRESETS`; what is given besides replaces parts of it.
+        preset: a name in `mutua.composition.presets.PRESETS`; what is given besides replaces parts of it.
         vision: vision encoder by hub id, by folder, or as a bare Transformers config, which means fresh weights. A
             checkpoint that holds more (SigLIP, CLIP) gives its vision part only.
         connector: "resampler" or "mlp", or a dict with sizes: {"type": "resampler", "latents": 64}.

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mutua.attention import Policy
-from mutua.attention.reference import allowed_mask
+from mutua.attention.oracle import allowed_mask
 from mutua.data.collate import IGNORE
 from mutua.roles import NONE, Modality, TokenRoles
 

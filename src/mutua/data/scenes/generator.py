@@ -1,8 +1,8 @@
 """Synthetic scenes as a source: item i is a pure function of (seed, split, families, i), and nothing is stored.
 
 Every question is drawn before its scene, and the scene is then built to give an answer that was drawn evenly. That is
-what keeps the text alone from giving the answer away (`mutua.data.blind` measures it). Scenes are rebuilt until their
-layout belongs to the split, with question and answer held fixed, so the splits share no layout and differ in
+what keeps the text alone from giving the answer away (`mutua.evaluation.blind` measures it). Scenes are rebuilt until
+their layout belongs to the split, with question and answer held fixed, so the splits share no layout and differ in
 nothing else.
 """
 
@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from typing import overload
 
 from mutua.data.sample import ImagePart, Message, Sample, TextPart
-from mutua.data.scenes import COLOURS, GRID, JITTER, KINDS, SHAPES, SIZES, Attribute, Kind, Scene, Split, Thing, render
-from mutua.data.scenes_dialogue import follow_up
-from mutua.data.scenes_questions import (
+from mutua.data.scenes.dialogue import follow_up
+from mutua.data.scenes.questions import (
     ATTRIBUTES,
     EVAL_FAMILIES,
     FAMILIES,
@@ -36,6 +35,20 @@ from mutua.data.scenes_questions import (
     fitting,
     near_misses,
     others,
+)
+from mutua.data.scenes.scene import (
+    COLOURS,
+    GRID,
+    JITTER,
+    KINDS,
+    SHAPES,
+    SIZES,
+    Attribute,
+    Kind,
+    Scene,
+    Split,
+    Thing,
+    render,
 )
 
 Layout = dict[int, Kind]  # cell -> what stands there

@@ -7,7 +7,7 @@ import torch
 from tiny_model import make_model, make_processor
 
 from mutua.attention import BACKENDS, POLICIES, sdpa
-from mutua.attention.leakage import prove
+from mutua.inspection.leakage import prove
 
 
 @pytest.fixture(scope="module")

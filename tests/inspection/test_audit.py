@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 
 from mutua.attention import POLICIES
 from mutua.cli import app
-from mutua.data.audit import audit, runs
 from mutua.data.collate import encode
 from mutua.data.sample import Sample
+from mutua.inspection.audit import audit, runs
 
 CHAT = [
     {"role": "user", "content": [{"type": "image", "image": "a.png"}, {"type": "text", "text": "is it [red]?"}]},

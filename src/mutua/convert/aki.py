@@ -19,13 +19,13 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveFloat, Posit
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedConfig
 
+from mutua.composition.parts import first_line
+from mutua.composition.tokenizer import IMAGE, TEXT_MACRO
+from mutua.convert.tensor_files import TensorFiles
 from mutua.folders import whole_folder
 from mutua.models.configuration import MutuaConfig
 from mutua.models.modeling import MutuaForConditionalGeneration
-from mutua.models.parts import first_line
 from mutua.models.processing import MutuaProcessor
-from mutua.models.tensor_files import TensorFiles
-from mutua.models.tokens import IMAGE, TEXT_MACRO
 from mutua.models.vision import image_processor, image_side
 
 Progress = Callable[[int, int], None]

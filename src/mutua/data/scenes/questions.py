@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import ClassVar, Literal, TypeAlias
 
-from mutua.data.scenes import KINDS, Attribute, Kind, Scene, Thing
+from mutua.data.scenes.scene import KINDS, Attribute, Kind, Scene, Thing
 
 Family: TypeAlias = Literal[
     "attribute", "exists", "count", "compare", "relation", "list", "difference", "neighbour", "describe"

@@ -10,7 +10,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
-from mutua.models.chat_template import Span
+from mutua.chat.template import Span
 
 
 def shift(spans: Sequence[Span], replacements: Sequence[Mapping[str, Any]]) -> list[Span]:

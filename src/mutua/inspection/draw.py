@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
+from mutua.attention.oracle import allowed_mask
 from mutua.attention.policy import Policy
-from mutua.attention.reference import allowed_mask
 from mutua.roles import Modality, TokenRoles
 
 # Cells, by index into the palette: not allowed, allowed by causality, allowed because the policy looks ahead.

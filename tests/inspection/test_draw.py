@@ -7,8 +7,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from mutua.attention import allowed_mask, get_policy
-from mutua.attention.draw import as_text, cells, sketch
 from mutua.cli import app
+from mutua.inspection.draw import as_text, cells, sketch
 
 CHAT = [
     {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "which is red?"}]},

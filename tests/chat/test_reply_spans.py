@@ -25,8 +25,8 @@ from tiny_model import assistant, picture, user
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from mutua.chat.template import ChatTemplate, ChatTemplateError, as_taken
 from mutua.models import MutuaProcessor
-from mutua.models.chat_template import ChatTemplate, ChatTemplateError, as_taken
 from mutua.roles import NONE, Modality, TokenRoles
 
 PROCESSOR, TRIMMING = build_processor(), build_processor(trim_offsets=True)

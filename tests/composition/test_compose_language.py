@@ -9,7 +9,7 @@ from tiny_parts import LANGUAGE, VISION, compose_from_folders, text_tokenizer
 from transformers import AutoModelForImageTextToText, AutoProcessor, Gemma3Config, Gemma3ForConditionalGeneration
 
 import mutua
-from mutua.attention.leakage import prove
+from mutua.inspection.leakage import prove
 from mutua.roles import Modality, TokenRoles
 
 CHATS = [

@@ -17,11 +17,12 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from mutua.attention import BACKENDS, get_policy
-from mutua.attention.reference import allowed_mask
+from mutua.attention.oracle import allowed_mask
+from mutua.convert import aki
+from mutua.convert.aki import SYSTEM_MESSAGE, AkiError, convert, export
+from mutua.convert.tensor_files import TensorFilesError
 from mutua.folders import FolderError
-from mutua.models import MutuaForConditionalGeneration, aki
-from mutua.models.aki import SYSTEM_MESSAGE, AkiError, convert, export
-from mutua.models.tensor_files import TensorFilesError
+from mutua.models import MutuaForConditionalGeneration
 from mutua.roles import TokenRoles
 
 CASES = ("a_image_sft", "a2_no_assistant", "a3_image_after_question", "b_text_only", "e_batch2_images")

@@ -34,10 +34,11 @@ from transformers import (
 )
 
 import mutua
-from mutua.attention.leakage import prove
-from mutua.models import ComposeError, MutuaForConditionalGeneration
-from mutua.models.composition import compose_config
-from mutua.models.presets import PRESETS
+from mutua.composition import ComposeError
+from mutua.composition.compose import compose_config
+from mutua.composition.presets import PRESETS
+from mutua.inspection.leakage import prove
+from mutua.models import MutuaForConditionalGeneration
 from mutua.roles import TokenRoles
 
 SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -80,7 +81,7 @@ def test_language_models_that_would_be_wrong(language, reason):
 
 
 def test_what_nobody_named_is_found_by_comparing_logits(monkeypatch):
-    monkeypatch.setattr("mutua.models.language._LOGIT_CHANGES", {})  # as if caps were unheard of
+    monkeypatch.setattr("mutua.composition.language._LOGIT_CHANGES", {})  # as if caps were unheard of
     with pytest.raises(ComposeError, match=r"'nanochat' .* the composed model's logits differ .* by "):
         compose(NanoChatConfig(**SMALL, initializer_range=0.5))
 

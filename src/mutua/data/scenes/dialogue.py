@@ -9,8 +9,7 @@ from collections import defaultdict
 from functools import cache, lru_cache
 from itertools import product
 
-from mutua.data.scenes import COLOURS, SHAPES, SIZES, Scene
-from mutua.data.scenes_questions import (
+from mutua.data.scenes.questions import (
     ATTRIBUTES,
     PHRASINGS,
     SIDES,
@@ -26,6 +25,7 @@ from mutua.data.scenes_questions import (
     Family,
     Question,
 )
+from mutua.data.scenes.scene import COLOURS, SHAPES, SIZES, Scene
 
 # A scene without an answerable question of a kind is rare but real (no object of its kind alone, say).
 _TRIES = 20

@@ -1,6 +1,6 @@
 """How far a guesser gets that never sees the picture: a benchmark is only worth its distance from that.
 
-`python -m mutua.data.blind` prints the table for the synthetic scenes.
+`python -m mutua.evaluation.blind` prints the table for the synthetic scenes.
 """
 
 import re
@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from typing import Protocol, TypeAlias
 
-from mutua.data.scenes import COLOURS, SHAPES, SIZES
+from mutua.data.scenes.scene import COLOURS, SHAPES, SIZES
 
 
 class Asked(Protocol):
@@ -70,7 +70,7 @@ def main(fit: int = 20_000, test: int = 5_000) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from mutua.data.readers.scenes import Scenes
+    from mutua.data.scenes.generator import Scenes
 
     train, held_out = Scenes("train", fit), Scenes("test", test)
     accuracy = blind_accuracy(map(train.item, range(fit)), map(held_out.item, range(test)))

@@ -25,8 +25,9 @@ from transformers.models.siglip2 import Siglip2VisionConfig
 
 import mutua
 from mutua.api import PACKAGED
-from mutua.attention.leakage import prove
-from mutua.models import ComposeError, MutuaConfig
+from mutua.composition import ComposeError
+from mutua.inspection.leakage import prove
+from mutua.models import MutuaConfig
 
 ASKED = [user(picture(1), "is it red?")]
 GREEDY = {"min_new_tokens": 5, "max_new_tokens": 5, "do_sample": False}

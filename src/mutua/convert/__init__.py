@@ -1,0 +1,1 @@
+"""Checkpoints of other code as models of ours, and back."""
