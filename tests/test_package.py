@@ -41,26 +41,16 @@ def test_the_packaged_model_is_what_load_gives():
 
 def test_the_tree_keeps_its_layers():
     """Imports run downward, as docs and DESIGN have it: roles <- attention <- chat <- models <- ... <- cli."""
-    layers = [
-        "roles",
-        "images",
-        "folders",
-        "attention",
-        "chat",
-        "models",
-        "composition",
-        "convert",
-        "data",
-        "evaluation",
-    ]
-    layers += ["training", "api", "inspection", "cli"]
-    package = Path(mutua.__file__).parent
+    layers = (
+        "roles images folders attention chat models composition convert data evaluation training api inspection cli"
+    )
+    order, package = layers.split(), Path(mutua.__file__).parent
     for path in package.rglob("*.py"):
         parts = path.relative_to(package).with_suffix("").parts
-        if parts[0] not in layers:
+        if parts[0] not in order:
             continue
         for line in path.read_text(encoding="utf-8").splitlines():
             words = line.split()
             if len(words) > 1 and words[0] in ("from", "import") and words[1].startswith("mutua.") and line[0] != " ":
                 target = words[1].split(".")[1]
-                assert layers.index(target) <= layers.index(parts[0]), f"{path.name}: {line}"
+                assert order.index(target) <= order.index(parts[0]), f"{path.name}: {line}"
