@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mutua.attention import MMA, MaskRequest, Policy, allowed_mask, oracle
+from mutua.attention import MMA, MaskRequest, Policy, oracle
 from mutua.roles import NONE, TokenRoles
 
 COMMON = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
@@ -44,14 +44,16 @@ class Case:
             is_real_BN = is_real_BN & self.padding_BK[:, self.past : self.past + self.shape[1]]
         return is_real_BN
 
-    def allowed(self) -> Tensor:
+    def allowed(self, base: Callable[..., Any] | None = None) -> Tensor:
         """The oracle's mask over all keys, bool (B, N, K)."""
-        roles, (batch, tokens) = self.roles, self.shape
-        real = replace(roles, document_BN=torch.where(self.is_real_BN, roles.document_BN, NONE))
-        cached_BK = torch.ones(batch, self.past).bool() if self.padding_BK is None else self.padding_BK[:, : self.past]
-        past_BNK = cached_BK[:, None] & self.is_real_BN[:, :, None]
-        none_BNK = torch.zeros(batch, tokens, self.spare, dtype=torch.bool)
-        return torch.cat([past_BNK, allowed_mask(self.policy, real), none_BNK], -1)
+        return oracle.allowed_mask(
+            self.policy,
+            self.roles,
+            past=self.past,
+            keys=self.past + self.shape[1] + self.spare,
+            padding_BK=self.padding_BK,
+            base=base,
+        )
 
     def mask(self, build_mask: Callable[..., Any], **kwargs) -> Any:
         """What that backend's builder makes of this forward."""

@@ -15,6 +15,7 @@ from torch.nn.functional import pad
 from transformers.masking_utils import sliding_window_causal_mask_function
 
 from mutua.attention import BACKENDS, POLICIES, auto, flex, oracle, sdpa, split
+from mutua.attention.abilities import Forward
 from mutua.attention.backends import Backend
 
 POLICY_LIST = list(POLICIES.values())
@@ -69,28 +70,42 @@ def test_flex_equals_the_oracle(case):
 @settings(COMMON, max_examples=150)
 def test_auto_equals_the_oracle(case):
     """On both sides of its threshold."""
-    with mock.patch.object(auto, "LONG", 30):
+    with mock.patch.dict(auto.SPLIT_FROM, cpu=30):
         check(case, BACKENDS[auto.NAME], has_backward=True)
 
 
 @pytest.mark.parametrize(
-    ("policy", "tokens", "device", "settings", "expected"),
+    ("policy", "tokens", "device", "asked", "expected"),
     [
         ("mma", 4096, "cpu", {}, split),
         ("causal", 4096, "cpu", {}, split),
         ("mma", 511, "cpu", {}, sdpa),
         ("prefix", 4096, "cpu", {}, sdpa),
         ("mma", 4096, "cpu", {"dropout": 0.1}, sdpa),
-        ("mma", 4096, "cpu", {"is_only_causal": False}, sdpa),
+        ("mma", 4096, "cpu", {"has_window": True}, sdpa),
+        ("mma", 4096, "cpu", {"value_dim": 32}, sdpa),
         ("mma", 4096, "mps", {}, sdpa),
         ("mma", 4096, "cuda", {"dtype": torch.bfloat16}, split),
+        ("mma", 4096, "cuda", {"dtype": torch.bfloat16, "head_dim": 100, "value_dim": 100}, flex),
+        ("mma", 4096, "cuda", {"dtype": torch.bfloat16, "head_dim": 288, "value_dim": 288}, flex),
         ("mma", 4096, "cuda", {"dtype": torch.float32}, flex),
         ("prefix", 4096, "cuda", {"dtype": torch.bfloat16}, flex),
         ("mma", 100, "cuda", {"dtype": torch.bfloat16, "softcap": 50.0}, flex),
     ],
 )
-def test_what_auto_chooses(policy, tokens, device, settings, expected):
-    assert auto.choose(POLICIES[policy], tokens, device, **settings).backend is expected
+def test_what_auto_chooses(policy, tokens, device, asked, expected):
+    assert auto.choose(Forward(POLICIES[policy], device, **asked), tokens).backend is expected
+
+
+def test_auto_takes_tensors_that_no_flash_kernel_takes():
+    """Values of another width than queries and keys (DeepSeek's attention), in a long row."""
+    case = case_of(conversation(600, 20, 30), groups=1, head_dim=24)
+    q, k, v, _ = case.tensors()
+    v = v[..., :16]
+    with pytest.raises(ValueError, match="one head dimension, not 24 and 16"):
+        split.attend(module_of(case), q, k, v, case.mask(split.build_mask))
+    out = auto.attend(module_of(case), q, k, v, case.mask(auto.build_mask))[0].transpose(1, 2)
+    torch.testing.assert_close(out, oracle.attend(q, k, v, case.allowed())[0], atol=2e-5, rtol=0.0)
 
 
 @pytest.mark.slow
@@ -169,15 +184,19 @@ def test_flex_refuses_a_backward_on_a_cpu():
         flex.attend(module_of(case), q.requires_grad_(), k, v, case.mask(flex.build_mask))
 
 
-@pytest.mark.parametrize("name", [flex.NAME, "mutua_reference"])
-def test_a_sliding_window_equals_the_dense_backend(name):
-    case = case_of(conversation(40, 20, 60), policy=POLICIES["mma"], past=30)
-    window = {"mask_function": sliding_window_causal_mask_function(16)}
-    masks = [case.mask(backend.build_mask, **window) for backend in (BACKENDS[sdpa.NAME], BACKENDS[name])]
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("name", [sdpa.NAME, flex.NAME, auto.NAME, "mutua_reference"])
+@pytest.mark.parametrize("past", [0, 30])
+def test_a_sliding_window_keeps_what_lies_behind(name, policy, past):
+    """Looking ahead goes beyond the window; a question before its image does not come back into view."""
+    roles = conversation(36, 20, 60, images=2)
+    case = case_of(roles, policy=POLICIES[policy], past=past)
+    window = sliding_window_causal_mask_function(16)
+    allowed_BNK, q_1N1 = case.allowed(window), past + torch.arange(roles.document_BN.shape[1])[None, :, None]
+    k_11K = torch.arange(allowed_BNK.shape[2])
+    assert not allowed_BNK[(k_11K <= q_1N1 - 16).expand_as(allowed_BNK)].any(), "the oracle itself"
+    tensors = case.tensors()
+    mask = case.mask(BACKENDS[name].build_mask, mask_function=window)
     with torch.compiler.set_stance("force_eager"):
-        dense, other = (
-            BACKENDS[backend].attend(module_of(case), *case.tensors()[:3], mask)[0]
-            for backend, mask in zip((sdpa.NAME, name), masks, strict=True)
-        )
-    torch.testing.assert_close(other, dense, atol=2e-5, rtol=0.0)
-    assert int(masks[0].sum()) < int(case.allowed().sum())
+        out = BACKENDS[name].attend(module_of(case), *tensors[:3], mask)[0].transpose(1, 2)
+    torch.testing.assert_close(out.double(), expected(case, tensors, allowed_BNK)[0], atol=2e-5, rtol=0.0)

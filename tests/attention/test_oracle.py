@@ -1,4 +1,4 @@
-"""The oracle against the rule written as loops, and the dense backend against the oracle."""
+"""The oracle against the rule in words, the vectorised rule against the oracle, and the dense mask against both."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers.masking_utils import causal_mask_function, sliding_window_causal_mask_function
 
-from mutua.attention import BACKENDS, MMA, POLICIES, MaskRequest, allowed_mask, get_policy, resolve, sdpa
+from mutua.attention import BACKENDS, MMA, POLICIES, MaskRequest, allowed_mask, get_policy, oracle, resolve, rule, sdpa
 from mutua.roles import NONE, Modality, TokenRoles
 
 POLICY = st.sampled_from(list(POLICIES.values()))
@@ -91,7 +92,24 @@ def brute_force(policy, roles: TokenRoles) -> list[list[bool]]:
 
 @given(rows(), POLICY)
 def test_the_oracle_is_the_rule(roles, policy):
-    assert allowed_mask(policy, roles)[0].tolist() == brute_force(policy, roles)
+    assert oracle.allowed_mask(policy, roles)[0].tolist() == brute_force(policy, roles)
+
+
+@given(rows(), POLICY, st.sampled_from([None, 1, 3, 8]), st.integers(0, 5), st.integers(0, 5), st.integers(0, 3))
+def test_the_vectorised_rule_equals_the_oracle(roles, policy, window, past, forgotten, spare):
+    """Behind a cache that may have forgotten its first keys, with room at its end, under any window."""
+    tokens, first_key = roles.document_BN.shape[1], min(past, forgotten)
+    keys = past + tokens + spare - first_key
+    base = causal_mask_function if window is None else sliding_window_causal_mask_function(window)
+    padding_BK = torch.ones(1, past + tokens, dtype=torch.bool)
+    padding_BK[:, past:] = roles.is_token_BN
+    padding_BK[:, : past // 2] = False
+    request = MaskRequest(roles, policy, padding_BK)
+    allowed = rule.mask_function(request, past, base, request.padding_up_to(first_key + keys))
+    expected = oracle.allowed_mask(
+        policy, roles, past=past, keys=keys, first_key=first_key, padding_BK=padding_BK, base=base
+    )
+    assert torch.equal(rule.dense_mask(allowed, 1, (past, tokens), (first_key, keys), "cpu")[:, 0], expected)
 
 
 @given(rows(), POLICY)
@@ -106,7 +124,7 @@ def test_dense_mask_equals_the_oracle(roles, policy):
     tokens = roles.document_BN.shape[1]
     padding = None if bool(roles.is_token_BN.all()) else roles.is_token_BN
     mask = sdpa.build_mask(1, tokens, tokens, attention_mask=MaskRequest(roles, policy, padding))
-    expected = allowed_mask(policy, roles)
+    expected = oracle.allowed_mask(policy, roles)
     if mask is None:
         assert torch.equal(expected[0], torch.ones(tokens, tokens).tril().bool())
     else:
@@ -126,7 +144,7 @@ def test_dense_mask_behind_a_cache(roles, policy, past, spare):
         1, tokens, kv_length, q_offset=torch.tensor(past), attention_mask=request, allow_is_causal_skip=False
     )
     real = roles.is_token_BN[0]
-    assert torch.equal(mask[:, 0, real, past : past + tokens], allowed_mask(policy, roles)[:, real])
+    assert torch.equal(mask[:, 0, real, past : past + tokens], oracle.allowed_mask(policy, roles)[:, real])
     assert mask[:, 0, real, :past].all()
     assert not mask[..., past + tokens :].any()
 

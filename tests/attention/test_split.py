@@ -164,7 +164,7 @@ def test_refusals():
     case = case_of(conversation(4, 3, 2))
     q, k, v, _ = case.tensors()
     plan, module = case.mask(split.build_mask), torch.nn.Identity()
-    with pytest.raises(ValueError, match=r"and_mask.*mutua_sdpa"):
+    with pytest.raises(ValueError, match=r"more than causal \(a sliding window, say\).*mutua_sdpa"):
         case.mask(split.build_mask, mask_function=sliding_window_causal_mask_function(4))
     for policy in POLICIES.values():
         if policy not in RECTANGULAR:

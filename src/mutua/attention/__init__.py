@@ -1,9 +1,9 @@
 """The heart of the project: policies, the oracle, and the backends that compute them."""
 
 from mutua.attention.backends import BACKENDS, Backend, register, resolve
-from mutua.attention.oracle import allowed_mask
 from mutua.attention.policy import CAUSAL, MMA, POLICIES, Policy, get_policy
 from mutua.attention.request import MaskRequest
+from mutua.attention.rule import allowed_mask
 
 __all__ = [
     "BACKENDS",

@@ -1,6 +1,8 @@
 """The default backend: for every forward, the fastest of the others that is exact for it.
 
-`choose` holds the rules, measured by `benchmarks/attention.py`; `mutua doctor` prints them for the machine it runs on.
+Which one that is depends on tensors that a mask builder does not see (precision, head dimensions), so the choice is
+made where the first layer attends, and its mask is built then, once a forward. `benchmarks/attention.py` measured the
+order; `mutua doctor` prints it for the machine it runs on.
 """
 
 from __future__ import annotations
@@ -11,17 +13,17 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask
 from transformers.masking_utils import causal_mask_function
 
 from mutua.attention import flex, sdpa, split
-from mutua.attention.policy import Policy
-from mutua.attention.request import expect_request
+from mutua.attention.abilities import Forward, compute_dtype, why_not
+from mutua.attention.request import MaskRequest, expect_request
 
 NAME = "mutua_auto"
 
-LONG = 512
-"""Tokens from which the calls of `split` cost less than a dense mask: at 512 they are even."""
+SPLIT_FROM: dict[str, int] = {"cpu": 512, "cuda": 1024}
+"""Tokens from which `split` beats a dense mask, by device: `python benchmarks/attention.py --threshold` measures it.
+That of CUDA is a guess: nothing has run there yet."""
 
 
 class Choice(NamedTuple):
@@ -31,46 +33,50 @@ class Choice(NamedTuple):
     why: str
 
 
-def choose(
-    policy: Policy,
-    tokens: int,
-    device: torch.device | str,
-    dtype: torch.dtype = torch.float32,
-    *,
-    is_only_causal: bool = True,
-    dropout: float = 0.0,
-    softcap: float | None = None,
-) -> Choice:
-    """The backend for a forward.
-
-    Args:
-        policy: of the model.
-        tokens: of a row of this forward.
-        device: where it runs.
-        dtype: in which attention computes.
-        is_only_causal: the model itself asks for causal attention and nothing else (no sliding window).
-        dropout: of the attention weights, as the model's config has it.
-        softcap: of the attention scores, as the model's config has it.
-    """
-    device_type = torch.device(device).type
-    is_cuda = device_type == "cuda"
+def choose(forward: Forward, tokens: int) -> Choice:
+    """The backend for a forward of rows of that many tokens."""
     if torch.compiler.is_compiling():
         return Choice(sdpa, "compiling: traces as one graph")
-    if softcap is not None:
-        return Choice(flex, "caps scores") if is_cuda else Choice(sdpa, "refuses the softcap, with a remedy")
-    if tokens < LONG:
-        return Choice(sdpa, "short rows: a mask is cheaper than further calls")
-    if dropout > 0:
-        return Choice(sdpa, "attention dropout")
-    if not is_only_causal:
-        why = "a sliding window"
-    elif not policy.is_rectangular:
-        why = "no union of rectangles"
-    elif not (device_type == "cpu" or (is_cuda and dtype in (torch.bfloat16, torch.float16))):
-        why = f"no flash kernel for {dtype} on {device_type}"
-    else:
+    others = [sdpa]
+    if forward.device == "cuda":  # FlexAttention is a kernel there; on a CPU it has no backward
+        others = [flex, sdpa] if tokens >= SPLIT_FROM["cuda"] else [sdpa, flex]
+    if tokens < SPLIT_FROM.get(forward.device, 0):
+        reason = "short rows: a mask is cheaper than further calls"
+    elif (problem := why_not(split.NAME, forward)) is None:
         return Choice(split, "as fast as causal flash attention, no N x N mask")
-    return Choice(flex, f"{why}; skips empty blocks") if is_cuda else Choice(sdpa, why)
+    else:
+        reason = problem
+    for backend in others:
+        if (problem := why_not(backend.NAME, forward)) is None:
+            return Choice(backend, reason)
+        reason = problem
+    return Choice(sdpa, f"{reason}: refuses, with a remedy")
+
+
+class DeferredMask:
+    """The mask of a forward, not built before it is known which backend computes it."""
+
+    def __init__(self, request: MaskRequest, has_window: bool, build: Callable[[ModuleType], Any]) -> None:
+        self._request, self._has_window, self._build = request, has_window, build
+        self._built: dict[str, Any] = {}
+
+    def resolve(self, query: Tensor, value: Tensor, dropout: float, softcap: float | None) -> tuple[ModuleType, Any]:
+        """The backend for these tensors, and its mask."""
+        forward = Forward(
+            policy=self._request.policy,
+            device=query.device.type,
+            dtype=compute_dtype(query),
+            head_dim=query.shape[-1],
+            value_dim=value.shape[-1],
+            has_window=self._has_window,
+            dropout=dropout,
+            softcap=softcap,
+            needs_backward=torch.is_grad_enabled() and (query.requires_grad or value.requires_grad),
+        )
+        backend = choose(forward, query.shape[2]).backend
+        if backend.NAME not in self._built:
+            self._built[backend.NAME] = self._build(backend)
+        return backend, self._built[backend.NAME]
 
 
 def build_mask(
@@ -81,46 +87,37 @@ def build_mask(
     kv_offset: int = 0,
     mask_function: Callable[..., Any] = causal_mask_function,
     attention_mask: object = None,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
-    config: Any = None,
     **kwargs: Any,
-) -> Any:
-    """What the chosen backend builds. Arguments are those of the dense backend."""
+) -> DeferredMask | Tensor | None:
+    """A mask to be built in the first layer; for a decode step, or while compiling, that of the dense backend."""
     request = expect_request(attention_mask, NAME)
-    device_type = torch.device(device).type
-    if torch.is_autocast_enabled(device_type):
-        dtype = torch.get_autocast_dtype(device_type)
-    chosen = choose(
-        request.policy,
-        q_length,
-        device,
-        dtype,
-        is_only_causal=mask_function is causal_mask_function,
-        dropout=getattr(config, "attention_dropout", 0.0) or 0.0,
-        softcap=getattr(config, "attn_logit_softcapping", None),
-    )
-    return chosen.backend.build_mask(
-        batch_size,
-        q_length,
-        kv_length,
-        q_offset,
-        kv_offset,
-        mask_function,
-        request,
-        device=device,
-        dtype=dtype,
-        config=config,
-        **kwargs,
-    )
+
+    if isinstance(q_offset, Tensor):  # a static cache counts in place, and does so before the first layer attends
+        q_offset = q_offset.clone()
+
+    def build(backend: ModuleType) -> Any:
+        return backend.build_mask(
+            batch_size, q_length, kv_length, q_offset, kv_offset, mask_function, request, **kwargs
+        )
+
+    if q_length == 1 or torch.compiler.is_compiling():
+        return build(sdpa)
+    return DeferredMask(request, mask_function is not causal_mask_function, build)
 
 
 def attend(
-    module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **kwargs: Any
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: DeferredMask | Tensor | None,
+    dropout: float = 0.0,
+    softcap: float | None = None,
+    **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attention by the backend whose mask this is."""
-    if isinstance(attention_mask, split.Plan):
-        return split.attend(module, query, key, value, attention_mask, **kwargs)
-    if isinstance(attention_mask, BlockMask):
-        return flex.attend(module, query, key, value, attention_mask, **kwargs)
-    return sdpa.attend(module, query, key, value, attention_mask, **kwargs)
+    """Attention by the backend that suits these tensors."""
+    options = {"dropout": dropout, "softcap": softcap, **kwargs}
+    if not isinstance(attention_mask, DeferredMask):
+        return sdpa.attend(module, query, key, value, attention_mask, **options)
+    backend, mask = attention_mask.resolve(query, value, dropout, softcap)
+    return backend.attend(module, query, key, value, mask, **options)

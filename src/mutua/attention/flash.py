@@ -29,6 +29,8 @@ class Kernel:
     backward: Callable[..., tuple[Tensor, Tensor, Tensor]]
     dtypes: tuple[torch.dtype, ...]
     takes_grouped_heads: bool
+    head_dim_multiple: int = 1
+    largest_head_dim: int = 1 << 16
 
 
 def _cpu_forward(
@@ -101,22 +103,32 @@ KERNELS: dict[str, Kernel] = {
         backward=_cuda_backward,
         dtypes=(torch.bfloat16, torch.float16),
         takes_grouped_heads=True,
+        head_dim_multiple=8,
+        largest_head_dim=256,
     ),
 }
 
 
+def why_not(device: str, dtype: torch.dtype, head_dim: int, value_dim: int) -> str | None:
+    """Why there is no flash kernel for such tensors; None if there is one."""
+    kernel = KERNELS.get(device)
+    if kernel is None:
+        return f"no flash kernel for the device {device}"
+    if dtype not in kernel.dtypes:
+        return f"the flash kernel on {device} takes {', '.join(map(str, kernel.dtypes))}, not {dtype}"
+    if head_dim != value_dim:
+        return f"the flash kernel needs queries and values of one head dimension, not {head_dim} and {value_dim}"
+    if head_dim % kernel.head_dim_multiple or head_dim > kernel.largest_head_dim:
+        return (
+            f"the flash kernel on {device} needs a head dimension that is a multiple of {kernel.head_dim_multiple} and "
+            f"at most {kernel.largest_head_dim}, not {head_dim}"
+        )
+    return None
+
+
 def find_kernel(q_BHQD: Tensor, v_BHKD: Tensor) -> Kernel:
     """The flash kernel for these tensors; ValueError if there is none."""
-    kernel = KERNELS.get(q_BHQD.device.type)
-    head_dim, value_dim = q_BHQD.shape[-1], v_BHKD.shape[-1]
-    if kernel is None:
-        problem = f"has no flash kernel for the device {q_BHQD.device}"
-    elif q_BHQD.dtype not in kernel.dtypes:
-        problem = f"takes {', '.join(map(str, kernel.dtypes))} on {q_BHQD.device.type}, not {q_BHQD.dtype}"
-    elif head_dim != value_dim:
-        problem = f"needs queries and values of one head dimension, not {head_dim} and {value_dim}"
-    elif q_BHQD.device.type == "cuda" and (head_dim % 8 or head_dim > 256):
-        problem = f"needs a head dimension that is a multiple of 8 and at most 256 on cuda, not {head_dim}"
-    else:
-        return kernel
-    raise ValueError(f"attn_implementation 'mutua_split' {problem}: use 'mutua_sdpa'.")
+    device = q_BHQD.device.type
+    if (problem := why_not(device, q_BHQD.dtype, q_BHQD.shape[-1], v_BHKD.shape[-1])) is not None:
+        raise ValueError(f"attn_implementation 'mutua_split': {problem}: use 'mutua_sdpa'.")
+    return KERNELS[device]

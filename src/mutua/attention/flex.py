@@ -4,8 +4,7 @@ The mask is a function of two token indices over small arrays of roles; 128 x 12
 are never computed. FlexAttention compiles per shape, so lengths are padded to powers of two: a new length compiles
 nothing unless it opens a new bucket. On a CPU there is a forward only.
 
-Shape suffixes: B batch, H heads, N tokens of this forward (queries), K keys, S places of the role arrays (a bucket of
-keys, and one of queries behind them), D head dimension.
+Shape suffixes: B batch, H heads, N tokens of this forward (queries), K keys, D head dimension.
 """
 
 from __future__ import annotations
@@ -20,20 +19,15 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 from torch.nn.functional import pad
 from transformers.masking_utils import causal_mask_function
 
-from mutua.attention import sdpa
-from mutua.attention.inputs import follow_autocast, refuse_unknown
-from mutua.attention.policy import rings
+from mutua.attention import rule, sdpa
+from mutua.attention.abilities import compute_dtype, refuse_unable
 from mutua.attention.request import MaskRequest, expect_request
-from mutua.roles import NONE, Modality
 
 NAME = "mutua_flex"
 
 _BLOCK = 128  # the smallest bucket, and the side of a block
-_CACHED = -2  # the document of cached keys: visible to whatever document comes after them
 # How many different shapes (batches, buckets, heads) one process may meet.
 _COMPILATIONS = 64
-
-MaskFunction = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 def build_mask(
@@ -55,7 +49,7 @@ def build_mask(
     request = expect_request(attention_mask, NAME)
     is_plain = (
         allow_is_causal_skip
-        and not (request.looks_ahead or request.is_packed)
+        and request.is_base
         and (request.padding_BK is None or bool(request.padding_BK.all()))
         and mask_function is causal_mask_function
     )
@@ -86,62 +80,28 @@ def _block_mask(
     device: torch.device,
 ) -> BlockMask:
     q_bucket, k_bucket = bucket(q_length), bucket(kv_length)
-    allowed = _mask_function(request, q_offset, kv_offset, q_bucket + k_bucket, mask_function)
+    # Everything that changes from call to call is a tensor, and of the bucket's size: a number in the closure, or
+    # another shape, would compile anew.
+    first_q, first_k = (torch.tensor(number, device=device) for number in (q_offset, kv_offset))
+    is_real_BK = request.padding_up_to(kv_offset + kv_length)
+    if is_real_BK is None:
+        is_real_BK = torch.ones(request.shape[0], kv_offset + kv_length, dtype=torch.bool, device=device)
+    is_real_BK = pad(is_real_BK[:, kv_offset : kv_offset + kv_length], (0, k_bucket - kv_length)).to(device)
+    allowed = rule.mask_function(request, first_q, mask_function, room=q_bucket + 1 - q_length)
+
+    def in_buckets(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        return is_real_BK[b, k] & allowed(b, h, q + first_q, k + first_k)
+
     # Compiled, it never holds the N x N mask; on a CPU the compiler takes longer than the mask.
     is_compiled = device.type == "cuda"
     return create_block_mask(
-        allowed, request.shape[0], None, q_bucket, k_bucket, device, BLOCK_SIZE=_BLOCK, _compile=is_compiled
+        in_buckets, request.shape[0], None, q_bucket, k_bucket, device, BLOCK_SIZE=_BLOCK, _compile=is_compiled
     )
 
 
 def bucket(length: int) -> int:
     """The length that `length` tokens are padded to: the next power of two, at least 128."""
     return max(_BLOCK, 1 << (length - 1).bit_length())
-
-
-def _mask_function(
-    request: MaskRequest, q_offset: int, kv_offset: int, length: int, base: Callable[..., Any]
-) -> MaskFunction:
-    """The rule as a function of (batch, head, query index, key index), over arrays of `length` keys.
-
-    Everything that changes from call to call is a tensor: numbers in a closure would compile anew.
-    """
-    roles, policy, (batch, tokens) = request.roles, request.policy, request.shape
-    device, past = roles.document_BN.device, q_offset - kv_offset
-
-    def over_keys(values_BN: Tensor, before: int) -> Tensor:
-        """Values of this forward's tokens at their place among all keys: (B, S), `NONE` behind them."""
-        values_BS = values_BN.new_full((batch, length), NONE)
-        values_BS[:, :past] = before
-        values_BS[:, past : past + tokens] = values_BN
-        return values_BS
-
-    document_BS = over_keys(roles.document_BN, _CACHED)
-    if request.padding_BK is not None:
-        padding_BK = request.padding_BK[:, kv_offset : kv_offset + length]
-        document_BS[:, : padding_BK.shape[1]].masked_fill_(~padding_BK.to(device).bool(), NONE)
-    block_BS, item_BS = over_keys(roles.block_BN, NONE), over_keys(roles.item_BN, NONE)
-    modality_BS = over_keys(roles.modality_BN, int(Modality.TEXT)).clamp(min=0)
-    ring_BS = over_keys(rings(roles)[0], 0) if policy.within_item == "rings" else item_BS
-    table = policy.table(device)
-    past_, q_offset_, kv_offset_ = (torch.tensor(number, device=device) for number in (past, q_offset, kv_offset))
-
-    def allowed(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        seen = base(b, h, q + q_offset_, k + kv_offset_)
-        q = q + past_
-        document = document_BS[b, k]
-        same_document = (document != NONE) & ((document == document_BS[b, q]) | (document == _CACHED))
-        if policy.within_item != "causal":
-            same_item = (item_BS[b, q] == item_BS[b, k]) & (item_BS[b, q] != NONE)
-            if policy.within_item == "both-ways":
-                seen = seen | same_item
-            else:
-                seen = torch.where(same_item, ring_BS[b, k] <= ring_BS[b, q], seen)
-        same_block = (block_BS[b, q] == block_BS[b, k]) & (block_BS[b, q] != NONE)
-        ahead = same_block & table[modality_BS[b, q], modality_BS[b, k]]
-        return same_document & (seen | ahead)
-
-    return allowed
 
 
 def attend(
@@ -164,7 +124,7 @@ def attend(
         return sdpa.attend(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, softcap=softcap, **kwargs
         )
-    refuse_unknown(NAME, dropout=dropout, **kwargs)
+    refuse_unable(NAME, dropout=dropout, **kwargs)
     if query.device.type == "cpu" and torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value)):
         raise ValueError(
             f"attn_implementation {NAME!r} has no backward on a CPU: use 'mutua_split' or {sdpa.NAME!r} to train, or "
@@ -180,7 +140,7 @@ def _flex(
 ) -> Tensor:
     q_bucket, k_bucket = mask.seq_lengths
     tokens, keys = q_BHND.shape[2], k_BHKD.shape[2]
-    q_BHND, k_BHKD, v_BHKD = follow_autocast(q_BHND, k_BHKD, v_BHKD)
+    q_BHND, k_BHKD, v_BHKD = (x.to(compute_dtype(x)) for x in (q_BHND, k_BHKD, v_BHKD))
     out_BHND = _compiled()(
         pad(q_BHND, (0, 0, 0, q_bucket - tokens)),
         pad(k_BHKD, (0, 0, 0, k_bucket - keys)),

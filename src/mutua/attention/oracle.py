@@ -1,47 +1,101 @@
-"""The oracle: the attention rule as a dense mask, and attention in float64. Written to be read, not to be fast.
+"""The oracle: the attention rule cell by cell, and attention in float64. Written to be read, not to be fast.
 
     allowed(q, k) =  document(q) == document(k)
-                 AND ( k <= q
-                       OR ( block(q) == block(k) != none AND looks_ahead(modality(q), modality(k)) ) )
+                 AND ( base(q, k)
+                       OR ( k > q AND block(q) == block(k) != none AND looks_ahead(modality(q), modality(k)) ) )
 
-and where a policy orders the tokens of one image otherwise, that order stands in place of `k <= q` inside the image.
+`base` is the model's own mask: k <= q, or a window of that. Where a policy orders the tokens of one image otherwise,
+that order stands in place of k <= q inside the image. Nothing here is shared with the backends that it judges.
 
-Shape suffixes: B batch, H heads, Q queries, K keys, N tokens, D head dimension.
+Shape suffixes: B batch, H heads, Q queries, K keys (cached ones first), N tokens of this forward, D head dimension.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from math import isqrt
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from mutua.attention.policy import Policy, rings
+from mutua.attention.policy import Policy
 from mutua.roles import NONE, TokenRoles
 
 
-def allowed_mask(policy: Policy, roles: TokenRoles) -> Tensor:
-    """The rule for whole rows: bool (B, N, N), true where query (dim 1) may see key (dim 2).
+def allowed_mask(
+    policy: Policy,
+    roles: TokenRoles,
+    *,
+    past: int = 0,
+    keys: int | None = None,
+    first_key: int = 0,
+    padding_BK: Tensor | None = None,
+    base: Callable[..., Any] | None = None,
+) -> Tensor:
+    """The rule: bool (B, N, K), true where query (dim 1) may see key (dim 2).
 
-    Padding has no document: it neither sees nor is seen.
+    Padding has no document: it neither sees nor is seen. Takes seconds for a thousand tokens.
+
+    Args:
+        roles: of the tokens of this forward.
+        past: tokens before them, whose keys are cached: visible as far as `base` goes, never looked ahead to.
+        keys: columns of the mask; None: those of the cached tokens and of this forward.
+        first_key: the token that column 0 stands for (a cache with a window forgets the first ones).
+        padding_BK: bool, false where a token, cached or not, is padding, from token 0 on.
+        base: the model's own mask, as Transformers' mask functions (batch, head, query, key); None is causal.
     """
-    document_BQ1, document_B1K = roles.document_BN[:, :, None], roles.document_BN[:, None, :]
-    block_BQ1, block_B1K = roles.block_BN[:, :, None], roles.block_BN[:, None, :]
-    modality_BQ1, modality_B1K = roles.modality_BN[:, :, None], roles.modality_BN[:, None, :]
-    item_BQ1, item_B1K = roles.item_BN[:, :, None], roles.item_BN[:, None, :]
+    batch, tokens = roles.document_BN.shape
+    keys = past + tokens - first_key if keys is None else keys
+    is_behind = _behind(base, past, tokens, first_key, keys)
+    allowed = torch.zeros(batch, tokens, keys, dtype=torch.bool)
+    for row in range(batch):
+        document, block, modality, item = (
+            column[row].tolist() for column in (roles.document_BN, roles.block_BN, roles.modality_BN, roles.item_BN)
+        )
+        is_real = [True] * (past + tokens)
+        for token, real in enumerate([] if padding_BK is None else padding_BK[row].tolist()[: past + tokens]):
+            is_real[token] = real
+        for q in range(tokens):
+            if document[q] == NONE or not is_real[past + q]:
+                continue
+            for column in range(min(keys, past + tokens - first_key)):
+                k = first_key + column - past  # among the tokens of this forward; negative for cached ones
+                behind = is_behind[q][column]
+                if not is_real[past + k]:
+                    continue
+                if k < 0:
+                    allowed[row, q, column] = behind
+                    continue
+                if document[k] != document[q]:
+                    continue
+                ahead = k > q and block[q] == block[k] != NONE and (modality[q], modality[k]) in policy.looks_ahead
+                if item[q] == item[k] != NONE and policy.within_item == "both-ways":
+                    ahead = ahead or k > q
+                if item[q] == item[k] != NONE and policy.within_item == "rings":
+                    inside = _ring(k, item, document) <= _ring(q, item, document)
+                    behind = inside and (behind or k > q)
+                allowed[row, q, column] = behind or ahead
+    return allowed.to(roles.document_BN.device)
 
-    index_N = torch.arange(roles.document_BN.shape[1], device=roles.document_BN.device)
-    causal_QK = index_N[None, :] <= index_N[:, None]
-    same_document_BQK = (document_BQ1 == document_B1K) & (document_BQ1 != NONE)
-    same_block_BQK = (block_BQ1 == block_B1K) & (block_BQ1 != NONE)
-    same_item_BQK = (item_BQ1 == item_B1K) & (item_BQ1 != NONE)
-    looks_ahead_BQK = policy.table(document_BQ1.device)[modality_BQ1, modality_B1K]
 
-    ordered_BQK = causal_QK.expand_as(same_item_BQK)
-    if policy.within_item == "both-ways":
-        ordered_BQK = ordered_BQK | same_item_BQK
-    if policy.within_item == "rings":
-        ring_BN = rings(roles)[0]
-        ordered_BQK = torch.where(same_item_BQK, ring_BN[:, None, :] <= ring_BN[:, :, None], ordered_BQK)
-    return same_document_BQK & (ordered_BQK | (same_block_BQK & looks_ahead_BQK))
+def _behind(base: Callable[..., Any] | None, past: int, tokens: int, first_key: int, keys: int) -> list[list[bool]]:
+    """Query by key: what the model's own mask shows."""
+    if base is None:
+        return [[first_key + column <= past + q for column in range(keys)] for q in range(tokens)]
+    queries_Q1, keys_1K = past + torch.arange(tokens)[:, None], first_key + torch.arange(keys)[None]
+    zero = torch.zeros((), dtype=torch.long)
+    return base(zero, zero, queries_Q1, keys_1K).expand(tokens, keys).tolist()
+
+
+def _ring(place: int, item: list[int], document: list[int]) -> int:
+    """How far a token is from the rim of its image's square patch grid."""
+    patches = [n for n in range(len(item)) if item[n] == item[place] and document[n] == document[place]]
+    side = isqrt(len(patches))
+    if side * side != len(patches):
+        raise ValueError(f"an image of {len(patches)} tokens is no square grid, so it has no rings.")
+    row, column = divmod(patches.index(place), side)
+    return min(row, column, side - 1 - row, side - 1 - column)
 
 
 def attend(

@@ -1,6 +1,6 @@
 """Attention policies: who may look ahead to whom, inside one prompt block. Each a few lines; `mutua mask` draws them.
 
-A policy says nothing about documents and padding: those hold for every policy (see `oracle.py`).
+A policy says nothing about documents and padding: those hold for every policy (see `rule.py`).
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ class Policy:
         """True if what the policy adds to causal attention is a union of (run of queries) x (later run of keys)."""
         return self.within_item == "causal" and not any(query == key for query, key in self.looks_ahead)
 
-    def table(self, device: torch.device | str | None = None) -> Tensor:
-        """`looks_ahead` as a bool matrix, (query modality, key modality)."""
-        table = torch.zeros(len(Modality), len(Modality), dtype=torch.bool, device=device)
+    def sees_bits(self, device: torch.device | str | None = None) -> Tensor:
+        """`looks_ahead` by query modality, int64: bit m is set if it looks ahead to modality m."""
+        bits = [0] * len(Modality)
         for query, key in self.looks_ahead:
-            table[query, key] = True
-        return table
+            bits[query] |= 1 << key
+        return torch.tensor(bits, device=device)
 
     def positions(self, roles: TokenRoles) -> Tensor:
         """Position of every token for the position embedding, (B, N).

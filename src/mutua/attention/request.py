@@ -7,9 +7,11 @@ takes. Shape suffixes: B batch, N tokens of this forward, K all keys (cached one
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from mutua.attention.policy import Policy
 from mutua.roles import NONE, TokenRoles
@@ -36,25 +38,37 @@ class MaskRequest:
     def shape(self) -> torch.Size:
         return self.roles.document_BN.shape
 
-    @property
-    def looks_ahead(self) -> bool:
-        """Whether the mask of this forward may differ from a causal one. That of a decode step never does."""
-        if self.policy.is_causal or self.shape[1] == 1:
-            return False
-        if torch.compiler.is_compiling():  # looking at the data would break the graph
-            return True
-        if self.policy.within_item != "causal" and bool((self.roles.item_BN != NONE).any()):
-            return True
-        ahead = self.policy.table().any(-1).to(self.roles.modality_BN.device)
-        return bool((ahead[self.roles.modality_BN] & (self.roles.block_BN != NONE)).any())
+    @cached_property
+    def is_base(self) -> bool:
+        """Whether the model's own mask and the padding are all there is: nothing looks ahead, no row is packed.
 
-    @property
-    def is_packed(self) -> bool:
-        """Whether a row holds more than one document."""
-        document_BN = self.roles.document_BN
-        if torch.compiler.is_compiling():
+        Answered by one look at the data, from the host; a decode step (always base) and a traced forward (which must
+        not look, and so never is) take none.
+        """
+        if self.shape[1] == 1:
             return True
-        return bool((document_BN > 0).any())
+        if torch.compiler.is_compiling():
+            return False
+        return not bool(self._differs_BN().any())
+
+    def _differs_BN(self) -> Tensor:
+        """Tokens by which the mask may differ from the model's own."""
+        roles = self.roles
+        differs_BN = roles.document_BN > 0
+        if self.padding_BK is None:  # then only the roles know of padding
+            differs_BN = differs_BN | (roles.document_BN == NONE)
+        if not self.policy.is_causal:
+            sees_BN = self.policy.sees_bits(roles.modality_BN.device)[roles.modality_BN] != 0
+            differs_BN = differs_BN | (sees_BN & (roles.block_BN != NONE))
+        if self.policy.within_item != "causal":
+            differs_BN = differs_BN | (roles.item_BN != NONE)
+        return differs_BN
+
+    def padding_up_to(self, keys: int) -> Tensor | None:
+        """`padding_BK` with `keys` columns: what lies beyond it is padding, too (room in a static cache)."""
+        if self.padding_BK is None:
+            return None
+        return pad(self.padding_BK, (0, max(0, keys - self.padding_BK.shape[1])))
 
 
 def expect_request(attention_mask: object, backend: str) -> MaskRequest:

@@ -21,8 +21,8 @@ from transformers.masking_utils import causal_mask_function
 from transformers.models.llama.modeling_llama import repeat_kv
 
 from mutua.attention import sdpa
+from mutua.attention.abilities import Forward, compute_dtype, refuse_unable, why_not
 from mutua.attention.flash import Kernel, find_kernel
-from mutua.attention.inputs import follow_autocast, refuse_unknown
 from mutua.attention.rectangles import Pass, Range, find_passes
 from mutua.attention.request import MaskRequest, expect_request
 
@@ -54,15 +54,10 @@ def build_mask(
     model whose own mask is more than causal (sliding window, chunks).
     """
     request = expect_request(attention_mask, NAME)
-    if not request.policy.is_rectangular:
+    asked = Forward(request.policy, has_window=mask_function is not causal_mask_function)
+    if (problem := why_not(NAME, asked)) is not None:
         raise ValueError(
-            f"attn_implementation {NAME!r} computes rectangles only, and what the policy {request.policy.name!r} adds "
-            f"to causal attention has another shape: use {sdpa.NAME!r}."
-        )
-    if mask_function is not causal_mask_function:
-        raise ValueError(
-            f"attn_implementation {NAME!r} applies causal attention over all tokens, but this model asks for the mask "
-            f"{getattr(mask_function, '__qualname__', mask_function)!r} (a sliding window, say): use {sdpa.NAME!r}."
+            f"attn_implementation {NAME!r} computes causal attention and rectangles, but {problem}: use {sdpa.NAME!r}."
         )
     if q_length == 1:  # one query sees its past and itself: a mask of one line, or none
         return sdpa.build_mask(
@@ -105,7 +100,7 @@ def attend(
     """
     if not isinstance(attention_mask, Plan):
         return sdpa.attend(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
-    refuse_unknown(NAME, dropout=dropout, **kwargs)
+    refuse_unable(NAME, dropout=dropout, **kwargs)
     out_BHND = split_attention(query, key, value, attention_mask, scaling)
     return out_BHND.transpose(1, 2).contiguous(), None
 
@@ -113,7 +108,7 @@ def attend(
 @torch.compiler.disable
 def split_attention(q_BHND: Tensor, k_BHKD: Tensor, v_BHKD: Tensor, plan: Plan, scale: float | None = None) -> Tensor:
     """softmax(q k^T * scale) v over the cells that the plan covers, (B, H, N, D); zeros for queries in no pass."""
-    q_BHND, k_BHKD, v_BHKD = follow_autocast(q_BHND, k_BHKD, v_BHKD)
+    q_BHND, k_BHKD, v_BHKD = (x.to(compute_dtype(x)) for x in (q_BHND, k_BHKD, v_BHKD))
     kernel = find_kernel(q_BHND, v_BHKD)
     if not kernel.takes_grouped_heads:
         groups = q_BHND.shape[1] // k_BHKD.shape[1]

@@ -57,6 +57,7 @@ def _examine() -> dict[str, dict[str, str]]:
 
     from mutua.api import PACKAGED
     from mutua.attention import BACKENDS, POLICIES, auto, resolve
+    from mutua.attention.abilities import Forward
 
     versions = {name: metadata.version(name) for name in ("mutua", "torch", "transformers", "tokenizers", "pillow")}
     devices = {"cpu": f"{os.cpu_count()} cores, {torch.get_num_threads()} torch threads"}
@@ -68,9 +69,10 @@ def _examine() -> dict[str, dict[str, str]]:
     backends = {name: b.summary + (" (the default)" if name == default else "") for name, b in BACKENDS.items()}
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    choices = {f"below {auto.LONG:,} tokens": auto.choose(POLICIES["mma"], auto.LONG - 1, device, dtype)}
+    long = auto.SPLIT_FROM[device]
+    choices = {f"below {long:,} tokens": auto.choose(Forward(POLICIES["mma"], device, dtype), long - 1)}
     for policy in POLICIES.values():
-        choices[f"from there on, {policy.name}"] = auto.choose(policy, auto.LONG, device, dtype)
+        choices[f"from there on, {policy.name}"] = auto.choose(Forward(policy, device, dtype), long)
     chosen = {when: f"{backend.NAME} ({why})" for when, (backend, why) in choices.items()}
     extras = {}
     for extra, modules in _EXTRAS.items():

@@ -13,8 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from mutua.attention import Policy
-from mutua.attention.oracle import allowed_mask
+from mutua.attention import Policy, allowed_mask
 from mutua.data.collate import IGNORE
 from mutua.roles import NONE, Modality, TokenRoles
 

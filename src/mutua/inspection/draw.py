@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from mutua.attention.oracle import allowed_mask
+from mutua.attention import allowed_mask
 from mutua.attention.policy import Policy
 from mutua.roles import Modality, TokenRoles
 
