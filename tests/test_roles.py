@@ -93,3 +93,45 @@ def test_too_many_blocks_are_refused():
     turns = torch.arange(2 * MAX_BLOCKS + 2)[None]
     with pytest.raises(ValueError, match=f"{MAX_BLOCKS + 1} prompt blocks"):
         TokenRoles.from_responses(turns % 2 == 1, torch.zeros_like(turns), torch.zeros_like(turns))
+
+
+@given(TOKENS, st.data())
+def test_padding_inside_a_document_does_not_restart_its_positions(tokens, data):
+    """Holes anywhere, as an attention mask may have them: the real tokens keep their positions."""
+    roles = roles_of(tokens)
+    places = data.draw(st.lists(st.integers(0, len(tokens)), max_size=4))
+    columns = [x[0].tolist() for x in (roles.document_BN, roles.block_BN, roles.modality_BN, roles.item_BN)]
+    for place in sorted(places, reverse=True):
+        for column, padding in zip(columns, (NONE, NONE, 0, NONE), strict=True):
+            column.insert(place, padding)
+    holed = TokenRoles(*(torch.tensor([column]) for column in columns))
+    assert holed.positions()[holed.is_token_BN].tolist() == roles.positions()[0].tolist()
+
+
+def test_code_zero_on_a_real_token_is_a_response():
+    """What GRPO and other generation loops append: zeros, and ones to the attention mask."""
+    roles = roles_of([(False, Modality.TEXT, 0), (False, Modality.IMAGE, 0)], left=1)
+    codes = torch.nn.functional.pad(roles.to_codes(), (0, 3))
+    is_real = torch.tensor([[0, 1, 1, 1, 1, 0]])
+    read = TokenRoles.from_codes(codes, is_real)
+    assert read.is_response_BN.tolist() == [[False, False, False, True, True, False]]
+    assert read.document_BN.tolist() == [[NONE, 0, 0, 0, 0, NONE]]
+    assert not TokenRoles.from_codes(codes).is_response_BN.any(), "without an attention mask they are padding"
+
+
+def test_an_appended_response_belongs_to_the_document_before_it():
+    codes = torch.nn.functional.pad(roles_of([(False, Modality.TEXT, 0), (False, Modality.TEXT, 3)]).to_codes(), (0, 1))
+    assert TokenRoles.from_codes(codes, torch.ones(1, 3)).document_BN.tolist() == [[0, 3, 3]]
+
+
+def test_items_are_counted_not_runs():
+    """Two images side by side, the second cut in two by a separator; another document that counts from 0 again."""
+    roles = TokenRoles(
+        document_BN=torch.tensor([[0, 0, 0, 0, 0, 1, 1]]),
+        block_BN=torch.zeros(1, 7, dtype=torch.long),
+        modality_BN=torch.tensor([[1, 1, 1, 0, 1, 1, 2]]),
+        item_BN=torch.tensor([[0, 0, 1, NONE, 1, 0, 1]]),
+    )
+    assert roles.count_items(Modality.IMAGE).tolist() == [3]
+    assert roles.count_items(Modality.VIDEO).tolist() == [1]
+    assert roles.count_items(Modality.AUDIO).tolist() == [0]

@@ -52,8 +52,12 @@ class TokenRoles:
     item_BN: Tensor
 
     @classmethod
-    def from_codes(cls, codes_BN: Tensor) -> TokenRoles:
-        """Reads the codes that `to_codes` wrote (the `token_type_ids` of a batch)."""
+    def from_codes(cls, codes_BN: Tensor, is_real_BN: Tensor | None = None) -> TokenRoles:
+        """Reads the codes that `to_codes` wrote (the `token_type_ids` of a batch).
+
+        Code 0 is padding, but what generation loops append for the tokens that the model said: where `is_real_BN` (an
+        attention mask) says that such a token is none, it is a response, of the document before it.
+        """
         if codes_BN.ndim != 2 or codes_BN.is_floating_point():
             raise ValueError(
                 f"token_type_ids must be an integer tensor of shape (batch, tokens), not {codes_BN.dtype} "
@@ -61,6 +65,11 @@ class TokenRoles:
             )
         codes_BN = codes_BN.long()
         is_token_BN = (codes_BN & 1).bool()
+        if is_real_BN is not None:
+            is_appended_BN = is_real_BN.bool() & ~is_token_BN
+            before_BN = codes_BN.gather(1, _last_true(is_token_BN).clamp(min=0))
+            codes_BN = torch.where(is_appended_BN, response_codes(before_BN) | 1, codes_BN)
+            is_token_BN = is_token_BN | is_appended_BN
         block_BN = ((codes_BN >> _BLOCK_SHIFT) & MAX_BLOCKS) - 1
         item_BN = ((codes_BN >> _ITEM_SHIFT) & MAX_ITEMS) - 1
         return cls(
@@ -123,15 +132,26 @@ class TokenRoles:
         return self.is_token_BN & (self.block_BN == NONE)
 
     def positions(self) -> Tensor:
-        """Position of every token within its own document, (B, N); 0 on padding.
+        """Position of every token within its own document, (B, N); 0 on padding, which does not count.
 
-        Tokens of a document need not be contiguous with padding, but a document must be contiguous in its row.
+        Padding may stand anywhere, but a document must be contiguous in its row but for padding.
         """
-        index_BN = self.is_token_BN.long().cumsum(-1) - 1
-        starts_BN = torch.ones_like(self.is_token_BN)
-        starts_BN[:, 1:] = self.document_BN[:, 1:] != self.document_BN[:, :-1]
-        first_BN = torch.where(starts_BN & self.is_token_BN, index_BN, 0).cummax(-1).values
-        return torch.where(self.is_token_BN, index_BN - first_BN, 0)
+        is_token_BN = self.is_token_BN
+        index_BN = is_token_BN.long().cumsum(-1) - 1
+        # The document of the token before, padding skipped: a document starts where it is another one.
+        last_BN = _before(is_token_BN)
+        before_BN = torch.where(last_BN < 0, NONE, self.document_BN.gather(1, last_BN.clamp(min=0)))
+        first_BN = torch.where(is_token_BN & (self.document_BN != before_BN), index_BN, 0).cummax(-1).values
+        return torch.where(is_token_BN, index_BN - first_BN, 0)
+
+    def count_items(self, modality: Modality) -> Tensor:
+        """How many images (or clips) of a modality every row holds, (B,)."""
+        is_item_BN = self.modality_BN == int(modality)
+        last_BN = _before(is_item_BN)  # text between two tokens of an image does not make it two
+        is_first_BN = last_BN < 0
+        for number_BN in (self.document_BN, self.item_BN):
+            is_first_BN = is_first_BN | (number_BN.gather(1, last_BN.clamp(min=0)) != number_BN)
+        return (is_item_BN & is_first_BN).sum(-1)
 
 
 def _number_items(modality_BN: Tensor, document_BN: Tensor, item_length: int | None) -> Tensor:
@@ -144,6 +164,17 @@ def _number_items(modality_BN: Tensor, document_BN: Tensor, item_length: int | N
         first_BN = torch.where(starts_BN, index_N, 0).cummax(-1).values
         starts_BN |= is_item_BN & ((index_N - first_BN) % item_length == 0)
     return torch.where(is_item_BN, starts_BN.long().cumsum(-1) - 1, NONE)
+
+
+def _last_true(is_true_BN: Tensor) -> Tensor:
+    """The place of the last true at or before every place, -1 where there is none."""
+    index_N = torch.arange(is_true_BN.shape[1], device=is_true_BN.device)
+    return torch.where(is_true_BN, index_N, -1).cummax(-1).values
+
+
+def _before(is_true_BN: Tensor) -> Tensor:
+    """The place of the last true before every place, -1 where there is none."""
+    return torch.nn.functional.pad(_last_true(is_true_BN)[:, :-1], (1, 0), value=-1)
 
 
 def response_codes(codes_B1: Tensor) -> Tensor:

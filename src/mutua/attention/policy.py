@@ -5,7 +5,7 @@ A policy says nothing about documents and padding: those hold for every policy (
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from typing import Literal
 
@@ -38,6 +38,12 @@ class Policy:
     source: str
     looks_ahead: Pairs = frozenset()
     within_item: Literal["causal", "both-ways", "rings"] = "causal"
+    _sees: tuple[int, ...] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        # Plain numbers, for a traced forward: Dynamo cannot walk a set of pairs of an enum.
+        sees = (sum(1 << int(key) for query, key in self.looks_ahead if query == modality) for modality in Modality)
+        object.__setattr__(self, "_sees", tuple(sees))
 
     @property
     def is_causal(self) -> bool:
@@ -51,10 +57,7 @@ class Policy:
 
     def sees_bits(self, device: torch.device | str | None = None) -> Tensor:
         """`looks_ahead` by query modality, int64: bit m is set if it looks ahead to modality m."""
-        bits = [0] * len(Modality)
-        for query, key in self.looks_ahead:
-            bits[query] |= 1 << key
-        return torch.tensor(bits, device=device)
+        return torch.tensor(self._sees, device=device)
 
     def positions(self, roles: TokenRoles) -> Tensor:
         """Position of every token for the position embedding, (B, N).

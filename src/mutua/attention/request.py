@@ -38,7 +38,7 @@ class MaskRequest:
     def shape(self) -> torch.Size:
         return self.roles.document_BN.shape
 
-    @cached_property
+    @property
     def is_base(self) -> bool:
         """Whether the model's own mask and the padding are all there is: nothing looks ahead, no row is packed.
 
@@ -49,10 +49,10 @@ class MaskRequest:
             return True
         if torch.compiler.is_compiling():
             return False
-        return not bool(self._differs_BN().any())
+        return self._looks_base
 
-    def _differs_BN(self) -> Tensor:
-        """Tokens by which the mask may differ from the model's own."""
+    @cached_property
+    def _looks_base(self) -> bool:
         roles = self.roles
         differs_BN = roles.document_BN > 0
         if self.padding_BK is None:  # then only the roles know of padding
@@ -62,7 +62,7 @@ class MaskRequest:
             differs_BN = differs_BN | (sees_BN & (roles.block_BN != NONE))
         if self.policy.within_item != "causal":
             differs_BN = differs_BN | (roles.item_BN != NONE)
-        return differs_BN
+        return not bool(differs_BN.any())
 
     def padding_up_to(self, keys: int) -> Tensor | None:
         """`padding_BK` with `keys` columns: what lies beyond it is padding, too (room in a static cache)."""

@@ -15,11 +15,15 @@ from transformers import AutoModel, Cache, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
 from transformers.utils import can_return_tuple
 
-from mutua.attention import BACKENDS, MaskRequest, Policy, get_policy, resolve
+from mutua.attention import BACKENDS, MaskRequest, get_policy, resolve
+from mutua.attention.abilities import ABILITIES, backends_with
+from mutua.models.checks import expect_labels_on_responses, expect_roles, expect_shapes, roles_of_forward
 from mutua.models.configuration import MutuaConfig
 from mutua.models.connectors import CONNECTORS, PerceiverResampler
+from mutua.models.generation import RolesInGeneration, passes_rope_switch
+from mutua.models.text_so_far import TextSoFar
 from mutua.models.vision import check_feature_layer, prefix_tokens
-from mutua.roles import Modality, TokenRoles, response_codes
+from mutua.roles import Modality
 
 
 class MutuaPreTrainedModel(PreTrainedModel):
@@ -47,7 +51,8 @@ class MutuaPreTrainedModel(PreTrainedModel):
             attn_implementation if isinstance(attn_implementation, dict) else {"text_config": attn_implementation}
         )
         if "text_config" in requested:
-            requested = {**requested, "text_config": resolve(requested["text_config"])}
+            backend = resolve(requested["text_config"])
+            requested = {**requested, "text_config": backend, "": backend}
         super().set_attn_implementation(requested, allow_all_kernels)
 
 
@@ -56,10 +61,11 @@ class MutuaModel(MutuaPreTrainedModel):
 
     def __init__(self, config: MutuaConfig) -> None:
         super().__init__(config)
-        config.text_config._attn_implementation = resolve(config.text_config._attn_implementation)
         check_feature_layer(config.vision_config, config.vision_feature_layer)
-        if config.vision_config._attn_implementation in BACKENDS:  # from_pretrained hands one name to all parts
-            config.vision_config._attn_implementation = None
+        backend, own = resolve(config.text_config._attn_implementation), config.vision_config._attn_implementation
+        if own in BACKENDS:  # from_pretrained hands one name to all parts
+            own = None
+        config._attn_implementation = {"": backend, "text_config": backend, "vision_config": own}
         self.vision_tower = AutoModel.from_config(config.vision_config)
         self.connector = CONNECTORS[config.connector](config)
         self.language_model = AutoModel.from_config(config.text_config)
@@ -105,72 +111,59 @@ class MutuaModel(MutuaPreTrainedModel):
         """See `MutuaForConditionalGeneration.forward`."""
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("pass exactly one of input_ids and inputs_embeds.")
+        self._refuse_weights(kwargs.get("output_attentions"))
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
         if pixel_values is not None:
             vision_features = self.get_vision_features(pixel_values)
+        image_tokens = None if vision_features is None else self.connector(vision_features)
+        past = 0 if past_key_values is None else past_key_values.get_seq_length()
+        batch, tokens = inputs_embeds.shape[:2]
 
-        roles = self._roles(input_ids, inputs_embeds, token_type_ids, vision_features is not None)
-        if vision_features is not None:
-            inputs_embeds = _place_images(inputs_embeds, self.connector(vision_features), roles)
+        expect_shapes(batch, tokens, past, attention_mask, token_type_ids)
+        roles = roles_of_forward(inputs_embeds, token_type_ids, attention_mask)
+        # A single token behind a cache is something that the model said: there is nothing to look at.
+        is_step = past_key_values is not None and tokens == 1 and token_type_ids is None and image_tokens is None
+        if not (is_step or torch.compiler.is_compiling()):
+            is_image_BN = None if input_ids is None else input_ids == self.config.image_token_id
+            expect_roles(roles, is_image_BN, image_tokens, token_type_ids is not None, past_key_values is not None)
+        if image_tokens is not None:
+            is_image_BN1 = (roles.modality_BN == int(Modality.IMAGE))[..., None]
+            inputs_embeds = inputs_embeds.masked_scatter(is_image_BN1, image_tokens.to(inputs_embeds.dtype))
 
-        if past_key_values is not None and bool((roles.document_BN > 0).any()):
-            raise ValueError("packed rows (several documents in a row) cannot be decoded with a cache: one row each.")
         policy = get_policy(self.config.attention_policy)
+        text = TextSoFar(past_key_values, past, policy, roles, attention_mask)
         if position_ids is None:
-            past = 0 if past_key_values is None else past_key_values.get_seq_length()
-            if past == 0 and token_type_ids is not None:
-                position_ids = policy.positions(roles)
-            else:
-                position_ids = _positions(policy, roles, attention_mask, past)
-        if past_key_values is not None and _passes_rope_switch(self.config.text_config, position_ids, past_key_values):
+            position_ids = text.positions(has_roles=token_type_ids is not None)
+        if past_key_values is not None and passes_rope_switch(self.config.text_config, position_ids, past_key_values):
             raise ValueError(
                 "longrope: the text now passes original_max_position_embeddings, from where on positions are encoded "
                 "otherwise, so the cached keys no longer fit: run the whole text again without the cache (`generate` "
                 "does so by itself)."
             )
-        request = MaskRequest(roles, policy, _padding(roles, attention_mask, past_key_values))
-        return self.language_model(
+        out = self.language_model(
             inputs_embeds=inputs_embeds,
-            attention_mask=request,
+            attention_mask=MaskRequest(roles, policy, text.padding_BK),
             position_ids=position_ids,
             past_key_values=past_key_values,
             **kwargs,
         )
+        text.note_on(out.past_key_values)
+        return out
 
-    def _roles(
-        self, input_ids: Tensor | None, inputs_embeds: Tensor, token_type_ids: Tensor | None, has_images: bool
-    ) -> TokenRoles:
-        """The roles of this forward's tokens. Without codes only text is possible: one document, all causal."""
-        is_image_BN = None if input_ids is None else input_ids == self.config.image_token_id
-        if token_type_ids is None:
-            if has_images or (is_image_BN is not None and bool(is_image_BN.any())):
-                raise ValueError(
-                    "images came without token_type_ids (the token roles), so the attention policy cannot be applied. "
-                    "Prepare the inputs with MutuaProcessor.apply_chat_template and pass on all that it returns."
-                )
-            zeros_BN = torch.zeros(inputs_embeds.shape[:2], dtype=torch.long, device=inputs_embeds.device)
-            return TokenRoles(document_BN=zeros_BN, block_BN=zeros_BN - 1, modality_BN=zeros_BN, item_BN=zeros_BN - 1)
-        if token_type_ids.shape != inputs_embeds.shape[:2]:
+    def _refuse_weights(self, output_attentions: bool | None) -> None:
+        """Raises ValueError where attention weights are asked for and the backend has none: they would be missing."""
+        if output_attentions is None:
+            output_attentions = self.config.text_config.output_attentions
+        backend = self.config.text_config._attn_implementation
+        if output_attentions and not getattr(ABILITIES.get(backend), "weights", False):
             raise ValueError(
-                f"token_type_ids has shape {tuple(token_type_ids.shape)}, but the forward holds "
-                f"{tuple(inputs_embeds.shape[:2])} tokens: pass the codes of exactly these tokens."
+                f"output_attentions=True: attn_implementation {backend!r} computes no attention weights: "
+                f"model.set_attn_implementation({backends_with('weights')})."
             )
-        roles = TokenRoles.from_codes(token_type_ids)
-        if is_image_BN is not None and not has_images and bool(is_image_BN.any()):
-            raise ValueError(
-                "input_ids hold image tokens, but neither pixel_values nor vision_features came with them: pass on all "
-                "that MutuaProcessor.apply_chat_template returns."
-            )
-        if is_image_BN is not None and not torch.equal(is_image_BN, roles.modality_BN == Modality.IMAGE):
-            raise ValueError(
-                "token_type_ids and input_ids disagree on which tokens are images: both must come from one "
-                "MutuaProcessor call (an all-zero token_type_ids from a tokenizer holds no roles)."
-            )
-        return roles
 
 
-class MutuaForConditionalGeneration(MutuaPreTrainedModel, GenerationMixin):
+class MutuaForConditionalGeneration(MutuaPreTrainedModel, RolesInGeneration, GenerationMixin):
     """A multimodal language model under an attention policy, as a Transformers citizen."""
 
     _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}  # noqa: RUF012
@@ -221,7 +214,7 @@ class MutuaForConditionalGeneration(MutuaPreTrainedModel, GenerationMixin):
             ValueError: images without roles, roles that contradict `input_ids`, a label on a prompt token.
         """
         if labels is not None:
-            _check_labels(labels, token_type_ids, self.config.attention_policy)
+            expect_labels_on_responses(labels, token_type_ids, attention_mask, self.config.attention_policy)
         outputs = self.model(
             input_ids=input_ids,
             pixel_values=pixel_values,
@@ -251,143 +244,4 @@ class MutuaForConditionalGeneration(MutuaPreTrainedModel, GenerationMixin):
             past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
-        )
-
-    def generate(self, *args: Any, **kwargs: Any) -> Any:
-        """As in Transformers, all but `prefill_chunk_size`: a prefill cut inside a block would lose look-ahead."""
-        config = kwargs.get("generation_config") or self.generation_config
-        chunk = kwargs.get("prefill_chunk_size", getattr(config, "prefill_chunk_size", None))
-        if chunk is not None:
-            raise ValueError(
-                f"prefill_chunk_size={chunk} would cut prompt blocks, and images could no longer see the question "
-                "that follows them: leave it out."
-            )
-        if (codes_BN := kwargs.get("token_type_ids")) is not None:
-            kwargs["prompt_length"] = codes_BN.shape[1]
-        return super().generate(*args, **kwargs)
-
-    def prepare_inputs_for_generation(
-        self, input_ids: Tensor, prompt_length: int | None = None, **kwargs: Any
-    ) -> dict[str, Any]:
-        """As in Transformers, which lengthens `token_type_ids` by repeating the last code. What comes after the prompt
-        is the model's (or, in assisted decoding, a guess at it): responses, never part of a block."""
-        codes_BN = kwargs.get("token_type_ids")
-        if codes_BN is not None and prompt_length is not None:
-            new_BN = response_codes(codes_BN[:, prompt_length - 1 : prompt_length]).expand_as(
-                codes_BN[:, prompt_length:]
-            )
-            kwargs["token_type_ids"] = torch.cat([codes_BN[:, :prompt_length], new_BN], dim=1)
-        cache, positions_BN = kwargs.get("past_key_values"), kwargs.get("position_ids")
-        tokens = kwargs.get("next_sequence_length") or input_ids.shape[1]
-        again: dict[str, Any] = {}
-        if cache is not None and positions_BN is not None:
-            now_BN = positions_BN[:, -tokens:]
-            if _passes_rope_switch(self.config.text_config, now_BN, cache):
-                # As Transformers' Phi-3 does; the images come again with the text that holds them.
-                kwargs |= {"past_key_values": None, "next_sequence_length": None}
-                again = {key: kwargs[key] for key in ("pixel_values", "vision_features") if key in kwargs}
-        return {**super().prepare_inputs_for_generation(input_ids, **kwargs), **again}
-
-    def _expand_inputs_for_generation(
-        self,
-        expand_size: int = 1,
-        is_encoder_decoder: bool = False,
-        input_ids: Tensor | None = None,
-        **model_kwargs: Any,
-    ) -> tuple[Tensor | None, dict[str, Any]]:
-        # Beams: Transformers repeats every tensor row by row, but a row may own several images, or none.
-        images = {key: model_kwargs.pop(key, None) for key in ("pixel_values", "vision_features")}
-        if expand_size > 1 and any(value is not None for value in images.values()):
-            is_image_BN = TokenRoles.from_codes(model_kwargs["token_type_ids"]).modality_BN == Modality.IMAGE
-            counts = (is_image_BN.sum(-1) // self.config.num_image_tokens).tolist()
-            for key, value in images.items():
-                if value is not None:
-                    images[key] = torch.cat(
-                        [own.repeat(expand_size, *[1] * (own.ndim - 1)) for own in value.split(counts)]
-                    )
-        input_ids, model_kwargs = super()._expand_inputs_for_generation(
-            expand_size, is_encoder_decoder, input_ids, **model_kwargs
-        )
-        return input_ids, {**model_kwargs, **{key: value for key, value in images.items() if value is not None}}
-
-    @staticmethod
-    def create_masks_for_generate(attention_mask: Tensor | None, **kwargs: Any) -> Tensor | None:
-        """`generate` asks for a finished mask when the cache is static; ours is built in `forward`, for every cache."""
-        return attention_mask
-
-    def _prepare_position_ids_for_generation(self, inputs_tensor: Tensor, model_kwargs: dict[str, Any]) -> Tensor:
-        # Some policies number the tokens of an image in their own way; the roles of the whole text so far tell how.
-        codes_BN, policy = model_kwargs.get("token_type_ids"), get_policy(self.config.attention_policy)
-        if codes_BN is None or policy.within_item != "rings":
-            return super()._prepare_position_ids_for_generation(inputs_tensor, model_kwargs)
-        if codes_BN.shape != model_kwargs["attention_mask"].shape:
-            raise ValueError(
-                f"policy {policy.name!r} needs the roles of the cached text to go on from it: pass input_ids and "
-                "token_type_ids of the whole conversation, as the processor returns them."
-            )
-        return policy.positions(TokenRoles.from_codes(codes_BN))
-
-
-def _place_images(inputs_embeds_BNT: Tensor, image_tokens_IPT: Tensor, roles: TokenRoles) -> Tensor:
-    """Puts the visual tokens where the roles say image, in order of appearance."""
-    is_image_BN = roles.modality_BN == Modality.IMAGE
-    expected, given = int(is_image_BN.sum()), image_tokens_IPT.shape[0] * image_tokens_IPT.shape[1]
-    if expected != given:
-        raise ValueError(
-            f"the prompt holds {expected} image tokens, but {image_tokens_IPT.shape[0]} images give {given} "
-            f"({image_tokens_IPT.shape[1]} each): pass one image per placeholder."
-        )
-    return inputs_embeds_BNT.masked_scatter(is_image_BN[..., None], image_tokens_IPT.to(inputs_embeds_BNT.dtype))
-
-
-def _positions(policy: Policy, roles: TokenRoles, attention_mask_BK: Tensor | None, past: int) -> Tensor:
-    """Positions by the attention mask, padding not counted: of what follows cached text, or of text without roles."""
-    if policy.within_item == "rings" and past > 0:
-        raise ValueError(
-            f"policy {policy.name!r} gives an image fewer positions than tokens, so where cached text ends is not "
-            "known: pass position_ids (`generate` does so by itself)."
-        )
-    tokens = roles.document_BN.shape[1]
-    if attention_mask_BK is not None:
-        return (attention_mask_BK.long().cumsum(-1) - 1).clamp(min=0)[:, -tokens:]
-    return torch.arange(past, past + tokens, device=roles.document_BN.device)[None].expand(
-        roles.document_BN.shape[0], -1
-    )
-
-
-def _passes_rope_switch(text_config: Any, position_ids_BN: Tensor, cache: Cache) -> bool:
-    """Whether the cached keys were encoded with longrope's short factors and this forward takes the long ones."""
-    rope = getattr(text_config, "rope_parameters", None) or {}
-    if rope.get("rope_type") != "longrope" or cache.get_seq_length() == 0:
-        return False
-    switch = rope["original_max_position_embeddings"]
-    return int(position_ids_BN[:, 0].max()) <= switch <= int(position_ids_BN.max())
-
-
-def _padding(roles: TokenRoles, attention_mask_BK: Tensor | None, cache: Cache | None) -> Tensor | None:
-    """Which keys are real, (B, K) bool: by the attention mask, or without one (and without a cache) by the roles."""
-    if attention_mask_BK is not None:
-        if attention_mask_BK.ndim != 2:
-            raise ValueError(
-                f"attention_mask has shape {tuple(attention_mask_BK.shape)}: pass a (batch, tokens) mask of padding; "
-                "which token sees which follows from token_type_ids and the attention policy."
-            )
-        return attention_mask_BK.bool()
-    if cache is not None and cache.get_seq_length() > 0:
-        return None
-    is_token_BN = roles.is_token_BN
-    return None if bool(is_token_BN.all()) else is_token_BN
-
-
-def _check_labels(labels_BN: Tensor, token_type_ids: Tensor | None, policy: str) -> None:
-    """A prompt token may be visible to its own past under a look-ahead policy, so it must not be predicted."""
-    if token_type_ids is None or get_policy(policy).is_causal:
-        return
-    roles = TokenRoles.from_codes(token_type_ids)
-    is_leak_BN = (labels_BN != -100) & ~roles.is_response_BN
-    if bool(is_leak_BN.any()):
-        row, column = (int(i) for i in is_leak_BN.nonzero()[0])
-        raise ValueError(
-            f"label {int(labels_BN[row, column])} at row {row}, token {column} stands on a prompt token, which policy "
-            f"{policy!r} may show to its own past: set labels to -100 outside the responses, or train with 'causal'."
         )

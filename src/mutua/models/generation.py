@@ -1,0 +1,119 @@
+"""What our model tells Transformers' `generate`: which codes, images and positions each of its forwards gets.
+
+Shape suffixes: B batch, N tokens.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Cache, GenerationMixin
+
+from mutua.attention import get_policy
+from mutua.roles import Modality, TokenRoles, response_codes
+
+_IMAGES = ("pixel_values", "vision_features")
+
+
+class RolesInGeneration(GenerationMixin):
+    """Generation for a model whose token roles travel in `token_type_ids`."""
+
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """As in Transformers, all but `prefill_chunk_size`: a prefill cut inside a block would lose look-ahead."""
+        config = kwargs.get("generation_config") or self.generation_config
+        chunk = kwargs.get("prefill_chunk_size", getattr(config, "prefill_chunk_size", None))
+        if chunk is not None:
+            raise ValueError(
+                f"prefill_chunk_size={chunk} would cut prompt blocks, and images could no longer see the question "
+                "that follows them: leave it out."
+            )
+        uses_cache = kwargs.get("use_cache", getattr(config, "use_cache", True))
+        if kwargs.get("inputs_embeds") is not None and uses_cache is False:
+            raise ValueError(
+                "generate(inputs_embeds=..., use_cache=False): Transformers keeps no embeddings for the second token: "
+                "leave use_cache out, or pass input_ids."
+            )
+        if (codes_BN := kwargs.get("token_type_ids")) is not None:
+            kwargs["prompt_length"] = codes_BN.shape[1]
+        return super().generate(*args, **kwargs)
+
+    def prepare_inputs_for_generation(
+        self, input_ids: Tensor, prompt_length: int | None = None, inputs_embeds: Tensor | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        """As in Transformers, which lengthens `token_type_ids` by repeating the last code. What comes after the prompt
+        is the model's (or, in assisted decoding, a guess at it): responses, never part of a block."""
+        codes_BN = kwargs.get("token_type_ids")
+        if codes_BN is not None and prompt_length is not None:
+            new_BN = response_codes(codes_BN[:, prompt_length - 1 : prompt_length]).expand_as(
+                codes_BN[:, prompt_length:]
+            )
+            kwargs["token_type_ids"] = torch.cat([codes_BN[:, :prompt_length], new_BN], dim=1)
+        cache, positions_BN = kwargs.get("past_key_values"), kwargs.get("position_ids")
+        tokens = kwargs.get("next_sequence_length") or input_ids.shape[1]
+        images = {key: kwargs.pop(key) for key in _IMAGES if key in kwargs}
+        # Behind a cache the images are in it; without one, all of the text comes again.
+        needs_images = kwargs.get("is_first_iteration", False) or not kwargs.get("use_cache", True)
+        now_BN = None if positions_BN is None else positions_BN[:, -tokens:]
+        if cache is not None and now_BN is not None and passes_rope_switch(self.config.text_config, now_BN, cache):
+            # As Transformers' Phi-3 does: from the start, without the cache.
+            kwargs |= {"past_key_values": None, "next_sequence_length": None}
+            needs_images = True
+        inputs = super().prepare_inputs_for_generation(input_ids, inputs_embeds=inputs_embeds, **kwargs)
+        is_step = not needs_images and inputs["input_ids"].shape[1] == 1
+        if is_step:  # a token without a code is a response, and the model need not look at it to know
+            inputs.pop("token_type_ids", None)
+        return {**inputs, **(images if needs_images else {})}
+
+    def _expand_inputs_for_generation(
+        self,
+        expand_size: int = 1,
+        is_encoder_decoder: bool = False,
+        input_ids: Tensor | None = None,
+        **model_kwargs: Any,
+    ) -> tuple[Tensor | None, dict[str, Any]]:
+        # Beams: Transformers repeats every tensor row by row, but a row may own several images, or none.
+        images = {key: model_kwargs.pop(key) for key in _IMAGES if model_kwargs.get(key) is not None}
+        if expand_size > 1 and images:
+            counts = TokenRoles.from_codes(model_kwargs["token_type_ids"]).count_items(Modality.IMAGE).tolist()
+            for key, value in images.items():
+                if sum(counts) != len(value):
+                    raise ValueError(
+                        f"{key} holds {len(value)} images, but token_type_ids tell of {sum(counts)}: both must come "
+                        "from one MutuaProcessor call."
+                    )
+                images[key] = torch.cat([own.repeat(expand_size, *[1] * (own.ndim - 1)) for own in value.split(counts)])
+        input_ids, model_kwargs = super()._expand_inputs_for_generation(
+            expand_size, is_encoder_decoder, input_ids, **model_kwargs
+        )
+        return input_ids, {**model_kwargs, **images}
+
+    @staticmethod
+    def create_masks_for_generate(attention_mask: Tensor | None, **kwargs: Any) -> Tensor | None:
+        """`generate` asks for a finished mask when the cache is static; ours is built in `forward`, for every cache."""
+        return attention_mask
+
+    def _prepare_position_ids_for_generation(self, inputs_tensor: Tensor, model_kwargs: dict[str, Any]) -> Tensor:
+        # Some policies number the tokens of an image in their own way; the roles of the whole text so far tell how.
+        codes_BN, policy = model_kwargs.get("token_type_ids"), get_policy(self.config.attention_policy)
+        if codes_BN is None or policy.within_item != "rings":
+            return super()._prepare_position_ids_for_generation(inputs_tensor, model_kwargs)
+        if codes_BN.shape != model_kwargs["attention_mask"].shape:
+            raise ValueError(
+                f"policy {policy.name!r} needs the roles of the cached text to go on from it: pass input_ids and "
+                "token_type_ids of the whole conversation, as the processor returns them."
+            )
+        return policy.positions(TokenRoles.from_codes(codes_BN))
+
+
+def passes_rope_switch(text_config: Any, position_ids_BN: Tensor, cache: Cache) -> bool:
+    """Whether the cached keys were encoded with longrope's short factors and this forward takes the long ones."""
+    rope = getattr(text_config, "rope_parameters", None) or {}
+    if rope.get("rope_type") != "longrope" or torch.compiler.is_compiling() or cache.get_seq_length() == 0:
+        return False
+    switch = rope["original_max_position_embeddings"]
+    # No position is above the number of tokens: most forwards need no look at the data.
+    if cache.get_seq_length() + position_ids_BN.shape[1] <= switch:
+        return False
+    return int(position_ids_BN[:, 0].max()) <= switch <= int(position_ids_BN.max())
