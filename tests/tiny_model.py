@@ -31,14 +31,19 @@ def assistant(text: str) -> dict:
     return {"role": "assistant", "content": [{"type": "text", "text": text}]}
 
 
-def make_model(policy: str = "mma", connector: str = "mlp", **text: object) -> MutuaForConditionalGeneration:
-    """Random weights, large enough that a wrong mask moves the logits by more than any tolerance."""
+def make_model(
+    policy: str = "mma", connector: str = "mlp", grid: int = 4, **text: object
+) -> MutuaForConditionalGeneration:
+    """Random weights, large enough that a wrong mask moves the logits by more than any tolerance.
+
+    `grid` is the number of patches a side; with the connector "mlp" an image has grid * grid tokens.
+    """
     torch.manual_seed(0)
     tokenizer = train_tokenizer(CORPUS, vocab_size=320)
     config = tiny_config(
         tokenizer,
         vision={"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
-        | {"image_size": 32, "patch_size": 8},
+        | {"image_size": 8 * grid, "patch_size": 8},
         text={"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
         | {"num_key_value_heads": 2, "initializer_range": 0.3, **text},
         attention_policy=policy,
