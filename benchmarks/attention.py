@@ -31,13 +31,15 @@ from torch import Tensor, nn
 
 from mutua.attention import BACKENDS, MMA, MaskRequest, sdpa
 from mutua.attention.rectangles import find_passes
-from mutua.roles import Modality, TokenRoles
+from mutua.roles import NONE, Modality, TokenRoles
 
 EXAMPLES = """examples:
   python benchmarks/attention.py                                    the table of docs/performance.md, about 6 minutes
   python benchmarks/attention.py --quick                            under 30 seconds
   python benchmarks/attention.py --tokens 4096 --image-tokens 144 576 2880 --images 1 4 --csv layouts.csv
   python benchmarks/attention.py --tokens 8192 --packed 8           eight documents in a row
+  python benchmarks/attention.py --tokens 256 512 1024 2048 --image-tokens 144 --rows 16
+                                                                    sixteen rows of uneven lengths, padded
   python benchmarks/attention.py --device cuda --plot speed.png     bf16, shapes of a 4B and an 8B model
 """
 CAUSAL = "causal flash"
@@ -63,32 +65,45 @@ SHAPES = {
 
 @dataclass(frozen=True)
 class Layout:
-    """A row of `documents` equal conversations: header, labelled images, question, and the rest is the answer."""
+    """Rows of `documents` equal conversations: header, labelled images, question, and the rest is the answer.
+
+    Several rows are uneven: the first is as short as its prompt, the last fills `tokens`, and each has another header.
+    They are padded on the right, as in training.
+    """
 
     tokens: int
     image_tokens: int
     images: int
     question: int
     documents: int = 1
+    rows: int = 1
+
+    @property
+    def prompt(self) -> int:
+        return HEADER + self.images * (LABEL + self.image_tokens) + self.question
 
     @property
     def fits(self) -> bool:
-        prompt = HEADER + self.images * (LABEL + self.image_tokens) + self.question
-        return self.documents * (prompt + 1) <= self.tokens
+        return self.documents * (self.prompt + self.rows) <= self.tokens
 
     def roles(self, device: str) -> TokenRoles:
+        columns = [torch.stack(fields).to(device) for fields in zip(*map(self._row, range(self.rows)), strict=True)]
+        return TokenRoles.from_responses(*columns)
+
+    def _row(self, row: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Response, modality and document of a row's tokens."""
         length = self.tokens // self.documents
-        modality = [0] * HEADER + ([0] * LABEL + [int(Modality.IMAGE)] * self.image_tokens) * self.images
-        prompt = len(modality) + self.question
+        shortest = self.documents * (self.prompt + self.rows)
+        real = self.tokens if self.rows == 1 else shortest + (self.tokens - shortest) * row // (self.rows - 1)
+        modality = [0] * (HEADER + row) + ([0] * LABEL + [int(Modality.IMAGE)] * self.image_tokens) * self.images
         modality_N = torch.zeros(self.tokens, dtype=torch.long)
         response_N = torch.ones(self.tokens, dtype=torch.bool)
         document_N = (torch.arange(self.tokens) // length).clamp(max=self.documents - 1)
         for first in range(0, length * self.documents, length):
             modality_N[first : first + len(modality)] = torch.tensor(modality)
-            response_N[first : first + prompt] = False
-        return TokenRoles.from_responses(
-            response_N[None].to(device), modality_N[None].to(device), document_N[None].to(device)
-        )
+            response_N[first : first + len(modality) + self.question] = False
+        document_N[real:], modality_N[real:] = NONE, 0
+        return response_N, modality_N, document_N
 
 
 @dataclass(frozen=True)
@@ -105,6 +120,7 @@ class Row:
     images: int
     question: int
     documents: int
+    rows: int
     variant: str
     limit: float
     rounds: int
@@ -127,7 +143,9 @@ class Runner:
         dtype = getattr(torch, shape.dtype)
         generator = torch.Generator(device).manual_seed(0)
         self.q_BHND, self.k_BHND, self.v_BHND, self.grad_BNHD = (
-            torch.randn(1, layout.tokens, heads, shape.head_dim, dtype=dtype, device=device, generator=generator)
+            torch.randn(
+                layout.rows, layout.tokens, heads, shape.head_dim, dtype=dtype, device=device, generator=generator
+            )
             for heads in (shape.heads, shape.kv_heads, shape.kv_heads, shape.heads)
         )
         self.q_BHND, self.k_BHND, self.v_BHND = (
@@ -142,7 +160,7 @@ class Runner:
         self.mask = None
         if backend is not None:
             self.mask = BACKENDS[backend].build_mask(
-                1,
+                layout.rows,
                 layout.tokens,
                 layout.tokens,
                 attention_mask=MaskRequest(layout.roles(device), MMA, None),
@@ -206,9 +224,9 @@ def _measure_growth(out: Connection, variant: str, layout: Layout, shape: Shape,
 
 
 def limit(layout: Layout) -> float:
-    """Cells that have to be computed, relative to causal attention over the whole row."""
+    """Cells that have to be computed, relative to causal attention over the whole rows, padding included."""
     cells = sum(part.cells for part in find_passes(MMA, layout.roles("cpu")))
-    return cells / (layout.tokens * (layout.tokens + 1) // 2)
+    return cells / (layout.rows * layout.tokens * (layout.tokens + 1) // 2)
 
 
 def measure(
@@ -249,11 +267,11 @@ def measure(
 def peak_or_reason(variant: str, layout: Layout, shape: Shape, device: str, max_gib: float) -> float | str | None:
     """The peak memory of a variant; None if it cannot be told; or why the variant is left out."""
     # A byte a cell, and four more where scaled_dot_product_attention turns the mask into float32.
-    mask_gib = 5 * layout.tokens**2 / 2**30
+    mask_gib = 5 * layout.rows * layout.tokens**2 / 2**30
     if variant == "dense" and device == "cpu" and mask_gib > max_gib:
         return f"skipped: its mask takes {mask_gib:.1f} GiB"
     if variant == "flex" and device == "cpu":
-        if layout.tokens > 8192:
+        if layout.rows * layout.tokens**2 > 8192**2:
             return "skipped: without a GPU, its block mask comes from N x N numbers"
         return None  # the peak would be that of its compiler
     return peak_memory(variant, layout, shape, device)
@@ -262,7 +280,17 @@ def peak_or_reason(variant: str, layout: Layout, shape: Shape, device: str, max_
 def show(rows: list[Row], console: Console) -> None:
     """The table, a line a variant."""
     table = Table(box=None, pad_edge=False)
-    for column in ("model", "tokens", "images", "variant", "mask ms", "forward ms", "ratio", "fwd+bwd ms", "ratio"):
+    for column in (
+        "model",
+        "tokens",
+        "rows x docs x images",
+        "variant",
+        "mask ms",
+        "forward ms",
+        "ratio",
+        "fwd+bwd ms",
+        "ratio",
+    ):
         table.add_column(column, justify="left" if column in ("model", "variant") else "right", no_wrap=True)
     for column in ("limit", "peak MiB", "rounds"):
         table.add_column(column, justify="right", no_wrap=True)
@@ -276,7 +304,7 @@ def show(rows: list[Row], console: Console) -> None:
         table.add_row(
             f"{row.heads}/{row.kv_heads}x{row.head_dim} {row.dtype}",
             str(row.tokens),
-            f"{row.documents} x {row.images} x {row.image_tokens}",
+            f"{row.rows} x {row.documents} x {row.images} x {row.image_tokens}",
             row.variant,
             number(row.mask_ms, 1),
             number(row.forward_ms, 1),
@@ -300,7 +328,9 @@ def plot(rows: list[Row], path: Path) -> None:
     panels: dict[str, list[Row]] = {}
     for row in rows:
         name = f"{row.heads}/{row.kv_heads} heads x {row.head_dim}, {row.images} x {row.image_tokens} image tokens"
-        panels.setdefault(name + (f", {row.documents} documents" if row.documents > 1 else ""), []).append(row)
+        name += f", {row.documents} documents" if row.documents > 1 else ""
+        name += f", {row.rows} uneven rows" if row.rows > 1 else ""
+        panels.setdefault(name, []).append(row)
     figure = Figure(figsize=(5 * len(panels), 4), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     for axes, (name, of_panel) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
@@ -328,6 +358,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--images", type=int, nargs="+", default=[1], help="images of a document")
     parser.add_argument("--question", type=int, default=64, help="tokens of the question behind the images")
     parser.add_argument("--packed", type=int, default=1, metavar="DOCUMENTS", help="documents in a row")
+    parser.add_argument("--rows", type=int, default=1, help="of the batch; several are of uneven lengths, padded")
     parser.add_argument("--device", choices=SHAPES, default="cpu")
     parser.add_argument(
         "--seconds", type=float, default=8.0, help="time for the rounds of a layout (at least 7; 1 above 8192 tokens)"
@@ -349,7 +380,7 @@ def main() -> None:
     console = Console(width=180 if not sys.stdout.isatty() else None)
     variants = [name for name, backend in VARIANTS.items() if backend is None or backend in BACKENDS]
     layouts = [
-        Layout(tokens, image_tokens, images, options.question, options.packed)
+        Layout(tokens, image_tokens, images, options.question, options.packed, options.rows)
         for image_tokens in options.image_tokens
         for images in options.images
         for tokens in options.tokens
@@ -373,7 +404,7 @@ def main() -> None:
         print(f"timing {layout}", file=sys.stderr)
         rows += measure(layout, shape, options.device, options.seconds, of_layout)
     what = torch.cuda.get_device_name() if options.device == "cuda" else f"{torch.get_num_threads()} threads"
-    console.print(f"torch {torch.__version__}, {what}, batch 1; ratios: median over rounds of variant / causal flash")
+    console.print(f"torch {torch.__version__}, {what}; ratios: median over rounds of variant / causal flash")
     show(rows, console)
     if options.csv:
         with options.csv.open("w", newline="") as file:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import math
+from dataclasses import fields, replace
+from unittest import mock
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from hypothesis import given, settings
 from torch import Tensor
 from transformers.masking_utils import sliding_window_causal_mask_function
 
-from mutua.attention import CAUSAL, MMA, POLICIES, MaskRequest, flash, split
+from mutua.attention import CAUSAL, MMA, POLICIES, MaskRequest, flash, packed, split
 from mutua.roles import Modality, TokenRoles
 
 RECTANGULAR = [policy for policy in POLICIES.values() if policy.is_rectangular]
@@ -59,11 +61,41 @@ def test_split_equals_the_oracle(case):
     check(case)
 
 
+@given(cases(RECTANGULAR))
+@settings(COMMON, max_examples=150)
+def test_packed_calls_equal_the_oracle(case):
+    """The path that CUDA takes for uneven rows, over a kernel that loops over the sequences."""
+    with mock.patch.dict(split.MOST_CALLS, cpu=0):
+        check(case)
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("most_calls", [math.inf, 0])
 @given(cases(RECTANGULAR))
 @settings(COMMON, max_examples=3000)
-def test_split_equals_the_oracle_in_thousands_of_cases(case):
-    check(case)
+def test_split_equals_the_oracle_in_thousands_of_cases(most_calls, case):
+    with mock.patch.dict(split.MOST_CALLS, cpu=most_calls):
+        check(case)
+
+
+def test_uneven_rows_take_one_call_for_squares_and_one_for_rectangles():
+    """Sixteen rows, each of another length and with another place for its image; behind a cache one call more."""
+    length = 200
+    modality, response = torch.zeros(16, length, dtype=torch.long), torch.ones(16, length, dtype=torch.bool)
+    document = torch.zeros(16, length, dtype=torch.long)
+    for row in range(16):
+        modality[row, 5 + row : 45 + 2 * row], response[row, : 60 + 3 * row] = 1, False
+        document[row, 120 + 5 * row :] = -1
+    modality, response = modality.where(document == 0, 0), response & (document == 0)
+    roles = TokenRoles.from_responses(response, modality, document)
+    for past, calls in ((0, [True, False]), (30, [True, False, False])):
+        case = case_of(roles, past=past)
+        with mock.patch.dict(split.MOST_CALLS, cpu=4):
+            plan = case.mask(split.build_mask)
+            check(case)
+        assert len(plan.passes) >= 32
+        assert [call.is_causal for call in plan.packed] == calls
+    assert case_of(conversation(30, 8, 9)).mask(split.build_mask).packed is None, "rows alike share slices"
 
 
 @pytest.mark.parametrize(("image", "images", "past"), [(576, 1, 0), (150, 4, 0), (800, 1, 300), (40, 3, 1100)])
@@ -197,6 +229,21 @@ def test_the_cuda_path_takes_the_arguments_we_give_it():
             assert lse.dtype == torch.float32
             grads = kernel.backward(split._queries(grad, part), *inputs, out, lse, part.is_causal, 0.1)
             assert [x.shape for x in grads] == [x.shape for x in inputs]
+        for call in packed.pack(passes, q.shape[2], k.shape[2], torch.device("cpu")):
+            q_THD, k_THD, v_THD, grad_THD = (
+                torch.empty(len(places), *x.transpose(1, 2).shape[2:], dtype=torch.bfloat16, device="cuda")
+                for x, places in ((q, call.q_T), (k, call.k_T), (v, call.k_T), (grad, call.q_T))
+            )
+            ends = [
+                torch.empty(ends.shape, dtype=ends.dtype, device="cuda")
+                for ends in (call.lengths.q_ends, call.lengths.k_ends)
+            ]
+            lengths = flash.Lengths(*ends, call.lengths.q, call.lengths.k)
+            out, lse = kernel.packed_forward(q_THD, k_THD, v_THD, lengths, call.is_causal, 0.1)
+            assert (out.shape, lse.shape) == (q_THD.shape, q_THD.shape[:2])
+            inputs = (q_THD, k_THD, v_THD)
+            grads = kernel.packed_backward(grad_THD, *inputs, out, lse, lengths, call.is_causal, 0.1)
+            assert [x.shape for x in grads] == [x.shape for x in inputs]
         with pytest.raises(ValueError, match=r"not torch.float32.*mutua_sdpa"):
             flash.find_kernel(q.float(), v.float())
 
@@ -205,9 +252,13 @@ def test_the_cuda_path_takes_the_arguments_we_give_it():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("head_dim", [64, 96, 128])
-def test_cuda_equals_the_oracle(dtype, head_dim):
+@pytest.mark.parametrize("most_calls", [math.inf, 0], ids=["slices", "packed"])
+def test_cuda_equals_the_oracle(dtype, head_dim, most_calls, monkeypatch):
+    monkeypatch.setitem(split.MOST_CALLS, "cuda", most_calls)
     case = case_of(conversation(144, 33, 50, images=2), head_dim=head_dim, heads=8, groups=4, past=70, spare=5)
-    tensors, plan = case.tensors(), case.mask(split.build_mask)
+    roles = TokenRoles(*(getattr(case.roles, field.name).to("cuda") for field in fields(TokenRoles)))
+    tensors, plan = case.tensors(), replace(case, roles=roles).mask(split.build_mask)
+    assert (plan.packed is None) is (most_calls == math.inf)
     got = measured(case, [x.to("cuda", dtype) for x in tensors], plan)
     rounded = [x.to(dtype) for x in tensors]
     for value, want in zip(got, expected(case, rounded, case.allowed()), strict=True):

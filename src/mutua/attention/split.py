@@ -10,6 +10,7 @@ Shape suffixes: B batch, H heads, N tokens of this forward (queries), K keys, D 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -23,17 +24,29 @@ from transformers.models.llama.modeling_llama import repeat_kv
 from mutua.attention import sdpa
 from mutua.attention.abilities import Forward, compute_dtype, refuse_unable, why_not
 from mutua.attention.flash import Kernel, find_kernel
+from mutua.attention.packed import Call, PackedAttention, pack
 from mutua.attention.rectangles import Pass, Range, find_passes
 from mutua.attention.request import MaskRequest, expect_request
 
 NAME = "mutua_split"
 
 
+# So many kernel calls may a layer make before the tokens of all its squares, and of all its rectangles, are gathered
+# for one call each. On a CPU calls cost little and gathering does not pay: `python benchmarks/attention.py --rows 16`.
+MOST_CALLS: dict[str, float] = {"cpu": math.inf, "cuda": 4}
+
+
 @dataclass(frozen=True)
 class Plan:
-    """What `build_mask` hands to every layer: the kernel calls of this forward."""
+    """What `build_mask` hands to every layer: the kernel calls of this forward.
+
+    Attributes:
+        passes: one call each.
+        packed: the same in as few calls as can be; None where `passes` are few.
+    """
 
     passes: tuple[Pass, ...]
+    packed: tuple[Call, ...] | None = None
 
 
 def build_mask(
@@ -71,16 +84,23 @@ def build_mask(
             device=device,
             **kwargs,
         )
-    return _plan(request, q_offset, kv_offset, allow_is_causal_skip)
+    return _plan(request, q_offset, kv_offset, kv_length, allow_is_causal_skip)
 
 
 @torch.compiler.disable  # it looks at the data
-def _plan(request: MaskRequest, q_offset: int | Tensor, kv_offset: int, allow_is_causal_skip: bool) -> Plan | None:
+def _plan(
+    request: MaskRequest, q_offset: int | Tensor, kv_offset: int, keys: int, allow_is_causal_skip: bool
+) -> Plan | None:
     past = int(q_offset) - kv_offset
     passes = find_passes(request.policy, request.roles, request.padding_BK, past)
     batch, tokens = request.shape
     plain = (Pass((0, batch), (0, tokens), ((0, tokens),), is_causal=True),)
-    return None if allow_is_causal_skip and passes == plain else Plan(passes)
+    if allow_is_causal_skip and passes == plain:
+        return None
+    device = request.roles.document_BN.device
+    if len(passes) > MOST_CALLS.get(device.type, math.inf):
+        return Plan(passes, pack(passes, tokens, keys, device))
+    return Plan(passes)
 
 
 def attend(
@@ -114,6 +134,8 @@ def split_attention(q_BHND: Tensor, k_BHKD: Tensor, v_BHKD: Tensor, plan: Plan, 
         groups = q_BHND.shape[1] // k_BHKD.shape[1]
         k_BHKD, v_BHKD = repeat_kv(k_BHKD, groups), repeat_kv(v_BHKD, groups)
     scale = q_BHND.shape[-1] ** -0.5 if scale is None else scale
+    if plan.packed is not None:
+        return PackedAttention.apply(q_BHND, k_BHKD, v_BHKD, plan.packed, kernel, scale)
     return _SplitAttention.apply(_dense(q_BHND), _dense(k_BHKD), _dense(v_BHKD), plan.passes, kernel, scale)
 
 
