@@ -320,6 +320,20 @@ def show(rows: list[Row], console: Console) -> None:
     console.print(table)
 
 
+def thresholds(rows: list[Row]) -> Iterator[str]:
+    """From how many tokens on `split` takes less time than a dense mask: what `mutua.attention.auto` goes by."""
+    times: dict[str, dict[int, dict[str, float]]] = {}
+    for row in rows:
+        if row.both_ms is not None:
+            what = f"{row.dtype}, {row.rows} rows of {row.documents} x {row.images} x {row.image_tokens} image tokens"
+            times.setdefault(what, {}).setdefault(row.tokens, {})[row.variant] = row.both_ms
+    for what, by_tokens in times.items():
+        both = {tokens: by_name for tokens, by_name in by_tokens.items() if {"split", "dense"} <= set(by_name)}
+        slower = [tokens for tokens, by_name in both.items() if by_name["split"] >= by_name["dense"]]
+        faster = [tokens for tokens in both if tokens > max(slower, default=0)]
+        yield f"{what}: split beats dense from {min(faster)} tokens on" if faster else f"{what}: dense wins"
+
+
 def plot(rows: list[Row], path: Path) -> None:
     """Forward and backward relative to causal flash, over tokens, a panel a layout; dotted: the limit."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -358,7 +372,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--images", type=int, nargs="+", default=[1], help="images of a document")
     parser.add_argument("--question", type=int, default=64, help="tokens of the question behind the images")
     parser.add_argument("--packed", type=int, default=1, metavar="DOCUMENTS", help="documents in a row")
-    parser.add_argument("--rows", type=int, default=1, help="of the batch; several are of uneven lengths, padded")
+    parser.add_argument(
+        "--rows", type=int, nargs="+", default=[1], help="of the batch; several are of uneven lengths, padded"
+    )
     parser.add_argument("--device", choices=SHAPES, default="cpu")
     parser.add_argument(
         "--seconds", type=float, default=8.0, help="time for the rounds of a layout (at least 7; 1 above 8192 tokens)"
@@ -380,7 +396,8 @@ def main() -> None:
     console = Console(width=180 if not sys.stdout.isatty() else None)
     variants = [name for name, backend in VARIANTS.items() if backend is None or backend in BACKENDS]
     layouts = [
-        Layout(tokens, image_tokens, images, options.question, options.packed, options.rows)
+        Layout(tokens, image_tokens, images, options.question, options.packed, rows)
+        for rows in options.rows
         for image_tokens in options.image_tokens
         for images in options.images
         for tokens in options.tokens
@@ -406,6 +423,8 @@ def main() -> None:
     what = torch.cuda.get_device_name() if options.device == "cuda" else f"{torch.get_num_threads()} threads"
     console.print(f"torch {torch.__version__}, {what}; ratios: median over rounds of variant / causal flash")
     show(rows, console)
+    for line in thresholds(rows):
+        console.print(line)
     if options.csv:
         with options.csv.open("w", newline="") as file:
             writer = csv.DictWriter(file, fieldnames=list(asdict(rows[0])))

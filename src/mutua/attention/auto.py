@@ -22,8 +22,8 @@ from mutua.attention.request import MaskRequest, expect_request
 NAME = "mutua_auto"
 
 SPLIT_FROM: dict[str, int] = {"cpu": 512, "cuda": 1024}
-"""Tokens from which `split` beats a dense mask, by device: `python benchmarks/attention.py --threshold` measures it.
-That of CUDA is a guess: nothing has run there yet."""
+"""Tokens from which `split` beats a dense mask, by device, as `benchmarks/attention.py` prints it under its table
+(docs/performance.md has the command). That of CUDA is a guess: nothing has run there yet."""
 
 
 class Choice(NamedTuple):
