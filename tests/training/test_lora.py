@@ -34,9 +34,7 @@ def stepper_of(recipe: Recipe) -> tuple[Stepper, list[StepBatch]]:
     model, processor, _ = model_to_train(recipe, mixture, None)
     shake(model)
     optimizer = build_optimizer(model, recipe.train)
-    return Stepper(model, optimizer, recipe.train, torch.device("cpu")), list(
-        batches(mixture, processor, recipe.train, 0)
-    )
+    return Stepper(model, optimizer, recipe.train, torch.device("cpu")), list(batches(mixture, processor, recipe, 0))
 
 
 def shake(model: MutuaForConditionalGeneration, also: str = "lora_") -> None:
@@ -329,10 +327,10 @@ def test_kill_9_and_ctrl_c_change_no_bit(
     rest = (model, LORA[0], freeze, "train.cache_vision_mb=1", "train.learning_rate=1e-2", "train.workers=1")
     status, told = child(tmp_path / "small.yaml", 6, "SIGKILL", *rest)
     assert status == -signal.SIGKILL, told
-    (tmp_path / "run" / "adapter").mkdir()  # as a process that is killed between its last two steps leaves it
+    (tmp_path / "run" / "adapter.new").mkdir()  # as a process that is killed between its last two steps leaves it
     at_step(monkeypatch, 5, lambda _: os.kill(os.getpid(), signal.SIGINT))
     assert train(recipe, console).step == 6
-    assert not (tmp_path / "run" / "adapter").exists()
+    assert not (tmp_path / "run" / "adapter.new").exists()
     assert train(recipe, console).step == 9
     told = console.file.getvalue()  # type: ignore[attr-defined]
     assert "step-000004" in told

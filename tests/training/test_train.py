@@ -48,6 +48,9 @@ def test_what_a_run_writes(reference: tuple[Path, TrainResult]) -> None:
         "grad_norm",
         "samples_per_second",
         "seconds",
+        "samples_bad",
+        "samples_too_long",
+        "samples_cut",
     ]
     assert log[-1]["loss"] < log[0]["loss"]
     assert [line["step"] for line in lines(run, "evaluations.jsonl")] == [3, 6, 9]
