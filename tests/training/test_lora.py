@@ -95,13 +95,20 @@ def test_gradients_reach_adapters_and_connector_and_nothing_else(tmp_path: Path,
 
 
 def test_only_what_is_not_frozen_moves(tmp_path: Path, recipe_in) -> None:
-    """A vision encoder that is not frozen trains too: its layers have the names of the adapted ones, and no adapter."""
-    stepper, feed = stepper_of(recipe_in(tmp_path, LORA[0], "train.lora.targets=['*.q_proj', '*mlp*']"))
+    """A vision encoder that is not frozen trains too: its layers have the names of the adapted ones, and no adapter.
+
+    In fp32: of a fresh encoder the gradient of a query's bias is so small that bf16 rounds it away. A key's bias moves
+    all scores of a query alike, which softmax does not see: whether it moves is chance, so it is left out.
+    """
+    targets = "train.lora.targets=['*.q_proj', '*mlp*']"
+    stepper, feed = stepper_of(recipe_in(tmp_path, LORA[0], targets, "train.precision=fp32"))
     before = {name: parameter.detach().clone() for name, parameter in stepper.model.named_parameters()}
     for index in range(3):
         stepper.step(index, feed[index])
     moved = {name for name, parameter in stepper.model.named_parameters() if not torch.equal(before[name], parameter)}
-    assert moved == {name for name in before if "lora_" in name or "connector" in name or "vision_tower" in name}
+    expected = {name for name in before if "lora_" in name or "connector" in name or "vision_tower" in name}
+    key_biases = {name for name in before if name.endswith("k_proj.bias")}
+    assert moved - key_biases == expected - key_biases
     adapted = {name.split(".lora_")[0] for name in moved if "lora_" in name}
     start = "model.language_model.layers.0"
     assert adapted == {f"{start}.self_attn.q_proj"} | {f"{start}.mlp.{x}_proj" for x in ("gate", "up", "down")}
@@ -174,7 +181,7 @@ def test_cached_features_give_the_same_losses(tmp_path: Path, recipe_in) -> None
         torch.manual_seed(2)
         losses.append([stepper.step(index, feed[index // 2]).loss for index in range(4)])
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
-    assert len(encoded) == 8  # two batches of four pictures, each seen twice
+    assert len(encoded) == 4  # the two micro-batches of two batches, each of them once, though seen twice
 
 
 # Merging, and PEFT's own format
