@@ -44,13 +44,16 @@ def test_of_every_vision_encoder_only_matrices_decay(encoder: str) -> None:
     # What is left out although it is a matrix, or a stack of them.
     bare = {name.rpartition(".")[2] for name in free if len(shapes[name]) >= 2 and not name.endswith(".weight")}
     embeddings = {name for name in free if len(shapes[name]) >= 2 and name.endswith(".weight")}
-    assert bare == {
-        "siglip": {"probe", "in_proj_weight"},  # of the pooling head, which is never run
-        "clip": set(),
-        "dinov2": {"cls_token", "mask_token", "position_embeddings"},
-        "dinov2_with_registers": {"cls_token", "mask_token", "register_tokens", "position_embeddings"},
-        "dinov3": {"cls_token", "mask_token", "register_tokens"},
-    }[encoder]
+    assert (
+        bare
+        == {
+            "siglip": {"probe", "in_proj_weight"},  # of the pooling head, which is never run
+            "clip": set(),
+            "dinov2": {"cls_token", "mask_token", "position_embeddings"},
+            "dinov2_with_registers": {"cls_token", "mask_token", "register_tokens", "position_embeddings"},
+            "dinov3": {"cls_token", "mask_token", "register_tokens"},
+        }[encoder]
+    )
     assert all("embedding" in name for name in embeddings)
 
 
@@ -60,10 +63,13 @@ def test_of_a_whole_model(connector: str, tied: bool) -> None:
     decayed, free = decayed_names(make_model(connector=connector, tie_word_embeddings=tied))
     of_connector = {name.removeprefix("model.connector.") for name in decayed if "connector" in name}
     layer = ("attention.to_q", "attention.to_kv", "attention.to_out", "feed_forward.1", "feed_forward.3")
-    assert of_connector == {
-        "mlp": {"up.weight", "down.weight"},
-        "resampler": {f"layers.{n}.{part}.weight" for n in (0, 1) for part in layer} | {"projection.weight"},
-    }[connector]
+    assert (
+        of_connector
+        == {
+            "mlp": {"up.weight", "down.weight"},
+            "resampler": {f"layers.{n}.{part}.weight" for n in (0, 1) for part in layer} | {"projection.weight"},
+        }[connector]
+    )
     assert ("model.connector.latents" in free) == (connector == "resampler")
     assert "model.language_model.embed_tokens.weight" in free
     assert ("lm_head.weight" in decayed) == (not tied)

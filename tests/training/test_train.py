@@ -172,6 +172,8 @@ def test_another_recipe_in_the_same_folder_is_refused(unfinished: Path, tmp_path
     before = sorted(unfinished.rglob("*"))
     with pytest.raises(RecipeError, match=r"train\.steps: 20, but the run in .* has 9\. Choose another output"):
         train(recipe_in(tmp_path, "train.steps=20"))
+    with pytest.raises(RecipeError, match=r"data\.max_tokens: 99, but"):
+        train(recipe_in(tmp_path, "data.max_tokens=99"))
     with pytest.raises(RecipeError, match=r"data\.train\.1\.weight: 2\.0, but"):
         train(recipe_in(tmp_path, "data.train.1.weight=2"))
     assert sorted(unfinished.rglob("*")) == before
@@ -186,6 +188,17 @@ def test_cadence_may_change_between_two_halves(
     )
     assert lines(unfinished)[-1] == lines(reference[0])[-1]
     assert [path.name for path in (unfinished / "checkpoints").iterdir()] == ["step-000009"]
+
+
+def test_memory_settings_may_change_between_two_halves(
+    unfinished: Path, tmp_path: Path, recipe_in, reference: tuple[Path, TrainResult]
+) -> None:
+    """They change the order in which sums are taken (and here which dropout falls on which row)."""
+    memory = ("train.micro_batch_size=1", "train.gradient_checkpointing=true")
+    train(recipe_in(tmp_path, *memory), Console(quiet=True))
+    found, expected = (lines(run)[-1] for run in (unfinished, reference[0]))
+    assert found["step"] == 9
+    assert found["loss"] == pytest.approx(expected["loss"], rel=0.05)
 
 
 def test_other_versions_are_told(unfinished: Path, tmp_path: Path, recipe_in, console: Console) -> None:

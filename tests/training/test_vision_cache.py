@@ -92,7 +92,7 @@ def test_a_full_cache_keeps_what_it_has() -> None:
 
 
 def test_pixels_in_bf16_are_told_apart() -> None:
-    model, passes = frozen()
+    model, _ = frozen()
     cache = VisionCache(model, 1)
     images = torch.randn(2, 3, 32, 32).bfloat16()
     with torch.autocast("cpu", torch.bfloat16):

@@ -139,7 +139,7 @@ class _Steps(Dataset):
             tokens = batch["input_ids"].shape[1]
             if self.max_tokens is not None and tokens > self.max_tokens:
                 shorter = cut_to_turns(sample, self.processor, self.max_tokens) if self.cuts else None
-                reason = f"{tokens} tokens, and data.max_tokens is {self.max_tokens}"
+                reason = f"{tokens} tokens, and data.max_tokens allows {self.max_tokens}"
                 return shorter or Skip(place, sample.id, reason, too_long=True)
             if not len(label_positions(batch["labels"])):
                 raise ValueError("no token is supervised, for it holds no reply: give it an assistant message")
