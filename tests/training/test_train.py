@@ -1,5 +1,6 @@
 """Whole runs: what they write, and that stopping them at any moment changes no loss."""
 
+import functools
 import json
 import os
 import signal
@@ -285,3 +286,19 @@ def test_training_goes_on_from_a_folder(
 def test_a_folder_without_a_model_is_named(tmp_path: Path, recipe_in, console: Console) -> None:
     with pytest.raises(FileNotFoundError, match=r"model\.path .*nothing: no model there"):
         train(recipe_in(tmp_path, f"model={{path: {tmp_path / 'nothing'}}}"), console)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_an_evaluation_computes_as_training_does(
+    tmp_path: Path, recipe_in, console: Console, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    seen: list[tuple[bool, bool]] = []
+    original = MutuaForConditionalGeneration.forward
+
+    def forward(self: MutuaForConditionalGeneration, *args: object, **kwargs: object) -> object:
+        seen.append((self.training, torch.is_autocast_enabled("cpu")))
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(MutuaForConditionalGeneration, "forward", functools.wraps(original)(forward))
+    train(recipe_in(tmp_path, f"train.precision={precision}", "train.steps=3"), console)
+    assert set(seen) == {(True, precision == "bf16"), (False, precision == "bf16")}
