@@ -109,6 +109,15 @@ def test_a_length_that_nothing_fits_stops_early(tmp_path: Path, recipe_in) -> No
         train(recipe_in(tmp_path, "data.max_tokens=5"), Console(quiet=True))
 
 
+def test_without_a_cap_it_is_what_the_language_model_has_positions_for(tmp_path: Path, recipe_on) -> None:
+    """Some questions on scenes are longer than 24 tokens, the image's four included, and some are not."""
+    train(recipe_on(tmp_path / "a", 0, "model.text.max_position_embeddings=24"), Console(quiet=True))
+    skipped = quarantine(tmp_path / "a" / "run")
+    assert 0 < len(skipped) < 36
+    assert all("data.max_tokens allows 24" in line["reason"] for line in skipped)
+    assert lines(tmp_path / "a" / "run")[-1]["samples_too_long"] == len(skipped)
+
+
 def test_a_share_of_zero_allows_none(tmp_path: Path, recipe_on) -> None:
     with pytest.raises(TrainingError, match="1 of the "):
         train(recipe_on(tmp_path / "a", 20, "data.max_bad_share=0.0"), Console(quiet=True))
