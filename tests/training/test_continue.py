@@ -135,7 +135,7 @@ def chats(path: Path, replies: list[str]) -> Path:
         (["yes"] * 10, r"it had 20 samples, and has 10 now"),
         (
             ["yes"] * 13 + ["no"] + ["yes"] * 6,
-            r"it had [0-9a-f]{8} as the sign of its content, and has [0-9a-f]{8} now",
+            r"it had [0-9a-f]{8} as the checksum of its content, and has [0-9a-f]{8} now",
         ),
     ],
 )

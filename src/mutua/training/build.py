@@ -19,7 +19,7 @@ from mutua.models.connectors import connector_keys
 from mutua.training.export import no_bars
 from mutua.training.lora import Adapters, is_lora
 from mutua.training.recipe import ModelSettings, Recipe
-from mutua.training.samples import FEW, SAMPLE_ERRORS
+from mutua.training.samples import ALWAYS_TOLERATED, SAMPLE_ERRORS
 
 
 def model_to_train(
@@ -135,7 +135,7 @@ def _texts(mixture: Mixture, steps: int) -> Iterator[str]:
                 sample = mixture.sources[place][index]
             except SAMPLE_ERRORS:
                 unread += 1
-                if not read and unread > FEW:
+                if not read and unread > ALWAYS_TOLERATED:
                     raise
                 continue
             read += 1

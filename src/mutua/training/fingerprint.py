@@ -16,7 +16,7 @@ _LOOKED_AT = 16
 
 
 def fingerprint(source: Sequence[Sample]) -> dict[str, Any]:
-    """What tells a source from another of the same settings, in little time: its size, and a sign of its content.
+    """What tells a source from another of the same settings, in little time: its size, and a checksum of its content.
 
     The content is what a reader of a file says of itself (`content`), else the texts of a few samples, evenly spread.
     """
@@ -44,7 +44,7 @@ def expect_same_data(checkpoint: Path, now: Sequence[Mapping[str, Any]], names: 
     """
     before = json.loads((checkpoint / "run.json").read_text(encoding="utf-8"))["sources"]
     for old, new, name in zip(before, now, names, strict=True):
-        for key, what in (("samples", "samples"), ("content", "as the sign of its content")):
+        for key, what in (("samples", "samples"), ("content", "as the checksum of its content")):
             if old[key] != new[key]:
                 raise CheckpointError(
                     f"{name} has changed since this run began: it had {old[key]} {what}, and has {new[key]} now. Put "

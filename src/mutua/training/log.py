@@ -1,4 +1,4 @@
-"""What a run tells while it goes: a progress bar, JSON Lines files and TensorBoard."""
+"""What a run reports while it goes: a progress bar, JSON Lines files and TensorBoard."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 
 
 class RunLog:
-    """Everything that is told about a run, from where it starts or resumes."""
+    """Everything that is reported of a run, from where it starts or resumes."""
 
     def __init__(self, folder: RunFolder, name: str, steps: int, progress: Progress, console: Console) -> None:
         try:
@@ -76,12 +76,12 @@ class RunLog:
             TextColumn("{task.description}", style="bold", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[told]}"),
+            TextColumn("{task.fields[status]}"),
             TimeRemainingColumn(),
             console=console,
             transient=True,
         )
-        self._task = self._bar.add_task(name, total=steps, completed=progress.step, told="")
+        self._task = self._bar.add_task(name, total=steps, completed=progress.step, status="")
 
     def __enter__(self) -> RunLog:
         self._bar.start()
@@ -100,8 +100,8 @@ class RunLog:
         of_step = "no sample of this step can be used"
         if metrics is not None:
             of_step = f"loss {metrics.loss:.4f}  accuracy {metrics.accuracy:.1%}"
-        told = f"{of_step}  {rate:.0f} samples/s"
-        self._bar.update(self._task, completed=progress.step, told=told)
+        status = f"{of_step}  {rate:.0f} samples/s"
+        self._bar.update(self._task, completed=progress.step, status=status)
         if not record:
             return
         counts = sum(progress.counts, SampleCounts())
@@ -121,7 +121,7 @@ class RunLog:
         self._recorded = progress
         if not self._console.is_terminal and time.monotonic() - self._printed > _SECONDS_BETWEEN_LINES:
             self._printed = time.monotonic()  # in a file a bar is nothing, a line now and then is a sign of life
-            self._console.print(f"step {progress.step}  {told}", markup=False, soft_wrap=True)
+            self._console.print(f"step {progress.step}  {status}", markup=False, soft_wrap=True)
 
     def skipped(self, step: int, skips: Sequence[Skip], names: Sequence[str]) -> None:
         """Writes down which samples a step (counted from 1) had to leave out, and why."""
@@ -147,7 +147,7 @@ class RunLog:
     @contextmanager
     def watch(self, name: str) -> Iterator[Callable[[int, int], None]]:
         """A second bar while the block runs, for an evaluation: call what it yields with (done, total)."""
-        task = self._bar.add_task(name, told="")
+        task = self._bar.add_task(name, status="")
         try:
             yield lambda done, total: self._bar.update(task, completed=done, total=total)
         finally:

@@ -200,7 +200,7 @@ class _Run:
         """Where the run stands, and what its sources are and gave so far."""
         reached = {"step": progress.step, "samples": progress.samples, "seconds": progress.seconds}
         sources = zip(self.source_names, self.fingerprints, progress.counts, strict=True)
-        return {**reached, "sources": [{"name": name, **sign, **vars(counts)} for name, sign, counts in sources]}
+        return {**reached, "sources": [{"name": name, **found, **vars(counts)} for name, found, counts in sources]}
 
     def evaluate_if_due(self, step: int) -> None:
         """Evaluates on every source, unless the log has it already. A signal breaks it off, to be done on resuming."""

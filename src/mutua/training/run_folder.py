@@ -26,7 +26,7 @@ from mutua.training.recipe import Recipe
 from mutua.training.recipe_file import RecipeError, dump_recipe, load_recipe
 
 # Keys that do not change what is computed, only where it goes, how often it is written down, when it is given up...
-_FREE = (
+_MAY_CHANGE = (
     *("output", "train.workers", "train.log_every", "train.checkpoint_every", "train.keep_checkpoints"),
     "data.max_bad_share",
     # ... and how much memory it takes, which may change the last digits.
@@ -130,7 +130,7 @@ def _expect_same(folder: RunFolder, old: Recipe, new: Recipe) -> None:
                 f"from; choose another output and start from its model (model.path: {folder.model})"
             )
     for key in [*now, *before]:
-        if key not in _FREE and before.get(key) != now.get(key):
+        if key not in _MAY_CHANGE and before.get(key) != now.get(key):
             raise RecipeError(
                 f"{key}: {now.get(key)!r}, but the run in {new.output} has {before.get(key)!r}. Choose another output "
                 f"for the new run, or remove {new.output} to start over"

@@ -10,8 +10,8 @@ from mutua.training.recipe import DataSettings, Recipe
 SAMPLE_ERRORS = (ValueError, OSError)
 """What reading or encoding a sample raises where the sample is at fault. Any other error ends the run."""
 
-FEW = 10
-"""So many bad samples of a source never end a run (unless `data.max_bad_share` is 0), so few say nothing of it."""
+ALWAYS_TOLERATED = 10
+"""Bad samples of a source that never end a run, unless `data.max_bad_share` is 0: so few say nothing of the share."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class SampleCounts:
 
     def too_many(self, max_bad_share: float) -> bool:
         """Whether the run has to stop: above the share, or nothing of the source is any use."""
-        allowed = max(FEW, max_bad_share * self.drawn) if max_bad_share else 0
-        return self.bad > allowed or self.drawn == self.bad + self.too_long > FEW
+        allowed = max(ALWAYS_TOLERATED, max_bad_share * self.drawn) if max_bad_share else 0
+        return self.bad > allowed or self.drawn == self.bad + self.too_long > ALWAYS_TOLERATED
 
 
 def source_names(recipe: Recipe) -> list[str]:
