@@ -1,6 +1,7 @@
 """Scores, the subset they are taken on, and what `evaluate` leaves as it found it."""
 
 import math
+import weakref
 from collections import Counter
 from collections.abc import Sequence
 
@@ -121,3 +122,38 @@ def test_progress_limit_and_nothing(pair: Pair) -> None:
     assert result.overall.total == 10
     with pytest.raises(ValueError, match="nothing to evaluate"):
         evaluate(*pair, [])
+
+
+class Watched(Sequence):
+    """Counts how often each sample is read, and how many are alive at once."""
+
+    def __init__(self, samples: Sequence[Sample]) -> None:
+        self.samples = samples
+        self.reads: Counter[int] = Counter()
+        self.alive: weakref.WeakSet[Held] = weakref.WeakSet()
+        self.most = 0
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index):  # type: ignore[no-untyped-def]
+        self.reads[index] += 1
+        sample = Held(**{name: getattr(self.samples[index], name) for name in Sample.model_fields})
+        self.alive.add(sample)
+        self.most = max(self.most, len(self.alive))
+        return sample
+
+
+class Held(Sample):
+    """A sample that can be watched going."""
+
+    __hash__ = object.__hash__
+
+
+def test_pictures_are_opened_as_it_goes(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mutua.evaluation.accuracy._READ_AHEAD", 2)
+    samples = Watched(Scenes("test", 40))
+    result = evaluate(*pair, samples, batch_size=4)
+    assert set(samples.reads.values()) == {1}
+    assert samples.most <= 2 * 2 * 4  # what is read while the last ones are still held
+    assert result == evaluate(*pair, Scenes("test", 40), batch_size=5)

@@ -34,9 +34,7 @@ def stepper_of(recipe: Recipe) -> tuple[Stepper, list[StepBatch]]:
     model, processor, _ = model_to_train(recipe, mixture, None)
     shake(model)
     optimizer = build_optimizer(model, recipe.train)
-    return Stepper(model, optimizer, recipe.train, torch.device("cpu")), list(
-        batches(mixture, processor, recipe.train, 0)
-    )
+    return Stepper(model, optimizer, recipe.train, torch.device("cpu")), list(batches(mixture, processor, recipe, 0))
 
 
 def shake(model: MutuaForConditionalGeneration, also: str = "lora_") -> None:
@@ -97,13 +95,20 @@ def test_gradients_reach_adapters_and_connector_and_nothing_else(tmp_path: Path,
 
 
 def test_only_what_is_not_frozen_moves(tmp_path: Path, recipe_in) -> None:
-    """A vision encoder that is not frozen trains too: its layers have the names of the adapted ones, and no adapter."""
-    stepper, feed = stepper_of(recipe_in(tmp_path, LORA[0], "train.lora.targets=['*.q_proj', '*mlp*']"))
+    """A vision encoder that is not frozen trains too: its layers have the names of the adapted ones, and no adapter.
+
+    In fp32: of a fresh encoder the gradient of a query's bias is so small that bf16 rounds it away. A key's bias moves
+    all scores of a query alike, which softmax does not see: whether it moves is chance, so it is left out.
+    """
+    targets = "train.lora.targets=['*.q_proj', '*mlp*']"
+    stepper, feed = stepper_of(recipe_in(tmp_path, LORA[0], targets, "train.precision=fp32"))
     before = {name: parameter.detach().clone() for name, parameter in stepper.model.named_parameters()}
     for index in range(3):
         stepper.step(index, feed[index])
     moved = {name for name, parameter in stepper.model.named_parameters() if not torch.equal(before[name], parameter)}
-    assert moved == {name for name in before if "lora_" in name or "connector" in name or "vision_tower" in name}
+    expected = {name for name in before if "lora_" in name or "connector" in name or "vision_tower" in name}
+    key_biases = {name for name in before if name.endswith("k_proj.bias")}
+    assert moved - key_biases == expected - key_biases
     adapted = {name.split(".lora_")[0] for name in moved if "lora_" in name}
     start = "model.language_model.layers.0"
     assert adapted == {f"{start}.self_attn.q_proj"} | {f"{start}.mlp.{x}_proj" for x in ("gate", "up", "down")}
@@ -176,7 +181,7 @@ def test_cached_features_give_the_same_losses(tmp_path: Path, recipe_in) -> None
         torch.manual_seed(2)
         losses.append([stepper.step(index, feed[index // 2]).loss for index in range(4)])
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
-    assert len(encoded) == 8  # two batches of four pictures, each seen twice
+    assert len(encoded) == 4  # the two micro-batches of two batches, each of them once, though seen twice
 
 
 # Merging, and PEFT's own format
@@ -329,10 +334,10 @@ def test_kill_9_and_ctrl_c_change_no_bit(
     rest = (model, LORA[0], freeze, "train.cache_vision_mb=1", "train.learning_rate=1e-2", "train.workers=1")
     status, told = child(tmp_path / "small.yaml", 6, "SIGKILL", *rest)
     assert status == -signal.SIGKILL, told
-    (tmp_path / "run" / "adapter").mkdir()  # as a process that is killed between its last two steps leaves it
+    (tmp_path / "run" / "adapter.new").mkdir()  # as a process that is killed between its last two steps leaves it
     at_step(monkeypatch, 5, lambda _: os.kill(os.getpid(), signal.SIGINT))
     assert train(recipe, console).step == 6
-    assert not (tmp_path / "run" / "adapter").exists()
+    assert not (tmp_path / "run" / "adapter.new").exists()
     assert train(recipe, console).step == 9
     told = console.file.getvalue()  # type: ignore[attr-defined]
     assert "step-000004" in told

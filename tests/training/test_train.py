@@ -1,5 +1,6 @@
 """Whole runs: what they write, and that stopping them at any moment changes no loss."""
 
+import functools
 import json
 import os
 import signal
@@ -48,6 +49,9 @@ def test_what_a_run_writes(reference: tuple[Path, TrainResult]) -> None:
         "grad_norm",
         "samples_per_second",
         "seconds",
+        "samples_bad",
+        "samples_too_long",
+        "samples_cut",
     ]
     assert log[-1]["loss"] < log[0]["loss"]
     assert [line["step"] for line in lines(run, "evaluations.jsonl")] == [3, 6, 9]
@@ -169,6 +173,8 @@ def test_another_recipe_in_the_same_folder_is_refused(unfinished: Path, tmp_path
     before = sorted(unfinished.rglob("*"))
     with pytest.raises(RecipeError, match=r"train\.steps: 20, but the run in .* has 9\. Choose another output"):
         train(recipe_in(tmp_path, "train.steps=20"))
+    with pytest.raises(RecipeError, match=r"data\.max_tokens: 99, but"):
+        train(recipe_in(tmp_path, "data.max_tokens=99"))
     with pytest.raises(RecipeError, match=r"data\.train\.1\.weight: 2\.0, but"):
         train(recipe_in(tmp_path, "data.train.1.weight=2"))
     assert sorted(unfinished.rglob("*")) == before
@@ -183,6 +189,17 @@ def test_cadence_may_change_between_two_halves(
     )
     assert lines(unfinished)[-1] == lines(reference[0])[-1]
     assert [path.name for path in (unfinished / "checkpoints").iterdir()] == ["step-000009"]
+
+
+def test_memory_settings_may_change_between_two_halves(
+    unfinished: Path, tmp_path: Path, recipe_in, reference: tuple[Path, TrainResult]
+) -> None:
+    """They change the order in which sums are taken (and here which dropout falls on which row)."""
+    memory = ("train.micro_batch_size=1", "train.gradient_checkpointing=true")
+    train(recipe_in(tmp_path, *memory), Console(quiet=True))
+    found, expected = (lines(run)[-1] for run in (unfinished, reference[0]))
+    assert found["step"] == 9
+    assert found["loss"] == pytest.approx(expected["loss"], rel=0.05)
 
 
 def test_other_versions_are_told(unfinished: Path, tmp_path: Path, recipe_in, console: Console) -> None:
@@ -269,3 +286,19 @@ def test_training_goes_on_from_a_folder(
 def test_a_folder_without_a_model_is_named(tmp_path: Path, recipe_in, console: Console) -> None:
     with pytest.raises(FileNotFoundError, match=r"model\.path .*nothing: no model there"):
         train(recipe_in(tmp_path, f"model={{path: {tmp_path / 'nothing'}}}"), console)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_an_evaluation_computes_as_training_does(
+    tmp_path: Path, recipe_in, console: Console, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    seen: list[tuple[bool, bool]] = []
+    original = MutuaForConditionalGeneration.forward
+
+    def forward(self: MutuaForConditionalGeneration, *args: object, **kwargs: object) -> object:
+        seen.append((self.training, torch.is_autocast_enabled("cpu")))
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(MutuaForConditionalGeneration, "forward", functools.wraps(original)(forward))
+    train(recipe_in(tmp_path, f"train.precision={precision}", "train.steps=3"), console)
+    assert set(seen) == {(True, precision == "bf16"), (False, precision == "bf16")}

@@ -1,6 +1,6 @@
 """Samples to tensors: whole conversations with labels for training, prompts alone for evaluation.
 
-Shape suffixes: B batch, N tokens.
+Shape suffixes: B batch, N tokens, T supervised tokens.
 """
 
 from __future__ import annotations
@@ -32,6 +32,31 @@ def encode(
     )
     is_response_BN = TokenRoles.from_codes(batch["token_type_ids"]).is_response_BN
     return {**batch, "labels": torch.where(is_response_BN, batch["input_ids"], IGNORE)}
+
+
+def label_positions(labels_BN: Tensor) -> Tensor:
+    """(T,) where `labels_BN.flatten()` is supervised, for the model's forward.
+
+    The first token of a row follows nothing, so it cannot be predicted and is left out.
+    """
+    is_supervised_BN = labels_BN != IGNORE
+    is_supervised_BN[:, 0] = False
+    return is_supervised_BN.flatten().nonzero()[:, 0]
+
+
+def cut_to_turns(sample: Sample, processor: MutuaProcessor, max_tokens: int) -> Sample | None:
+    """The sample up to the last reply that ends within `max_tokens` tokens; None if not even its first one does."""
+    roles = TokenRoles.from_codes(encode([sample], processor)["token_type_ids"][:, : max_tokens + 1])
+    is_response_N = roles.is_response_BN[0].int()
+    # A reply has ended where a token behind it, the last one looked at included, is none.
+    turns = int((is_response_N.diff() == -1).sum())
+    ends = [place + 1 for place, message in enumerate(sample.messages) if message.role == "assistant"]
+    for end in reversed(ends[:turns]):
+        shorter = sample.model_copy(update={"messages": sample.messages[:end]})
+        # Counted anew: a template may end a conversation otherwise than it goes on after a reply.
+        if encode([shorter], processor)["input_ids"].shape[1] <= max_tokens:
+            return shorter
+    return None
 
 
 def encode_prompts(samples: Sequence[Sample], processor: MutuaProcessor) -> dict[str, Tensor]:

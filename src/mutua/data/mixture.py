@@ -43,13 +43,17 @@ class Mixture:
 
     def __getitem__(self, step: int) -> list[Sample]:
         """The batch of `step`, counted from 0; there is no last one."""
-        samples = []
+        return [self.sources[place][index] for place, index in self.draws(step)]
+
+    def draws(self, step: int) -> list[tuple[int, int]]:
+        """Of every sample of the batch, the place of its source and its index there; no sample is read."""
+        drawn = []
         for slot in range(step * self.batch_size, (step + 1) * self.batch_size):
             place, draw = self._draw(slot)
-            source = self.sources[place]
-            epoch, index = divmod(draw, len(source))
-            samples.append(source[shuffled(index, len(source), f"{self.seed}/{place}/{epoch}")])
-        return samples
+            size = len(self.sources[place])
+            epoch, index = divmod(draw, size)
+            drawn.append((place, shuffled(index, size, f"{self.seed}/{place}/{epoch}")))
+        return drawn
 
     def _draw(self, slot: int) -> tuple[int, int]:
         """The source of a slot, and how many slots that source had before."""

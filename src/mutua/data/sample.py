@@ -11,7 +11,13 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 
 class SampleError(ValueError):
-    """A sample in a file is wrong; the message names file, line, field, value and what is the matter."""
+    """A sample in a file is wrong; the message names file, line, field, value and what is the matter.
+
+    Attributes:
+        sample_id: the sample's id, empty where what is wrong hides it.
+    """
+
+    sample_id: str = ""
 
 
 class _Frozen(BaseModel):

@@ -14,6 +14,7 @@ from mutua.data.sample import ImagePart, Sample
 from mutua.models import MutuaForConditionalGeneration, MutuaProcessor
 
 _SHORTEST_REPLY = 16
+_READ_AHEAD = 8  # batches
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
 
@@ -107,28 +108,28 @@ def evaluate(
     Raises:
         ValueError: a sample has no answer, or there are no samples.
     """
-    chosen = [samples[index] for index in spread(len(samples), limit)]
-    if not chosen:
+    indices = spread(len(samples), limit)
+    if not indices:
         raise ValueError("nothing to evaluate: the source holds no samples, or limit is 0")
-    answers: dict[int, str] = {}
-    # Prompts of like length share a batch, so that little of it is padding.
-    order = sorted(range(len(chosen)), key=lambda place: _length(chosen[place]))
+    records: dict[int, Record] = {}
     was_training = model.training
     model.eval()
     try:
-        for start in range(0, len(order), batch_size):
-            places = order[start : start + batch_size]
-            answers |= zip(places, _answer(model, processor, [chosen[place] for place in places]), strict=True)
-            if progress is not None:
-                progress(len(answers), len(chosen))
+        # A few batches are read at a time, so that few pictures are open at once; among them, prompts of like length
+        # share a batch, so that little of it is padding.
+        for first in range(0, len(indices), _READ_AHEAD * batch_size):
+            read = [(index, samples[index]) for index in indices[first : first + _READ_AHEAD * batch_size]]
+            read.sort(key=lambda item: _length(item[1]))
+            for start in range(0, len(read), batch_size):
+                batch = read[start : start + batch_size]
+                answers = _answer(model, processor, [sample for _, sample in batch])
+                for (index, sample), answer in zip(batch, answers, strict=True):
+                    records[index] = Record(sample.id, sample.family, sample.question, sample.answer, answer)
+                if progress is not None:
+                    progress(len(records), len(indices))
     finally:
         model.train(was_training)
-    return Accuracy(
-        tuple(
-            Record(sample.id, sample.family, sample.question, sample.answer, answers[place])
-            for place, sample in enumerate(chosen)
-        )
-    )
+    return Accuracy(tuple(records[index] for index in indices))
 
 
 def spread(size: int, limit: int | None) -> list[int]:

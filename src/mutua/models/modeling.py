@@ -21,6 +21,7 @@ from mutua.models.checks import expect_labels_on_responses, expect_roles, expect
 from mutua.models.configuration import MutuaConfig
 from mutua.models.connectors import CONNECTORS, PerceiverResampler
 from mutua.models.generation import RolesInGeneration, passes_rope_switch
+from mutua.models.head_loss import LossOutput, head_loss
 from mutua.models.text_so_far import TextSoFar
 from mutua.models.vision import check_feature_layer, prefix_tokens
 from mutua.roles import Modality
@@ -193,9 +194,10 @@ class MutuaForConditionalGeneration(MutuaPreTrainedModel, RolesInGeneration, Gen
         inputs_embeds: Tensor | None = None,
         vision_features: Tensor | None = None,
         labels: Tensor | None = None,
+        label_positions: Tensor | None = None,
         logits_to_keep: int | Tensor = 0,
         **kwargs: Any,
-    ) -> CausalLMOutputWithPast:
+    ) -> CausalLMOutputWithPast | LossOutput:
         """One forward pass.
 
         Args:
@@ -207,8 +209,11 @@ class MutuaForConditionalGeneration(MutuaPreTrainedModel, RolesInGeneration, Gen
                 a frozen encoder).
             labels: (B, N), -100 where nothing is to be predicted; must be -100 on prompt tokens under a policy that
                 looks ahead.
+            label_positions: (T,) where the labels are that count, in `labels` flattened, no first column among them
+                (`mutua.data.collate.label_positions`). With them the head is computed for these alone, and the result
+                is a `LossOutput` without logits: `num_items_in_batch` divides the loss, else T does.
             logits_to_keep: as in Transformers, how many of the last positions get logits (0: all), or which; the loss
-                is over these alone. In training the rest of them is work for nothing.
+                is over these alone.
 
         Raises:
             ValueError: images without roles, roles that contradict `input_ids`, a label on a prompt token.
@@ -226,6 +231,10 @@ class MutuaForConditionalGeneration(MutuaPreTrainedModel, RolesInGeneration, Gen
             vision_features=vision_features,
             **kwargs,
         )
+        if labels is not None and label_positions is not None:
+            hidden_TW = outputs.last_hidden_state.flatten(0, 1)[label_positions - 1]
+            divisor = kwargs.get("num_items_in_batch", len(label_positions))
+            return LossOutput(*head_loss(hidden_TW, self.lm_head, labels.flatten()[label_positions], divisor))
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(outputs.last_hidden_state[:, kept])
         loss = None

@@ -19,6 +19,7 @@ from mutua.models.connectors import connector_keys
 from mutua.training.export import no_bars
 from mutua.training.lora import Adapters, is_lora
 from mutua.training.recipe import ModelSettings, Recipe
+from mutua.training.samples import ALWAYS_TOLERATED, SAMPLE_ERRORS
 
 
 def model_to_train(
@@ -126,8 +127,18 @@ def freeze(model: nn.Module, patterns: Sequence[str], may_freeze_all: bool = Fal
 
 
 def _texts(mixture: Mixture, steps: int) -> Iterator[str]:
+    """The texts of the samples that can be read. Raises what reading them does where none of the first few can be."""
+    read = unread = 0
     for step in range(steps):
-        for sample in mixture[step]:
+        for place, index in mixture.draws(step):
+            try:
+                sample = mixture.sources[place][index]
+            except SAMPLE_ERRORS:
+                unread += 1
+                if not read and unread > ALWAYS_TOLERATED:
+                    raise
+                continue
+            read += 1
             for message in sample.messages:
                 if message.text:
                     yield message.text

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import zlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from mutua.folders import PARTIAL
 from mutua.training.optimizer import load_optimizer_state, optimizer_state
+from mutua.training.samples import SampleCounts
 
 _STATE, _TENSORS = "trainer.json", "trainer.safetensors"
 
@@ -28,11 +29,12 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is: `step` optimizer steps are done, on `samples` samples, in `seconds` of training."""
+    """How far a run is: `step` steps are done, on `samples` samples, in `seconds` of training; `counts` by source."""
 
     step: int = 0
     samples: int = 0
     seconds: float = 0.0
+    counts: tuple[SampleCounts, ...] = ()
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -47,7 +49,7 @@ def seal(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progr
         tensors["rng/cuda"] = torch.cuda.get_rng_state()
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / _TENSORS)
     files = {str(path.relative_to(folder)): _fingerprint(path) for path in folder.rglob("*") if path.is_file()}
-    (folder / _STATE).write_text(json.dumps({**vars(progress), "files": files}, indent=2), encoding="utf-8")
+    (folder / _STATE).write_text(json.dumps({**asdict(progress), "files": files}, indent=2), encoding="utf-8")
 
 
 def read_progress(folder: Path) -> Progress:
@@ -61,7 +63,7 @@ def read_progress(folder: Path) -> Progress:
         for name, expected in state.pop("files").items():
             if (found := _fingerprint(folder / name)) != expected:
                 raise CheckpointError(f"{folder}: {name} is damaged (size and CRC-32 {found}, written as {expected})")
-        return Progress(**state)
+        return Progress(**{**state, "counts": tuple(SampleCounts(**counts) for counts in state["counts"])})
     except CheckpointError:
         raise
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -1,10 +1,10 @@
-"""What a run tells while it goes: a progress bar, JSON Lines files and TensorBoard."""
+"""What a run reports while it goes: a progress bar, JSON Lines files and TensorBoard."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +16,7 @@ from rich.progress import Progress as Bar
 
 from mutua.training.checkpoint import Progress
 from mutua.training.run_folder import RunFolder
+from mutua.training.samples import SampleCounts, Skip
 from mutua.training.step import StepMetrics
 
 _SECONDS_BETWEEN_LINES = 30
@@ -58,7 +59,7 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 
 
 class RunLog:
-    """Everything that is told about a run, from where it starts or resumes."""
+    """Everything that is reported of a run, from where it starts or resumes."""
 
     def __init__(self, folder: RunFolder, name: str, steps: int, progress: Progress, console: Console) -> None:
         try:
@@ -67,6 +68,7 @@ class RunLog:
             raise ImportError('the training log needs TensorBoard: pip install "mutua[train]"') from error
         self.training = StepLog(folder.log, progress.step)
         self.evaluations = StepLog(folder.evaluations, progress.step)
+        self.quarantine = StepLog(folder.quarantine, progress.step)
         # Whatever a killed process wrote past its last checkpoint is hidden.
         self._board = SummaryWriter(str(folder.tensorboard), purge_step=progress.step + 1)
         self._console, self._recorded, self._printed = console, progress, time.monotonic()
@@ -74,12 +76,12 @@ class RunLog:
             TextColumn("{task.description}", style="bold", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[told]}"),
+            TextColumn("{task.fields[status]}"),
             TimeRemainingColumn(),
             console=console,
             transient=True,
         )
-        self._task = self._bar.add_task(name, total=steps, completed=progress.step, told="")
+        self._task = self._bar.add_task(name, total=steps, completed=progress.step, status="")
 
     def __enter__(self) -> RunLog:
         self._bar.start()
@@ -90,28 +92,41 @@ class RunLog:
         self._board.close()
         self.training.close()
         self.evaluations.close()
+        self.quarantine.close()
 
-    def step(self, progress: Progress, metrics: StepMetrics, record: bool) -> None:
-        """Shows a finished step, and records it if asked to."""
+    def step(self, progress: Progress, metrics: StepMetrics | None, record: bool) -> None:
+        """Shows a finished step, and records it if asked to. One without a single usable sample has no metrics."""
         rate = (progress.samples - self._recorded.samples) / (progress.seconds - self._recorded.seconds)
-        told = f"loss {metrics.loss:.4f}  accuracy {metrics.accuracy:.1%}  {rate:.0f} samples/s"
-        self._bar.update(self._task, completed=progress.step, told=told)
+        of_step = "no sample of this step can be used"
+        if metrics is not None:
+            of_step = f"loss {metrics.loss:.4f}  accuracy {metrics.accuracy:.1%}"
+        status = f"{of_step}  {rate:.0f} samples/s"
+        self._bar.update(self._task, completed=progress.step, status=status)
         if not record:
             return
+        counts = sum(progress.counts, SampleCounts())
         line = {
             "step": progress.step,
-            **vars(metrics),
+            **(dict.fromkeys(StepMetrics.__annotations__) if metrics is None else vars(metrics)),
             "samples_per_second": round(rate, 2),
             "seconds": round(progress.seconds, 3),
+            "samples_bad": counts.bad,
+            "samples_too_long": counts.too_long,
+            "samples_cut": counts.cut,
         }
         self.training.write(line)
         for key, value in line.items():
-            if key not in ("step", "seconds"):
+            if key not in ("step", "seconds") and value is not None:
                 self._board.add_scalar(f"train/{key}", value, progress.step)
         self._recorded = progress
         if not self._console.is_terminal and time.monotonic() - self._printed > _SECONDS_BETWEEN_LINES:
             self._printed = time.monotonic()  # in a file a bar is nothing, a line now and then is a sign of life
-            self._console.print(f"step {progress.step}  {told}", markup=False, soft_wrap=True)
+            self._console.print(f"step {progress.step}  {status}", markup=False, soft_wrap=True)
+
+    def skipped(self, step: int, skips: Sequence[Skip], names: Sequence[str]) -> None:
+        """Writes down which samples a step (counted from 1) had to leave out, and why."""
+        for skip in skips:
+            self.quarantine.write({"step": step, "source": names[skip.source], "id": skip.id, "reason": skip.reason})
 
     def evaluation(self, step: int, results: dict[str, Any]) -> None:
         """Records the results of all evaluation sources, as `Accuracy.summary` gives them."""
@@ -132,7 +147,7 @@ class RunLog:
     @contextmanager
     def watch(self, name: str) -> Iterator[Callable[[int, int], None]]:
         """A second bar while the block runs, for an evaluation: call what it yields with (done, total)."""
-        task = self._bar.add_task(name, told="")
+        task = self._bar.add_task(name, status="")
         try:
             yield lambda done, total: self._bar.update(task, completed=done, total=total)
         finally:

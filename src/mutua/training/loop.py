@@ -21,14 +21,16 @@ from mutua.training.batches import StepBatch, batches, open_mixture
 from mutua.training.build import model_to_train
 from mutua.training.checkpoint import Progress
 from mutua.training.export import changed_versions, write_model, write_record
+from mutua.training.fingerprint import expect_same_data, fingerprint
 from mutua.training.log import RunLog
 from mutua.training.lora import Adapters, is_adapter
 from mutua.training.optimizer import build_optimizer
 from mutua.training.precision import recompute_activations, uses_bf16
 from mutua.training.recipe import Recipe
 from mutua.training.run_folder import RunFolder, open_run
+from mutua.training.samples import add_counts, source_names, too_many_skips
 from mutua.training.signals import StopRequest
-from mutua.training.step import Stepper
+from mutua.training.step import Stepper, TrainingError
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ def train(recipe: Recipe, console: Console | None = None) -> TrainResult:
     Raises:
         RecipeError: `recipe.output` holds a run of another recipe, or is in use.
         ValueError, OSError: a setting or a sample that cannot work, with its place.
-        TrainingError: the loss is not finite.
+        TrainingError: the loss is not finite, too many samples cannot be used, or the data are others than before.
         FolderError: the disk is full.
     """
     console = console or Console()
@@ -64,8 +66,11 @@ def train(recipe: Recipe, console: Console | None = None) -> TrainResult:
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # or tokenizers warns in every data worker
     with open_run(recipe) as folder, StopRequest() as stop:
-        if (finished := folder.finished()) is not None:
-            say(f"This run is finished: {folder.model}. Choose another output to train again.")
+        if (finished := folder.finished(recipe.train.steps)) is not None:
+            say(
+                f"This run is finished: {folder.model}. Raise train.steps to go on from there, or choose another "
+                "output to train again."
+            )
             return TrainResult(folder.model, finished["step"], finished["metrics"], interrupted=False)
 
         # 1. Seed: the one source of chance. The order of the data derives from it too, apart from the step.
@@ -73,9 +78,13 @@ def train(recipe: Recipe, console: Console | None = None) -> TrainResult:
 
         # 2. Data: which samples make up which step.
         mixture = open_mixture(recipe)
+        names = source_names(recipe)
+        fingerprints = [fingerprint(source) for source in mixture.sources]
 
         # 3. Model: the newest checkpoint's, or where the recipe starts; some of it frozen, adapters in it if asked for.
         newest, progress = folder.newest_checkpoint(lambda text: say(text, "yellow"))
+        if newest is not None:
+            expect_same_data(newest, fingerprints, names)
         model, processor, adapters = model_to_train(recipe, mixture, newest)
         if recipe.train.gradient_checkpointing:
             recompute_activations(model)
@@ -95,11 +104,20 @@ def train(recipe: Recipe, console: Console | None = None) -> TrainResult:
                 say(f"Losses may differ in the last digits, versions have changed: {changes}.", "yellow")
 
         with RunLog(folder, recipe.name, recipe.train.steps, progress, console) as log:
-            run = _Run(recipe, folder, model, processor, adapters, stepper, log, stop, saved=progress.step)
+            run = _Run(
+                recipe, folder, model, processor, adapters, stepper, log, stop, names, fingerprints, progress.step
+            )
 
             # 6. and 7. Train, and evaluate where the recipe says so.
             run.evaluate_if_due(progress.step)  # the run before may have been stopped in the middle of it
-            feed = batches(mixture, processor, recipe.train, progress.step)
+            feed = batches(
+                mixture,
+                processor,
+                recipe,
+                progress.step,
+                max_tokens=recipe.data.max_tokens or getattr(model.config.text_config, "max_position_embeddings", None),
+                pixels=torch.bfloat16 if stepper.bf16 else torch.float32,
+            )
             while progress.step < recipe.train.steps and not stop.requested:
                 progress = run.step(feed, progress)
 
@@ -115,11 +133,12 @@ def train(recipe: Recipe, console: Console | None = None) -> TrainResult:
             # 9. Finished: the model, adapters merged, with its recipe and its results beside it.
             metrics = run.metrics()
             if adapters is not None:
-                with whole_folder(folder.adapter) as partial:
+                with whole_folder(folder.new_adapter) as partial:
                     adapters.export(partial)
                 adapters.merge()
-            with whole_folder(folder.model) as partial:
-                write_model(partial, model, processor, recipe, {**vars(progress), "metrics": metrics})
+            with whole_folder(folder.new_model) as partial:
+                write_model(partial, model, processor, recipe, {**run.record(progress), "metrics": metrics})
+            folder.place_results()
         say(f"Finished: {folder.model}")
         return TrainResult(folder.model, progress.step, metrics, interrupted=False)
 
@@ -136,17 +155,26 @@ class _Run:
     stepper: Stepper
     log: RunLog
     stop: StopRequest
+    source_names: list[str]
+    fingerprints: list[dict[str, Any]]  # of the sources
     saved: int  # the step of the newest checkpoint
 
     def step(self, feed: Iterator[StepBatch], progress: Progress) -> Progress:
         """Does one step, and what is due after it: a line of the log, a checkpoint, an evaluation."""
         settings, started = self.recipe.train, time.perf_counter()
         batch = next(feed)
+        counts = add_counts(progress.counts, batch.counts)
+        self.log.skipped(progress.step + 1, batch.skips, self.source_names)
+        problem = too_many_skips(progress.step + 1, self.source_names, counts, batch.skips, self.recipe.data)
+        if problem is not None:
+            self.save_checkpoint(progress)
+            raise TrainingError(problem)
         metrics = self.stepper.step(progress.step, batch)
         progress = Progress(
             step=progress.step + 1,
             samples=progress.samples + len(batch.sample_ids),
             seconds=progress.seconds + time.perf_counter() - started,
+            counts=counts,
         )
         is_last = progress.step == settings.steps
         self.log.step(progress, metrics, record=is_last or progress.step % settings.log_every == 0)
@@ -160,13 +188,19 @@ class _Run:
             return
         with whole_folder(self.folder.checkpoint(progress.step)) as partial:
             if self.adapters is None:
-                write_model(partial, self.model, self.processor, self.recipe, vars(progress))
+                write_model(partial, self.model, self.processor, self.recipe, self.record(progress))
             else:
                 self.adapters.save(partial)
-                write_record(partial, self.model.device, self.recipe, vars(progress))
+                write_record(partial, self.model.device, self.recipe, self.record(progress))
             checkpoint.seal(partial, self.model, self.stepper.optimizer, progress)
         self.saved = progress.step
         checkpoint.prune(self.folder.checkpoints, self.recipe.train.keep_checkpoints)
+
+    def record(self, progress: Progress) -> dict[str, Any]:
+        """Where the run stands, and what its sources are and gave so far."""
+        reached = {"step": progress.step, "samples": progress.samples, "seconds": progress.seconds}
+        sources = zip(self.source_names, self.fingerprints, progress.counts, strict=True)
+        return {**reached, "sources": [{"name": name, **found, **vars(counts)} for name, found, counts in sources]}
 
     def evaluate_if_due(self, step: int) -> None:
         """Evaluates on every source, unless the log has it already. A signal breaks it off, to be done on resuming."""
@@ -184,14 +218,15 @@ class _Run:
                         raise _Stopped
 
                 try:
-                    accuracy = evaluate(
-                        self.model,
-                        self.processor,
-                        source.open(),
-                        batch_size=settings.batch_size,
-                        limit=settings.limit,
-                        progress=report,
-                    )
+                    with self.stepper.precision():
+                        accuracy = evaluate(
+                            self.model,
+                            self.processor,
+                            source.open(),
+                            batch_size=settings.batch_size,
+                            limit=settings.limit,
+                            progress=report,
+                        )
                 except _Stopped:
                     return
             results[name] = accuracy.summary()

@@ -7,15 +7,19 @@ from torch import Tensor, nn
 
 from mutua.training.recipe import TrainSettings
 
+# Of these, what is called `weight` is a matrix. A bare parameter may be anything: positions, a class token, latents.
+_DECAYED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
 
 def build_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.AdamW:
-    """AdamW over what is not frozen; weight decay pulls on matrices only, never on norms, biases or embeddings."""
+    """AdamW over what is not frozen; weight decay pulls on the weights of linear and convolution layers only."""
     embeddings = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
+    matrices = {id(m.weight) for m in model.modules() if isinstance(m, _DECAYED)} - embeddings  # a head may be tied
     decayed: list[nn.Parameter] = []
     free: list[nn.Parameter] = []
     for parameter in model.parameters():
         if parameter.requires_grad:
-            (decayed if parameter.ndim >= 2 and id(parameter) not in embeddings else free).append(parameter)
+            (decayed if id(parameter) in matrices else free).append(parameter)
     groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": free, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=settings.betas, fused=True)
 

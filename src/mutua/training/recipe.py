@@ -135,6 +135,20 @@ class DataSettings(Section):
     tokenizer_texts: Count = Field(
         default=2000, description="how many texts of the mixture a preset's tokenizer learns from"
     )
+    max_tokens: Count | None = Field(
+        default=None,
+        description="longest sample, in tokens, visual ones included; left out: as many as the language model has "
+        "positions for",
+    )
+    too_long: Literal["drop", "cut"] = Field(
+        default="drop",
+        description="what happens to longer samples: drop leaves them out, cut keeps the turns that fit whole",
+    )
+    max_bad_share: Fraction = Field(
+        default=0.01,
+        description="share of a source's samples that may be bad (unreadable, say); above it, and above 10 samples, "
+        "the run stops; 0 allows none",
+    )
 
 
 class LoraSettings(Section):
@@ -158,7 +172,7 @@ class TrainSettings(Section):
     )
     learning_rate: Positive = Field(description="the peak rate, after the warm-up")
     weight_decay: Annotated[float, Field(strict=True, ge=0)] = Field(
-        default=0.05, description="AdamW's decay; matrices only, never norms, biases or embeddings"
+        default=0.05, description="AdamW's decay; only of the weights of linear and convolution layers"
     )
     betas: tuple[Beta, Beta] = Field(default=(0.9, 0.98), description="AdamW's betas")
     warmup_steps: CountOrZero = Field(default=0, description="steps of linear warm-up")

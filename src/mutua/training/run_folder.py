@@ -2,10 +2,12 @@
 
 recipe.yaml           the recipe, every default written out
 log.jsonl             one line per logged step          evaluations.jsonl   one line per evaluation
+quarantine.jsonl      one line per sample that was skipped
 tensorboard/          the same, for TensorBoard
 checkpoints/          step-000500/ ...
 adapter/              what a run with `train.lora` trained, as PEFT reads it
-model/                the finished model; it is there if and only if the run is finished
+model/                the finished model. A run is finished if the model has all steps of the recipe: one that is
+                      continued with more steps keeps its model until the new one is whole
 """
 
 from __future__ import annotations
@@ -18,13 +20,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mutua.folders import remove_leftovers
+from mutua.folders import PARTIAL, remove_leftovers
 from mutua.training.checkpoint import CheckpointError, Progress, checkpoints, read_progress
 from mutua.training.recipe import Recipe
 from mutua.training.recipe_file import RecipeError, dump_recipe, load_recipe
 
-# Keys that do not change what is computed, only where it goes and how often it is written down.
-_FREE = ("output", "train.workers", "train.log_every", "train.checkpoint_every", "train.keep_checkpoints")
+# Keys that do not change what is computed, only where it goes, how often it is written down, when it is given up...
+_MAY_CHANGE = (
+    *("output", "train.workers", "train.log_every", "train.checkpoint_every", "train.keep_checkpoints"),
+    "data.max_bad_share",
+    # ... and how much memory it takes, which may change the last digits.
+    *("train.micro_batch_size", "train.gradient_checkpointing", "train.cache_vision_mb"),
+)
 
 
 class RunFolder:
@@ -35,18 +42,34 @@ class RunFolder:
         self.recipe = root / "recipe.yaml"
         self.log = root / "log.jsonl"
         self.evaluations = root / "evaluations.jsonl"
+        self.quarantine = root / "quarantine.jsonl"
         self.tensorboard = root / "tensorboard"
         self.checkpoints = root / "checkpoints"
         self.adapter = root / "adapter"
         self.model = root / "model"
+        self.new_adapter, self.new_model = root / "adapter.new", root / "model.new"
 
     def checkpoint(self, step: int) -> Path:
         return self.checkpoints / f"step-{step:06d}"
 
-    def finished(self) -> dict[str, Any] | None:
-        """The `run.json` of a finished run, None while there is none."""
+    def finished(self, steps: int) -> dict[str, Any] | None:
+        """The `run.json` of the model if it has `steps` steps, else None."""
         path = self.model / "run.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return record if record.get("step") == steps else None
+
+    def place_results(self) -> None:
+        """Puts new results where the old ones are, once the new model is whole. Cut short anywhere, it can be done
+        again, and then does the rest."""
+        if self.new_model.is_dir():
+            for new, place in ((self.new_adapter, self.adapter), (self.new_model, self.model)):
+                if not new.is_dir():
+                    continue
+                if place.is_dir():
+                    place.rename(place.with_name(f"{place.name}.old{PARTIAL}"))
+                new.rename(place)
+        shutil.rmtree(self.new_adapter, ignore_errors=True)  # of a model that never became whole
+        remove_leftovers(self.root)
 
     def newest_checkpoint(self, warn: Callable[[str], None]) -> tuple[Path | None, Progress]:
         """The newest checkpoint that is whole. Damaged ones are reported and set aside under another name."""
@@ -79,24 +102,35 @@ def open_run(recipe: Recipe) -> Iterator[RunFolder]:
             raise RecipeError(
                 f"output: another process is training in {folder.root}; wait for it, or choose another output"
             ) from None
+        if folder.model.exists() and not folder.recipe.is_file():
+            raise RecipeError(f"output: {folder.model} is there, and no run made it; choose another output")
         # With no checkpoint there is nothing to go on from: a recipe that failed at its start may be mended.
-        if folder.recipe.is_file() and (folder.finished() or checkpoints(folder.checkpoints)):
-            _expect_same(load_recipe(folder.recipe), recipe)
+        if folder.recipe.is_file() and (folder.model.is_dir() or checkpoints(folder.checkpoints)):
+            _expect_same(folder, load_recipe(folder.recipe), recipe)
         remove_leftovers(folder.root)
         remove_leftovers(folder.checkpoints)
-        if not folder.finished():
-            shutil.rmtree(folder.adapter, ignore_errors=True)
+        folder.place_results()
         partial = folder.recipe.with_name("recipe.yaml.new")
         partial.write_text(dump_recipe(recipe), encoding="utf-8")
         partial.replace(folder.recipe)
         yield folder
 
 
-def _expect_same(old: Recipe, new: Recipe) -> None:
-    """Refuses to go on with a run under another recipe, naming the first key that differs."""
+def _expect_same(folder: RunFolder, old: Recipe, new: Recipe) -> None:
+    """Refuses to go on with a run under another recipe, naming the first key that differs.
+
+    Once a run is finished it may get more steps.
+    """
     before, now = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
+    if new.train.steps > old.train.steps and folder.finished(old.train.steps):
+        del before["train.steps"], now["train.steps"]
+        if not checkpoints(folder.checkpoints):
+            raise RecipeError(
+                f"train.steps: {new.train.steps}, but the finished run in {new.output} has no checkpoint to go on "
+                f"from; choose another output and start from its model (model.path: {folder.model})"
+            )
     for key in [*now, *before]:
-        if key not in _FREE and before.get(key) != now.get(key):
+        if key not in _MAY_CHANGE and before.get(key) != now.get(key):
             raise RecipeError(
                 f"{key}: {now.get(key)!r}, but the run in {new.output} has {before.get(key)!r}. Choose another output "
                 f"for the new run, or remove {new.output} to start over"

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
-from mutua.data.collate import IGNORE
 from mutua.models import MutuaForConditionalGeneration
 from mutua.training.batches import StepBatch
-from mutua.training.precision import Fp32Attention, uses_bf16
+from mutua.training.precision import step_precision, uses_bf16
 from mutua.training.recipe import TrainSettings
 from mutua.training.schedule import learning_rate
 from mutua.training.vision_cache import VisionCache
@@ -47,12 +46,18 @@ class Stepper:
         self.cache = VisionCache(model, settings.cache_vision_mb) if settings.cache_vision_mb else None
         self.bf16 = uses_bf16(settings, device)
 
-    def step(self, index: int, batch: StepBatch) -> StepMetrics:
-        """Does step `index` (counted from 0).
+    def precision(self) -> AbstractContextManager[None]:
+        """What a step computes in."""
+        return step_precision(self.device, self.bf16)
+
+    def step(self, index: int, batch: StepBatch) -> StepMetrics | None:
+        """Does step `index` (counted from 0). A batch of no samples changes nothing and gives None.
 
         Raises:
             TrainingError: loss or gradient is not finite; the weights are still those before the step.
         """
+        if not batch.micro_batches:
+            return None
         rate = learning_rate(
             index,
             peak=self.settings.learning_rate,
@@ -62,8 +67,10 @@ class Stepper:
         )
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        loss, accuracy = self.backward(batch)
-        norm = torch.nn.utils.clip_grad_norm_(self.trained, self.settings.clip or math.inf).item()
+        loss_and_correct = self.backward(batch)
+        norm_of_gradient = torch.nn.utils.clip_grad_norm_(self.trained, self.settings.clip or math.inf)
+        # The one place of a step where the host waits for the device.
+        loss, correct, norm = torch.stack([*loss_and_correct, norm_of_gradient]).tolist()
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise TrainingError(
                 f"step {index + 1}: loss {loss}, gradient norm {norm} (samples {', '.join(batch.sample_ids[:8])} ...). "
@@ -72,35 +79,30 @@ class Stepper:
             )
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return StepMetrics(loss, accuracy, rate, norm)
+        return StepMetrics(loss, correct / batch.supervised_tokens, rate, norm)
 
-    def backward(self, batch: StepBatch) -> tuple[float, float]:
-        """Adds the gradient of the batch; returns its mean loss and accuracy per supervised token."""
+    def backward(self, batch: StepBatch) -> tuple[Tensor, Tensor]:
+        """Adds the gradient of the batch; returns its mean loss per supervised token, and how many it got right.
+
+        Of a share of a batch, these are shares, too: summed over the ranks they are those of the whole.
+        """
         self.model.train()
         loss, correct = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
         for micro_batch in batch.micro_batches:
             inputs = self._inputs(micro_batch)
-            targets_BN = pad(inputs["labels"], (0, 1), value=IGNORE)[:, 1:]
-            # Only where some row has a target: of a large vocabulary, the head is a good part of the whole work.
-            kept = (targets_BN != IGNORE).any(0).nonzero()[:, 0]
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16), Fp32Attention():
+            with self.precision():
                 # Divided by the tokens of the whole batch, not of its own rows: the sum over micro-batches is then the
                 # mean over tokens, however unevenly they are spread.
-                out = self.model(
-                    **inputs, num_items_in_batch=batch.supervised_tokens, logits_to_keep=kept, use_cache=False
-                )
+                out = self.model(**inputs, num_items_in_batch=batch.supervised_tokens, use_cache=False)
             out.loss.backward()
             loss += out.loss.detach()
-            targets_BK = targets_BN[:, kept]
-            is_supervised_BK = targets_BK != IGNORE
-            said_T = out.logits[is_supervised_BK].argmax(-1)
-            correct += (said_T == targets_BK[is_supervised_BK]).sum()
-        return loss.item(), correct.item() / batch.supervised_tokens
+            correct += out.correct
+        return loss, correct
 
     def _inputs(self, micro_batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The micro-batch on the device; pictures as cached features where the recipe says so."""
         inputs = dict(micro_batch)
         if self.cache is not None and "pixel_values" in inputs:
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            with self.precision():
                 inputs["vision_features"] = self.cache.features(inputs.pop("pixel_values"))
         return {name: tensor.to(self.device, non_blocking=True) for name, tensor in inputs.items()}

@@ -12,6 +12,9 @@ from torch import Tensor
 
 from mutua.models import MutuaForConditionalGeneration
 
+_BATCH = 8
+"""Images that are encoded at a time. On a CPU that takes a small encoder a third of the time of one by one."""
+
 
 class VisionCache:
     """`pixel_values` to `vision_features`.
@@ -42,17 +45,25 @@ class VisionCache:
     def features(self, pixel_values: Tensor) -> Tensor:
         """(I, P, V) for (I, 3, H, W) pixels, on the model's device."""
         self._model.vision_tower.eval()  # a dropout mask must not be cached
-        return torch.cat([self._one(pixels[None]) for pixels in pixel_values])
+        keys = [
+            blake2b(pixels.view(torch.uint8).numpy().data, digest_size=16).digest() for pixels in pixel_values.cpu()
+        ]
+        misses = {key: place for place, key in enumerate(keys) if key not in self._features}
+        places = list(misses.values())
+        encoded = [self._encode(pixel_values[places[i : i + _BATCH]]) for i in range(0, len(places), _BATCH)]
+        fresh = dict(zip(misses, (features_PV for batch in encoded for features_PV in batch), strict=False))
+        features_IPV = torch.stack([fresh[key] if key in fresh else self._features[key] for key in keys])
+        for key, features_PV in fresh.items():
+            if features_PV.nbytes <= self._room:
+                self._room -= features_PV.nbytes
+                self._features[key] = features_PV.clone()
+        return features_IPV.to(self._model.device)
 
-    def _one(self, pixel_values: Tensor) -> Tensor:
-        # One image at a time, so that its features do not depend on what shares its batch: a resumed run, which
-        # starts with an empty cache, then computes the very same ones.
-        key = blake2b(pixel_values.contiguous().numpy().data, digest_size=16).digest()
-        device = self._model.device
-        if key not in self._features:
-            features_1PV = self._model.get_vision_features(pixel_values.to(device))
-            if (size := features_1PV.nbytes) > self._room:
-                return features_1PV
-            self._room -= size
-            self._features[key] = features_1PV.cpu()
-        return self._features[key].to(device)
+    def _encode(self, pixels_I3HW: Tensor) -> Tensor:
+        """Always of `_BATCH` images, the last ones empty if need be.
+
+        Sums are taken in another order in a batch of another size. In one of the same size an image's features depend
+        neither on its place nor on the others, so a resumed run, whose cache is empty, computes the very same ones.
+        """
+        padded = torch.nn.functional.pad(pixels_I3HW, (0, 0) * 3 + (0, _BATCH - len(pixels_I3HW)))
+        return self._model.get_vision_features(padded.to(self._model.device)).cpu()

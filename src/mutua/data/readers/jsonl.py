@@ -1,6 +1,7 @@
 """JSON Lines as a source: one sample a line, images beside the file. This is how users bring their own data."""
 
 import json
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn, overload
@@ -16,6 +17,9 @@ class JsonLines(Sequence[Sample]):
     """The samples of a file; a line is read, checked and its images decoded when it is asked for.
 
     Relative image paths start at the file's folder; empty lines are skipped. Raises SampleError, which names the place.
+
+    Attributes:
+        content: CRC-32 of the file when it was opened; pictures are not part of it.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -23,12 +27,13 @@ class JsonLines(Sequence[Sample]):
         if not self.path.is_file():
             raise SampleError(f"{self.path}: no such file")
         self._lines: list[tuple[int, int]] = []  # (line number from 1, byte offset) of each sample
-        offset = 0
+        offset = self.content = 0
         with self.path.open("rb") as file:
             for number, line in enumerate(file, start=1):
                 if line.strip():
                     self._lines.append((number, offset))
                 offset += len(line)
+                self.content = zlib.crc32(line, self.content)
 
     def __len__(self) -> int:
         return len(self._lines)
@@ -41,7 +46,11 @@ class JsonLines(Sequence[Sample]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         sample, number = self.without_images(index), self._lines[index][0]
-        messages = tuple(self._with_images(number, m, message) for m, message in enumerate(sample.messages))
+        try:
+            messages = tuple(self._with_images(number, m, message) for m, message in enumerate(sample.messages))
+        except SampleError as error:
+            error.sample_id = sample.id
+            raise
         return sample.model_copy(update={"messages": messages, "source": sample.source or self.path.name})
 
     def without_images(self, index: int) -> Sample:

@@ -1,0 +1,228 @@
+"""Batches: pinned, shared among ranks, no heavier than needed, and without the samples that cannot be used."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data._utils.pin_memory import pin_memory
+
+from mutua.models import MutuaForConditionalGeneration, MutuaProcessor
+from mutua.training import Recipe
+from mutua.training.batches import StepBatch, batches, open_mixture
+from mutua.training.build import build_model
+from mutua.training.optimizer import build_optimizer
+from mutua.training.samples import SampleCounts
+from mutua.training.step import Stepper
+
+Line = dict[str, Any]
+
+
+def turns(name: str, *texts: str, image: str | None = None) -> Line:
+    """A line of a JSON Lines file: user and assistant in turn."""
+    messages: list[Any] = [
+        {"role": ("user", "assistant")[n % 2], "content": [{"type": "text", "text": text}]}
+        for n, text in enumerate(texts)
+    ]
+    if image is not None:
+        messages[0]["content"].insert(0, {"type": "image", "image": image})
+    return {"id": name, "messages": messages}
+
+
+@pytest.fixture
+def recipe_of(tmp_path: Path, recipe_in: Callable[..., Recipe]) -> Callable[..., Recipe]:
+    """A recipe on the lines of a file, whose steps take all of them; dicts or, for lines that are broken, texts."""
+
+    def make(lines: list[Line | str], *overrides: str) -> Recipe:
+        Image.new("RGB", (16, 16), "red").save(tmp_path / "red.png")
+        Image.effect_noise((16, 16), 50).convert("RGB").save(tmp_path / "noise.png")
+        written = (line if isinstance(line, str) else json.dumps(line) for line in lines)
+        (tmp_path / "lines.jsonl").write_text("\n".join(written))
+        source = f"{{type: jsonl, path: {tmp_path / 'lines.jsonl'}}}"
+        size = (f"train.batch_size={len(lines)}", "train.micro_batch_size=null", "train.precision=fp32")
+        return recipe_in(tmp_path, f"data.train=[{{source: {source}}}]", *size, *overrides)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory, recipe_in) -> tuple[MutuaForConditionalGeneration, MutuaProcessor]:
+    recipe = recipe_in(tmp_path_factory.mktemp("model"), "model.text.attention_dropout=0.0")
+    torch.manual_seed(0)
+    return build_model(recipe.model, open_mixture(recipe), 40)
+
+
+def first_batch(recipe: Recipe, processor: MutuaProcessor, **options: Any) -> StepBatch:
+    return next(batches(open_mixture(recipe), processor, recipe, 0, **options))
+
+
+MIXED = [
+    turns("a", "what?", "red", image="red.png"),
+    turns("b", "who is it, and why?", "a much longer reply than that of the others"),
+    turns("c", "and this?", "noise", "again?", "noise, as I said", image="noise.png"),
+    turns("d", "hm?", "no"),
+    turns("e", "one more?", "yes", image="noise.png"),
+]
+
+
+# What is in a batch
+
+
+def test_a_batch_is_pinned_by_the_loader(monkeypatch: pytest.MonkeyPatch, recipe_of, model) -> None:
+    """No CUDA here: that every tensor is asked to pin itself is what can be seen."""
+    batch = first_batch(recipe_of(MIXED), model[1])
+    pinned: list[int] = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self, *_: (pinned.append(id(self)), self.clone())[1])
+    copy = pin_memory(batch)
+    tensors = {id(tensor) for micro_batch in batch.micro_batches for tensor in micro_batch.values()}
+    assert isinstance(copy, StepBatch)
+    assert set(pinned) == tensors
+    assert not tensors & {id(tensor) for micro_batch in copy.micro_batches for tensor in micro_batch.values()}
+    assert (copy.sample_ids, copy.counts) == (batch.sample_ids, batch.counts)
+
+
+def test_a_batch_holds_what_the_model_takes_and_no_more(recipe_of, model) -> None:
+    (micro_batch,) = first_batch(recipe_of(MIXED), model[1]).micro_batches
+    assert set(micro_batch) <= set(inspect.signature(MutuaForConditionalGeneration.forward).parameters)
+    assert micro_batch["pixel_values"].dtype == torch.float32
+
+
+def test_pixels_in_bf16_change_no_loss_where_the_run_computes_in_it(recipe_of, model) -> None:
+    recipe = recipe_of(MIXED, "train.precision=bf16")
+    stepper = stepper_of(recipe, model[0])
+    wide, narrow = (first_batch(recipe, model[1], pixels=dtype) for dtype in (torch.float32, torch.bfloat16))
+    assert narrow.micro_batches[0]["pixel_values"].dtype == torch.bfloat16
+    assert torch.equal(stepper.backward(wide)[0], stepper.backward(narrow)[0])
+
+
+# Shares of a batch
+
+
+def stepper_of(recipe: Recipe, model: MutuaForConditionalGeneration) -> Stepper:
+    return Stepper(model, build_optimizer(model, recipe.train), recipe.train, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("micro_batch_size", ["null", "3"])
+@pytest.mark.parametrize("ranks", [1, 2, 3, 7])
+def test_the_shares_of_all_ranks_are_the_batch(ranks: int, micro_batch_size: str, recipe_of, model) -> None:
+    recipe = recipe_of(MIXED, f"train.micro_batch_size={micro_batch_size}")
+    batch = first_batch(recipe, model[1])
+    shares = [batch.share(rank, ranks) for rank in range(ranks)]
+    # Ranks wait for each other in every forward pass.
+    assert {len(share.micro_batches) for share in shares} == {len(batch.micro_batches)}
+    assert {share.supervised_tokens for share in shares} == {batch.supervised_tokens}
+
+    def supervised(one: StepBatch) -> list[tuple[tuple[int, ...], float]]:
+        """Rows with something to predict, and the pixels that go with them."""
+        rows = []
+        for micro_batch in one.micro_batches:
+            images = list(micro_batch.get("pixel_values", []))
+            for ids, labels in zip(micro_batch["input_ids"], micro_batch["labels"], strict=True):
+                has_image = bool((ids == model[1].image_token_id).any())
+                pixels = float(images.pop(0).double().std()) if has_image else 0.0
+                if (labels != -100).any():
+                    rows.append((tuple(ids.tolist()), pixels))
+            assert not images
+        return sorted(rows)
+
+    assert sorted(row for share in shares for row in supervised(share)) == supervised(batch)
+    stepper = stepper_of(recipe, model[0])
+
+    def gradient(parts: list[StepBatch]) -> tuple[torch.Tensor, float, int]:
+        stepper.optimizer.zero_grad()
+        told = [stepper.backward(part) for part in parts]
+        gradients = torch.cat([p.grad.flatten() for p in stepper.model.parameters() if p.grad is not None])
+        return gradients, sum(loss.item() for loss, _ in told), sum(int(correct) for _, correct in told)
+
+    whole, summed = gradient([batch]), gradient(shares)
+    assert ((summed[0] - whole[0]).norm() / whole[0].norm()).item() < 1e-6
+    assert summed[1:] == (pytest.approx(whole[1], rel=1e-6), whole[2])
+
+
+# Samples that cannot be used
+
+BAD: list[tuple[Line | str, str, str]] = [
+    (turns("control", "say <|end|> now", "red"), "control", "holds the control token '<|end|>'"),
+    (turns("missing", "what?", "red", image="nowhere.png"), "missing", "file not found: "),
+    (turns("asks", "what?"), "asks", "no token is supervised, for it holds no reply"),
+    (turns("order", "what?", "red", "who?", ""), "sample 1", "empty text"),
+    ('{"id": "torn", "mess', "sample 1", "not valid JSON"),
+]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(("line", "name", "reason"), BAD)
+def test_a_bad_sample_is_left_out(line: Line | str, name: str, reason: str, workers: int, recipe_of, model) -> None:
+    recipe = recipe_of([MIXED[0], line, *MIXED[1:]], f"train.workers={workers}")
+    batch = first_batch(recipe, model[1])
+    assert sorted(batch.sample_ids) == ["a", "b", "c", "d", "e"]
+    (skip,) = batch.skips
+    assert (skip.source, skip.id, skip.too_long) == (0, name, False)
+    assert reason in skip.reason
+    assert batch.counts == (SampleCounts(drawn=6, bad=1),)
+    rows = batch.micro_batches[0]["input_ids"].shape[0]
+    assert (rows, len(batch.micro_batches[0]["pixel_values"])) == (5, 3)
+
+
+def test_a_step_of_bad_samples_alone_is_an_empty_batch(recipe_of, model) -> None:
+    recipe = recipe_of([line for line, *_ in BAD])
+    batch = first_batch(recipe, model[1])
+    assert (batch.micro_batches, batch.sample_ids, batch.supervised_tokens) == ((), (), 0)
+    assert batch.counts == (SampleCounts(drawn=5, bad=5),)
+    assert stepper_of(recipe, model[0]).step(0, batch) is None
+
+
+def test_any_other_error_ends_the_run(monkeypatch: pytest.MonkeyPatch, recipe_of, model) -> None:
+    def encode(*_: object) -> None:
+        raise TypeError("a mistake in the program")
+
+    monkeypatch.setattr("mutua.training.batches.encode", encode)
+    with pytest.raises(TypeError, match="a mistake in the program"):
+        first_batch(recipe_of(MIXED), model[1])
+
+
+# Samples that are too long
+
+LONG = turns("long", "first?", "one", "second?", "two " * 10, "third?", "three " * 30)
+
+
+def test_a_long_sample_is_dropped(recipe_of, model) -> None:
+    batch = first_batch(recipe_of([MIXED[3], LONG]), model[1], max_tokens=40)
+    assert batch.sample_ids == ("d",)
+    assert batch.counts == (SampleCounts(drawn=2, too_long=1),)
+    assert batch.skips[0].id == "long"
+    assert batch.skips[0].reason.endswith("tokens, and data.max_tokens allows 40")
+
+
+def test_a_long_sample_is_cut_behind_the_last_whole_turn(recipe_of, model) -> None:
+    """At every length that can be asked for."""
+    recipe = recipe_of([LONG], "data.too_long=cut")
+    whole = first_batch(recipe, model[1]).micro_batches[0]
+    ids = whole["input_ids"][0].tolist()
+    # Where replies end: one past each end mark of the assistant.
+    is_reply = [label != -100 for label in whole["labels"][0].tolist()]
+    ends = [n + 1 for n in range(len(ids)) if is_reply[n] and (n + 1 == len(ids) or not is_reply[n + 1])]
+    assert len(ends) == 3
+    for cap in range(1, len(ids) + 1):
+        batch = first_batch(recipe, model[1], max_tokens=cap)
+        fitting = [end for end in ends if end <= cap]
+        if not fitting:
+            assert batch.counts == (SampleCounts(drawn=1, too_long=1),)
+            continue
+        assert batch.micro_batches[0]["input_ids"][0].tolist() == ids[: fitting[-1]]
+        assert batch.counts == (SampleCounts(drawn=1, cut=int(fitting[-1] < len(ids))),)
+
+
+def test_pictures_of_turns_that_are_cut_go_with_them(recipe_of, model) -> None:
+    line = turns("x", "first?", "one", "second " * 20, "two", image="red.png")
+    line["messages"][2]["content"].insert(0, {"type": "image", "image": "noise.png"})
+    recipe = recipe_of([line, MIXED[3]], "data.too_long=cut")
+    batch = first_batch(recipe, model[1], max_tokens=30)
+    assert batch.counts == (SampleCounts(drawn=2, cut=1),)
+    assert len(batch.micro_batches[0]["pixel_values"]) == 1
