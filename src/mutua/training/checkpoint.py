@@ -63,7 +63,8 @@ def read_progress(folder: Path) -> Progress:
         for name, expected in state.pop("files").items():
             if (found := _fingerprint(folder / name)) != expected:
                 raise CheckpointError(f"{folder}: {name} is damaged (size and CRC-32 {found}, written as {expected})")
-        return Progress(**{**state, "counts": tuple(SampleCounts(**counts) for counts in state["counts"])})
+        counts = state.pop("counts", ())  # checkpoints of version 0.1.0 have none
+        return Progress(**state, counts=tuple(SampleCounts(**of_source) for of_source in counts))
     except CheckpointError:
         raise
     except (OSError, ValueError, KeyError, TypeError) as error:
