@@ -20,7 +20,7 @@ from mutua.attention.abilities import ABILITIES, backends_with
 from mutua.models.checks import expect_labels_on_responses, expect_roles, expect_shapes, roles_of_forward
 from mutua.models.configuration import MutuaConfig
 from mutua.models.connectors import CONNECTORS, PerceiverResampler
-from mutua.models.generation import RolesInGeneration, passes_rope_switch
+from mutua.models.generate import RolesInGeneration, passes_rope_switch
 from mutua.models.head_loss import LossOutput, head_loss
 from mutua.models.text_so_far import TextSoFar
 from mutua.models.vision import check_feature_layer, prefix_tokens
