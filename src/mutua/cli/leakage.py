@@ -41,7 +41,7 @@ def leakage(
     used = network.model.language_model.config._attn_implementation
     table = Table("perturbed: watched", "trials", "moved", "must", "", title=f"policy {proof.policy}, backend {used}")
     for finding in proof.findings:
-        verdict = "[green]ok[/green]" if finding.ok else "[red]LEAK[/red]" if not finding.must_move else "[red]NO[/red]"
+        verdict = "[green]ok[/green]" if finding.ok else f"[red]{finding.verdict.upper()}[/red]"
         must = "move" if finding.must_move else "not move"
         table.add_row(finding.name, str(finding.trials), f"{finding.moved:.1e}", must, verdict)
     out.print(table)
