@@ -40,7 +40,9 @@ ORDERS = {
     "the model's class later": "import mutua\nfrom transformers import AutoModelForImageTextToText",
     "the model's class before": "from transformers import AutoModelForImageTextToText\nimport mutua",
     "both packages in one line": "import mutua, transformers\ntransformers.pipeline",
-    "transformers alone before": "import transformers, mutua\nassert 'torch' not in sys.modules\ntransformers.AutoConfig",
+    "transformers alone before": (
+        "import transformers, mutua\nassert 'torch' not in sys.modules\ntransformers.AutoConfig"
+    ),
     "another library's way": "import mutua\nfrom transformers import Trainer",
     "what imports no Auto class first": (
         "import mutua\nfrom transformers import GenerationConfig\nimport transformers.masking_utils\n"

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mutua.cli.common import FAILED, PolicyOption, err, load_model, mistakes_told, out
+from mutua.cli.common import FAILED, PolicyOption, err, load_model, out, report_errors
 
 EXAMPLES = """Examples:
 
@@ -26,7 +26,7 @@ def leakage(
     seed: Annotated[int, typer.Option(help="Of the conversations.")] = 0,
 ) -> None:
     """Perturb every response token, other documents and padding; exit code 1 if anything moves that must not."""
-    with mistakes_told():
+    with report_errors():
         from rich.progress import Progress
         from rich.table import Table
 
