@@ -6,21 +6,54 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import mutua
 from mutua.api import PACKAGED
 
+HEAVY = "torch transformers numpy PIL pydantic matplotlib yaml easy_vqa tensorboard peft"
 
-def test_import_takes_neither_the_network_nor_what_only_some_commands_need():
-    code = (
+
+def loaded_by(code: str) -> set[str]:
+    """Which of the heavy packages a fresh interpreter has imported after `code`; it may not open a connection."""
+    guarded = (
         "import socket, sys\n"
-        "def refuse(*_, **__): raise AssertionError('import mutua opened a connection')\n"
-        "socket.socket.connect = refuse\n"
-        "import mutua\n"
-        "print(sorted({'matplotlib', 'yaml', 'easy_vqa', 'tensorboard', 'pydantic', 'typer'} & set(sys.modules)))"
+        "def refuse(*_, **__): raise AssertionError('opened a connection')\n"
+        f"socket.socket.connect = refuse\n{code}\n"
+        f"print('loaded', *[name for name in {HEAVY.split()} if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, "-c", guarded], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() in ("[]", "['yaml']"), "yaml comes with huggingface_hub"
+    return set(done.stdout.splitlines()[-1].split()[1:])
+
+
+def test_import_loads_nothing_heavy():
+    assert loaded_by("import mutua\ndir(mutua)") == set()
+
+
+@pytest.mark.parametrize("words", ["--version", "--help", "train --help", "eval --help", "convert aki --help"])
+def test_the_command_answers_before_anything_heavy_is_loaded(words):
+    code = (
+        "from mutua.cli import app\n"
+        f"try: app({words.split()}, standalone_mode=False)\n"
+        "except SystemExit as done: assert not done.code"
+    )
+    assert loaded_by(code) <= {"pydantic"}, "which Typer takes"
+
+
+def test_using_it_loads_no_more_than_it_needs():
+    optional = {"matplotlib", "easy_vqa", "tensorboard", "peft", "pydantic"}  # yaml comes with huggingface_hub
+    assert not loaded_by("import mutua\nmutua.load, mutua.ask, mutua.compose") & optional
+
+
+def test_every_public_name_is_there_and_no_room_has_its_name():
+    package = Path(mutua.__file__).parent
+    rooms = {path.stem for path in package.iterdir()}
+    for name in mutua.__all__:
+        assert getattr(mutua, name) is not None
+        assert name in dir(mutua)
+        assert name not in rooms, "importing the room would put it in the place of what is public"
+    assert not hasattr(mutua, "nonsense")
 
 
 def test_the_packaged_model_is_small_and_safe():
@@ -41,10 +74,10 @@ def test_the_packaged_model_is_what_load_gives():
 
 def test_the_tree_keeps_its_layers():
     """Imports run downward, as docs and DESIGN have it: roles <- attention <- chat <- models <- ... <- cli."""
-    layers = (
-        "roles images folders attention chat models composition convert data evaluation training api inspection cli"
-    )
-    order, package = layers.split(), Path(mutua.__file__).parent
+    layers = """registration quiet roles images folders attention chat models composition convert data evaluation
+        training api inspection cli"""
+    order = layers.split()
+    package = Path(mutua.__file__).parent
     for path in package.rglob("*.py"):
         parts = path.relative_to(package).with_suffix("").parts
         if parts[0] not in order:

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL.Image import Image
 
-from mutua.attention import get_policy
-from mutua.composition.parts import first_line
 from mutua.images import open_image
-from mutua.models import MutuaConfig, MutuaForConditionalGeneration, MutuaProcessor
+from mutua.models import MutuaForConditionalGeneration, MutuaProcessor
+from mutua.models.loading import PACKAGED, ModelError, load_model, load_processor
 
-PACKAGED = Path(__file__).parent / "packaged"
-"""The tiny model that comes with the package; its README.md says what it was trained on."""
-
-
-class ModelError(ValueError):
-    """A model that cannot be loaded; the message names it and the remedy."""
+__all__ = ["PACKAGED", "ModelError", "ask", "conversation", "load", "load_processor", "reply"]
 
 
 def load(
@@ -34,44 +27,12 @@ def load(
         device: where to put it; None takes a CUDA device if there is one.
 
     Raises:
-        ModelError: no such model, or not one of Mutua's.
+        ModelError: no such model, not one of Mutua's, or weights that are missing or do not fit.
         ValueError: no such policy.
     """
-    config, processor = load_processor(name_or_path, policy=policy)
-    with _told(name_or_path):
-        model = MutuaForConditionalGeneration.from_pretrained(_name(name_or_path), config=config)
-    model.eval().to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    model, processor = load_model(name_or_path, policy=policy)
+    model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))  # type: ignore[arg-type]
     return model, processor
-
-
-def load_processor(
-    name_or_path: str | Path | None = None, *, policy: str | None = None
-) -> tuple[MutuaConfig, MutuaProcessor]:
-    """As `load`, with the configuration in place of the model: no weight is read."""
-    name = _name(name_or_path)
-    with _told(name_or_path):
-        config = MutuaConfig.from_pretrained(name)
-        if policy is not None:
-            config.attention_policy = get_policy(policy).name
-        if config.model_type != MutuaConfig.model_type or config.text_config is None:
-            raise ModelError(f"{name} is not a Mutua model: its config.json does not say model_type 'mutua'.")
-        return config, MutuaProcessor.from_pretrained(name)
-
-
-def _name(name_or_path: str | Path | None) -> str:
-    return str(PACKAGED if name_or_path is None else name_or_path)
-
-
-@contextmanager
-def _told(name_or_path: str | Path | None) -> Iterator[None]:
-    """A model that is not there or cannot be read becomes a ModelError."""
-    try:
-        yield
-    except OSError as error:
-        raise ModelError(
-            f"no model at {_name(name_or_path)!r}: give a folder that `save_pretrained` wrote, or a hub id that this "
-            f"machine can reach ({first_line(error)})"
-        ) from error
 
 
 def conversation(images: Sequence[str | Path | Image], question: str) -> list[dict[str, Any]]:

@@ -33,7 +33,7 @@ def mutua(*words: object, stdin: str | None = None) -> Result:
     return CliRunner().invoke(app, [str(word) for word in words], input=stdin)
 
 
-def assert_told(result: Result, message: str) -> None:
+def assert_error(result: Result, message: str) -> None:
     """One line on stderr, exit code 1, no traceback."""
     assert result.exit_code == 1, result.output
     assert message in " ".join(result.stderr.split())
@@ -59,40 +59,52 @@ def test_ask_without_a_picture(folder):
 
 
 def test_a_missing_file(folder):
-    assert_told(mutua("ask", "nope.png", "what?", "--model", folder), "file not found: nope.png")
+    assert_error(mutua("ask", "nope.png", "what?", "--model", folder), "file not found: nope.png")
 
 
 def test_not_an_image(folder, tmp_path):
     (tmp_path / "notes.png").write_text("hello")
-    assert_told(mutua("ask", tmp_path / "notes.png", "what?", "--model", folder), "not an image")
-    assert_told(mutua("ask", tmp_path, "what?", "--model", folder), "is a folder")
+    assert_error(mutua("ask", tmp_path / "notes.png", "what?", "--model", folder), "not an image")
+    assert_error(mutua("ask", tmp_path, "what?", "--model", folder), "is a folder")
 
 
 def test_a_truncated_image(folder, tmp_path):
     picture(2, 200).save(tmp_path / "whole.png")
     (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:5000])
-    assert_told(mutua("ask", tmp_path / "cut.png", "what?", "--model", folder), "damaged image")
+    assert_error(mutua("ask", tmp_path / "cut.png", "what?", "--model", folder), "damaged image")
 
 
 @pytest.mark.parametrize("limit", [100, 700])
 def test_a_decompression_bomb(folder, image, monkeypatch, limit):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)  # 1,024 pixels: beyond twice the first, once the second
-    assert_told(mutua("ask", image, "what?", "--model", folder), "image too large")
+    assert_error(mutua("ask", image, "what?", "--model", folder), "image too large")
 
 
 def test_an_empty_or_forgotten_question(folder, image):
-    assert_told(mutua("ask", image, "  ", "--model", folder), "the question is empty")
-    assert_told(mutua("ask", image, "--model", folder), "the last word must be the question")
+    assert_error(mutua("ask", image, "  ", "--model", folder), "the question is empty")
+    assert_error(mutua("ask", image, "--model", folder), "the last word must be the question")
 
 
 def test_an_unknown_model_or_policy(folder, image):
-    assert_told(mutua("ask", image, "what?", "--model", "no/such/folder"), "no model at 'no/such/folder'")
-    assert_told(mutua("ask", image, "what?", "--model", folder, "--policy", "mmma"), "unknown attention policy 'mmma'")
+    assert_error(mutua("ask", image, "what?", "--model", "no/such/folder"), "no model at 'no/such/folder'")
+    assert_error(mutua("ask", image, "what?", "--model", folder, "--policy", "mmma"), "unknown attention policy 'mmma'")
 
 
 def test_a_model_of_another_kind(image, tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
-    assert_told(mutua("ask", image, "what?", "--model", tmp_path), "is not a Mutua model")
+    assert_error(mutua("ask", image, "what?", "--model", tmp_path), "is not a Mutua model")
+
+
+@pytest.mark.parametrize("policy", ["mma", "causal"])
+def test_leakage_of_a_model_that_computes_nothing_finite(folder, tmp_path, policy):
+    model = make_model(policy)
+    model.model.connector.down.weight.data[:] = float("nan")
+    model.save_pretrained(tmp_path)
+    make_processor(model).save_pretrained(tmp_path)
+    result = mutua("leakage", tmp_path, "--conversations", 1)
+    assert result.exit_code == 1
+    assert "NOT FINITE" in result.stdout
+    assert mutua("leakage", folder, "--conversations", 1).exit_code == 0
 
 
 def test_usage_errors_exit_with_2(image):
@@ -133,18 +145,20 @@ def test_eval_prints_families_and_writes_every_answer(folder, tmp_path, monkeypa
     written = json.loads((tmp_path / "out.json").read_text())
     assert written[str(data)][str(folder)]["records"][0]["expected"] == "yes"
     assert Image.open(tmp_path / "out.png").width > 100
-    assert_told(mutua("eval", "-m", folder, "-d", "imagenet"), "no data 'imagenet'")
+    assert_error(mutua("eval", "-m", folder, "-d", "imagenet"), "no data 'imagenet'")
     for option in ("--json", "--figure"):
         nowhere = tmp_path / "nowhere" / "out"
-        assert_told(mutua("eval", "-m", folder, "-d", data, option, nowhere), f"{option} {nowhere}: there is no folder")
-        assert_told(mutua("eval", "-m", folder, "-d", data, option, tmp_path), f"{option} {tmp_path} is a folder")
-    assert_told(mutua("eval", "-m", folder, "-d", data, "--figure", "a.pdf"), "a.pdf: accuracies are drawn as .png")
+        assert_error(
+            mutua("eval", "-m", folder, "-d", data, option, nowhere), f"{option} {nowhere}: there is no folder"
+        )
+        assert_error(mutua("eval", "-m", folder, "-d", data, option, tmp_path), f"{option} {tmp_path} is a folder")
+    assert_error(mutua("eval", "-m", folder, "-d", data, "--figure", "a.pdf"), "a.pdf: accuracies are drawn as .png")
 
 
 def test_a_recipe_with_a_mistake(tmp_path):
     recipe = tmp_path / "r.yaml"
     recipe.write_text("name: x\nseeed: 1\n")
-    assert_told(mutua("train", recipe), "seeed")
+    assert_error(mutua("train", recipe), "seeed")
 
 
 def test_doctor_names_versions_and_backends():

@@ -116,9 +116,9 @@ def test_state_is_left_as_it_was(pair: Pair) -> None:
 
 
 def test_progress_limit_and_nothing(pair: Pair) -> None:
-    told: list[tuple[int, int]] = []
-    result = evaluate(*pair, Scenes("test", 50), batch_size=4, limit=10, progress=lambda *done: told.append(done))
-    assert told == [(4, 10), (8, 10), (10, 10)]
+    reported: list[tuple[int, int]] = []
+    result = evaluate(*pair, Scenes("test", 50), batch_size=4, limit=10, progress=lambda *done: reported.append(done))
+    assert reported == [(4, 10), (8, 10), (10, 10)]
     assert result.overall.total == 10
     with pytest.raises(ValueError, match="nothing to evaluate"):
         evaluate(*pair, [])

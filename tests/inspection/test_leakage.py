@@ -48,6 +48,54 @@ def broken(monkeypatch, change):
     return model
 
 
+def one_dimension_outweighs_the_rest(model):
+    """As in large language models: one dimension of the final states is nearly constant, and a thousand times the
+    others."""
+    layers, width = model.model.language_model.layers, model.model.language_model.embed_tokens.weight.shape[1]
+    with torch.no_grad():
+        model.model.language_model.embed_tokens.weight[:, 0] = 30.0
+        model.model.connector.down.weight[0] = 0.0
+        model.model.connector.down.bias[0] = 30.0
+        for layer in layers:
+            layer.self_attn.o_proj.weight[0] = 0.0
+            layer.mlp.down_proj.weight[0] = 0.0
+        model.model.language_model.norm.weight[:] = 1.0
+        model.model.language_model.norm.weight[0] = 100.0
+    model.lm_head.weight = torch.nn.Parameter(torch.randn(model.lm_head.weight.shape[0], width))
+    return model
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_is_not_seen_moves_nothing_to_the_last_bit(backend, dtype, processor):
+    model = make_model("mma").to(dtype)
+    model.set_attn_implementation(backend)
+    findings = prove(model, processor, conversations=1).findings
+    assert [finding.moved for finding in findings if not finding.must_move] == [0.0] * 3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_dimension_with_huge_values_hides_no_leak(monkeypatch, processor, dtype):
+    def change(mask, roles):
+        return mask | torch.ones_like(mask).tril(1)
+
+    model = one_dimension_outweighs_the_rest(make_model("mma")).to(dtype)
+    assert prove(model, processor, conversations=1).holds
+    leaking = one_dimension_outweighs_the_rest(broken(monkeypatch, change)).to(dtype)
+    found = prove(leaking, processor, conversations=1).findings[0]
+    assert (found.name, found.verdict) == ("a response token: states before it", "leak")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_proves_nothing(processor, value):
+    model = make_model("mma")
+    with torch.no_grad():
+        model.model.connector.down.weight[:] = value
+    proof = prove(model, processor, conversations=1)
+    assert not proof.holds
+    assert {finding.verdict for finding in proof.findings} == {"not finite"}
+
+
 def names_of_failures(model, processor) -> list[str]:
     return [
         finding.name.split(":")[0] for finding in prove(model, processor, conversations=1).findings if not finding.ok

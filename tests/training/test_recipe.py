@@ -2,7 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from mutua.training import RecipeError, dump_recipe, load_recipe
+from mutua.models.loading import PACKAGED
+from mutua.training import Recipe, RecipeError, dump_recipe, load_recipe
+from mutua.training.origin import FolderModel, PartsModel, PresetModel, TinyModel
 from mutua.training.recipe_table import recipe_table
 
 DOCS = Path(__file__).parents[2] / "docs" / "training.md"
@@ -53,6 +55,12 @@ def test_adapters_are_asked_for_by_their_section(tmp_path: Path, recipe_in) -> N
         ("train=3", "train: got 3, expected keys and values"),
         ("name=", "name: got None, expected a text"),
         ("model.preset=huge", "model.preset: no preset 'huge'; allowed: aki-4b, "),
+        ("model=3", "model: got 3, expected keys and values"),
+        (
+            "model.presett=tiny",
+            "model.presett: unknown key; did you mean 'preset'? allowed: preset, vision, text, conn",
+        ),
+        ("model={path: here, pth: there}", "model.pth: unknown key; did you mean 'path'? allowed: path, attention_pol"),
         ("model.path=somewhere", "model: give exactly one of preset and path"),
         ("model={vision: a}", "model: give exactly one of preset and path, or vision and language"),
         ("model={preset: tiny, vision: 3}", "model.vision: got 3, expected a text or keys and values"),
@@ -92,6 +100,30 @@ def test_an_override_that_leads_nowhere(tmp_path: Path, recipe_in, override: str
     with pytest.raises(RecipeError, match=r"--set .*") as error:
         recipe_in(tmp_path, override)
     assert expected in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("model", "kind"),
+    [
+        ("{preset: tiny}", TinyModel),
+        ("{preset: tiny, path: null, vision: null, language: null, tokenizer: null, text: {}}", TinyModel),
+        ("{preset: null, path: here, vision: {}, language: null, connector: null, text: {}}", FolderModel),
+        ("{preset: smollm2-135m, language: somewhere}", PresetModel),
+        ("{vision: {model_type: dinov2}, language: a.gguf, tokenizer: here}", PartsModel),
+    ],
+)
+def test_the_kinds_of_origin(tmp_path: Path, recipe_in, model: str, kind: type) -> None:
+    """Also as the library once wrote them, every key of every kind, with null where there is none."""
+    recipe = recipe_in(tmp_path, f"model={model}")
+    assert type(recipe.model) is kind
+    path = tmp_path / "dumped.yaml"
+    path.write_text(dump_recipe(recipe), encoding="utf-8")
+    assert load_recipe(path) == recipe == Recipe.model_validate(dict(recipe))
+
+
+@pytest.mark.parametrize("path", [PACKAGED / "recipe.yaml", *sorted((DOCS.parents[1] / "recipes").glob("*.yaml"))])
+def test_the_recipes_of_this_repository(path: Path) -> None:
+    assert load_recipe(path).model
 
 
 def test_a_path_takes_no_sizes(tmp_path: Path, recipe_in) -> None:

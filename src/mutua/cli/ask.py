@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from mutua.cli.common import ModelOption, PolicyOption, load_model, mistakes_told
+from mutua.cli.common import ModelOption, PolicyOption, load_model, report_errors
 
 EXAMPLES = """Examples:
 
@@ -30,7 +30,7 @@ def ask(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of streaming.")] = False,
 ) -> None:
     """Ask a question about one picture or several."""
-    with mistakes_told():
+    with report_errors():
         if Path(question).is_file():
             raise ValueError(
                 f"the last word must be the question, but {question!r} is a file: add a question in quotes."
@@ -39,7 +39,7 @@ def ask(
 
         from mutua.api import conversation, reply
 
-        messages = conversation(images or [], question)  # a bad picture is told before the model loads
+        messages = conversation(images or [], question)  # a bad picture is reported before the model loads
         network, processor = load_model(model, policy)
         started = time.perf_counter()
         if not as_json:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mutua.cli.common import ModelOption, PolicyOption, mistakes_told, out
+from mutua.cli.common import ModelOption, PolicyOption, out, report_errors
 
 if TYPE_CHECKING:
     from mutua.data.sample import Sample
@@ -41,7 +41,7 @@ def audit(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, every token on its own.")] = False,
 ) -> None:
     """Show of every token who says it, whether it is trained on, and what it looks ahead to."""
-    with mistakes_told():
+    with report_errors():
         from mutua.api import load_processor
         from mutua.attention import get_policy
         from mutua.data.collate import encode, encode_prompts

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mutua.cli.common import ModelOption, PolicyOption, err, is_terminal, load_model, mistakes_told
+from mutua.cli.common import ModelOption, PolicyOption, err, is_terminal, load_model, report_errors
 
 EXAMPLES = """Examples:
 
@@ -27,7 +27,7 @@ def chat(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 64,
 ) -> None:
     """Talk about pictures. Every turn sees the whole conversation; an image looks ahead only within its own turn."""
-    with mistakes_told():
+    with report_errors():
         from transformers import TextStreamer
 
         from mutua.api import conversation, reply

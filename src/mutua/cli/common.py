@@ -1,4 +1,4 @@
-"""What the commands share: how a user's mistake is told, how a model is loaded, the options with one meaning."""
+"""What the commands share: how a user's mistake is reported, how a model is loaded, the options with one meaning."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PolicyOption = Annotated[
 
 
 @contextmanager
-def mistakes_told() -> Iterator[None]:
+def report_errors() -> Iterator[None]:
     """Whatever the library refuses becomes one line and exit code 1; a bug of ours keeps its traceback.
 
     The library raises ValueError (of which its own errors are subclasses), ImportError for a missing extra and
@@ -54,15 +54,13 @@ def _escape(text: str) -> str:
 
 def load_model(name: str | None, policy: str | None) -> tuple[MutuaForConditionalGeneration, MutuaProcessor]:
     """`mutua.load` for a command: quiet libraries, and a word on stderr when the packaged model is meant."""
-    from transformers.utils import logging
+    from mutua.api import load
+    from mutua.quiet import silence
 
-    import mutua
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    silence()
     if name is None:
         err.print("using the packaged tiny model (64 x 64 pictures of shapes); --model names another", style="dim")
-    return mutua.load(name, policy=policy)
+    return load(name, policy=policy)
 
 
 def is_terminal() -> bool:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mutua.cli.common import err, mistakes_told, out
+from mutua.cli.common import err, out, report_errors
 
 CONVERT_EXAMPLES = """Examples:
 
@@ -42,7 +42,7 @@ def convert_aki(
     ] = None,
 ) -> None:
     """Convert the released AKI checkpoint (Sony/AKI-4B-phi-3.5-mini)."""
-    with mistakes_told():
+    with report_errors():
         from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 
         from mutua.convert.aki import convert
@@ -71,7 +71,7 @@ def export_aki(
     ] = None,
 ) -> None:
     """Write the released AKI format; a model that was only converted comes back bit for bit."""
-    with mistakes_told():
+    with report_errors():
         from mutua.convert.aki import export
 
         with err.status("writing"):

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from mutua.cli.common import FAILED, mistakes_told, out
+from mutua.cli.common import FAILED, out, report_errors
 
 EXAMPLES = """Examples:
 
@@ -36,7 +36,7 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
 ) -> None:
     """Versions, devices, backends; exit code 1 if something that `mutua ask` needs is missing."""
-    with mistakes_told():
+    with report_errors():
         report = _examine()
     if as_json:
         import json

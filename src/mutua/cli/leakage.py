@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mutua.cli.common import FAILED, PolicyOption, err, load_model, mistakes_told, out
+from mutua.cli.common import FAILED, PolicyOption, err, load_model, out, report_errors
 
 EXAMPLES = """Examples:
 
@@ -26,7 +26,7 @@ def leakage(
     seed: Annotated[int, typer.Option(help="Of the conversations.")] = 0,
 ) -> None:
     """Perturb every response token, other documents and padding; exit code 1 if anything moves that must not."""
-    with mistakes_told():
+    with report_errors():
         from rich.progress import Progress
         from rich.table import Table
 
@@ -41,7 +41,7 @@ def leakage(
     used = network.model.language_model.config._attn_implementation
     table = Table("perturbed: watched", "trials", "moved", "must", "", title=f"policy {proof.policy}, backend {used}")
     for finding in proof.findings:
-        verdict = "[green]ok[/green]" if finding.ok else "[red]LEAK[/red]" if not finding.must_move else "[red]NO[/red]"
+        verdict = "[green]ok[/green]" if finding.ok else f"[red]{finding.verdict.upper()}[/red]"
         must = "move" if finding.must_move else "not move"
         table.add_row(finding.name, str(finding.trials), f"{finding.moved:.1e}", must, verdict)
     out.print(table)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mutua.cli.common import err, mistakes_told
+from mutua.cli.common import err, report_errors
 
 EXAMPLES = """Examples:
 
@@ -35,7 +35,7 @@ def mask(
     image_tokens: Annotated[int, typer.Option(min=1, help="Tokens that stand for an image.")] = 4,
 ) -> None:
     """Draw the attention mask of a conversation, policies side by side."""
-    with mistakes_told():
+    with report_errors():
         from mutua.attention import get_policy
         from mutua.inspection.draw import as_figure, as_text, sketch
 

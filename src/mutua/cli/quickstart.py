@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mutua.cli.common import INTERRUPTED, err, mistakes_told, out
+from mutua.cli.common import INTERRUPTED, err, out, report_errors
 
 EXAMPLES = """Examples:
 
@@ -31,10 +31,11 @@ def quickstart(
 
     Both begin with the same short captioning run. Stopped? The same command goes on.
     """
-    with mistakes_told():
+    with report_errors():
         from mutua.cli.common import load_model
-        from mutua.cli.evaluate import HELD_OUT, blind_guess, measure, open_source, report, to_json
+        from mutua.cli.evaluate import progress, report
         from mutua.data.readers import Scenes
+        from mutua.evaluation import HELD_OUT, blind_guess, measure, open_source, to_json
         from mutua.training import load_recipe
         from mutua.training import train as run
 
@@ -59,7 +60,9 @@ def quickstart(
 
         err.rule("held-out questions", align="left")
         networks = {arm: load_model(str(output / arm / "model"), None) for arm in ARMS}
-        results = measure(networks, {name: open_source(name) for name in HELD_OUT}, limit=limit, batch_size=128)
+        sources = {name: open_source(name) for name in HELD_OUT}
+        with progress() as show:
+            results = measure(networks, sources, limit=limit, batch_size=128, progress=show)
         (output / "results.json").write_text(json.dumps(to_json(results), indent=1) + "\n")
         report(results, {name: blind_guess(name) for name in HELD_OUT}, figure=output / "accuracy.png")
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mutua.cli.common import INTERRUPTED, err, mistakes_told
+from mutua.cli.common import INTERRUPTED, err, report_errors
 
 EXAMPLES = """Examples:
 
@@ -27,7 +27,7 @@ def train(
     ] = None,
 ) -> None:
     """Train a model. Stop it at any moment (Ctrl-C); the same command goes on, bit for bit."""
-    with mistakes_told():
+    with report_errors():
         from mutua.training import load_recipe
         from mutua.training import train as run
 

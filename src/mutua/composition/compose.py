@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from copy import deepcopy
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig
 
 from mutua.composition.language import expect_equal_logits, prove_mask, refuse_unfit, text_logits, text_probe
 from mutua.composition.parts import (
@@ -17,16 +15,17 @@ from mutua.composition.parts import (
     load_language,
     load_tokenizer,
     load_vision,
-    quiet,
     read_image_processor,
 )
 from mutua.composition.presets import PRESETS
 from mutua.composition.tokenizer import IMAGE, chat_template_of, prepare_tokenizer, rows_needed
 from mutua.models.configuration import MutuaConfig
 from mutua.models.connectors import connector_keys
+from mutua.models.generation_config import reply_config
 from mutua.models.modeling import MutuaForConditionalGeneration
 from mutua.models.processing import MutuaProcessor
 from mutua.models.vision import given_side, image_processor, image_side, vision_encoder
+from mutua.quiet import quiet
 
 
 def compose(
@@ -126,7 +125,13 @@ def _compose(
     model = _assemble(config, vision, language)
     prove_mask(model.model.language_model)
     expect_equal_logits(text_logits(model, probe), alone, config.text_config)
-    model.generation_config = _generation_config(language.generation_config, tokens, image_token_id)
+    own = language.generation_config
+    model.generation_config = reply_config(
+        own,
+        pad=tokens.pad_token_id,
+        ends=[tokens.eos_token_id] if own.eos_token_id is None else [],
+        never=[image_token_id],
+    )
     processor = MutuaProcessor(
         image_processor=image_processor(config.vision_config, config.image_size, given),
         tokenizer=tokens,
@@ -174,7 +179,7 @@ def _assemble(config: MutuaConfig, vision: Any, language: Any) -> MutuaForCondit
         ("lm_head", language.get_output_embeddings()),
     ):
         weights |= {f"{prefix}.{name}": tensor for name, tensor in part.state_dict().items()}
-    with quiet():
+    with quiet():  # the connector's weights are fresh, as they should be
         model, info = MutuaForConditionalGeneration.from_pretrained(
             None, config=config, state_dict=weights, dtype=language.dtype, output_loading_info=True
         )
@@ -186,13 +191,3 @@ def _assemble(config: MutuaConfig, vision: Any, language: Any) -> MutuaForCondit
             f"place or no origin, e.g. {', '.join([*wrong, *map(str, info['mismatched_keys'])][:3])}."
         )
     return model.eval()
-
-
-def _generation_config(own: GenerationConfig, tokens: Any, image_token_id: int) -> GenerationConfig:
-    """The language model's own, never to say the placeholder of an image."""
-    generation_config = deepcopy(own)
-    if generation_config.eos_token_id is None:
-        generation_config.eos_token_id = tokens.eos_token_id
-    generation_config.pad_token_id = tokens.pad_token_id
-    generation_config.suppress_tokens = [*(own.suppress_tokens or []), image_token_id]
-    return generation_config

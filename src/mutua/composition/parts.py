@@ -6,8 +6,7 @@ Every weight of a part must be in its checkpoint: what is missing would be rando
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from copy import deepcopy
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,14 +14,12 @@ from typing import Any, TypeAlias
 
 import torch
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
-from transformers.utils import cached_file, logging
+from transformers.utils import cached_file
 
 from mutua.models.configuration import MutuaConfig
+from mutua.models.loading import WEIGHTS, expect_whole, first_line
 from mutua.models.modeling import MutuaModel
 from mutua.models.vision import vision_encoder
-
-# Never a pickle; and what does not fit is told by name, and refused, in `_expect_whole`.
-_WEIGHTS = {"use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
 
 Part: TypeAlias = str | Path | PreTrainedConfig
 
@@ -43,9 +40,9 @@ def load_vision(part: Part, dtype: torch.dtype) -> Any:
 
     def load(name: str, **options: Any) -> Any:
         if isinstance(whole, MutuaConfig):
-            model, info = MutuaModel.from_pretrained(name, dtype=dtype, **_WEIGHTS, **options)
+            model, info = MutuaModel.from_pretrained(name, dtype=dtype, **WEIGHTS, **options)
             return model.vision_tower, info
-        return AutoModel.from_pretrained(name, config=config, dtype=dtype, **_WEIGHTS, **options)
+        return AutoModel.from_pretrained(name, config=config, dtype=dtype, **WEIGHTS, **options)
 
     model, info = _read("vision", part, load)
     own = {name for name, _ in model.named_children()} - {"head"}
@@ -81,7 +78,7 @@ def load_language(part: Part, dtype: torch.dtype | None) -> Any:
         if "gguf_file" in options:
             wanted = dtype or torch.float32
             return AutoModelForCausalLM.from_pretrained(name, dtype=wanted, output_loading_info=True, **options)
-        return AutoModelForCausalLM.from_pretrained(name, dtype=dtype or "auto", **_WEIGHTS, **options)
+        return AutoModelForCausalLM.from_pretrained(name, dtype=dtype or "auto", **WEIGHTS, **options)
 
     model, info = _read("language", part, load)
     _expect_whole("language", part, info, info["unexpected_keys"])
@@ -104,25 +101,6 @@ def load_tokenizer(part: Part, given: Any) -> Any:
             "language is a bare config, which has no tokenizer: give tokenizer= (a tokenizer, a folder or a hub id)."
         )
     return _read("tokenizer" if given else "language", source, AutoTokenizer.from_pretrained)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keeps Transformers from reporting the connector's fresh weights, which are as they should be."""
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
-
-
-def first_line(error: Exception) -> str:
-    """What a library's error says, without its advice; of one that says nothing, its name."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _read(what: str, part: str | Path, load: Callable[..., Any]) -> Any:
@@ -156,12 +134,7 @@ def _expect_gguf() -> None:
 
 
 def _expect_whole(what: str, part: str | Path, info: dict[str, Any], extra: Any) -> None:
-    for problem, keys in (
-        ("lacks", info["missing_keys"]),
-        ("has other shapes for", info["mismatched_keys"]),
-        ("has weights that its config has no place for:", extra),
-    ):
-        if keys:
-            names = sorted(key if isinstance(key, str) else key[0] for key in keys)
-            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            raise ComposeError(f"{what} {part}: the checkpoint {problem} {', '.join(names[:3])}{more}.")
+    try:
+        expect_whole(info, extra)
+    except ValueError as error:
+        raise ComposeError(f"{what} {part}: {error}") from None

@@ -11,6 +11,8 @@ from transformers.models.siglip import SiglipImageProcessorPil
 
 from mutua.composition.tokenizer import IMAGE, TEXT_MACRO
 from mutua.models.configuration import MutuaConfig
+from mutua.models.generation_config import reply_config
+from mutua.models.modeling import MutuaForConditionalGeneration
 from mutua.models.processing import MutuaProcessor
 
 PAD, USER, ASSISTANT, SYSTEM, END = "<|pad|>", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>"
@@ -88,6 +90,20 @@ def tiny_config(
         image_token_id=tokenizer.convert_tokens_to_ids(IMAGE),
         **{"connector": "mlp", **resampler, **overrides},
     )
+
+
+def tiny_model(
+    tokenizer: PreTrainedTokenizerFast, config: MutuaConfig
+) -> tuple[MutuaForConditionalGeneration, MutuaProcessor]:
+    """The model with fresh weights, and its processor."""
+    model = MutuaForConditionalGeneration(config)
+    model.generation_config = reply_config(
+        model.generation_config,
+        pad=tokenizer.pad_token_id,
+        ends=[tokenizer.eos_token_id],
+        never=tokenizer.convert_tokens_to_ids([IMAGE, USER, ASSISTANT, SYSTEM]),
+    )
+    return model, build_processor(tokenizer, config)
 
 
 def build_processor(tokenizer: PreTrainedTokenizerFast, config: MutuaConfig) -> MutuaProcessor:

@@ -19,11 +19,12 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveFloat, Posit
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedConfig
 
-from mutua.composition.parts import first_line
 from mutua.composition.tokenizer import IMAGE, TEXT_MACRO
 from mutua.convert.tensor_files import TensorFiles
 from mutua.folders import whole_folder
 from mutua.models.configuration import MutuaConfig
+from mutua.models.generation_config import reply_config
+from mutua.models.loading import first_line
 from mutua.models.modeling import MutuaForConditionalGeneration
 from mutua.models.processing import MutuaProcessor
 from mutua.models.vision import image_processor, image_side
@@ -49,7 +50,7 @@ CHAT_TEMPLATE = (
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{- '<|assistant|>\\n' -}}{%- endif -%}"
 )
-END = "<|end|>"
+END, TURNS = "<|end|>", ("<|system|>", "<|user|>", "<|assistant|>")
 
 _EMBED, _HEAD, _HEAD_BIAS = "model.language_model.embed_tokens.weight", "lm_head.weight", "lm_head.bias"
 # Tables of two parts, by our name: the released name of the added rows.
@@ -388,13 +389,13 @@ def _processor(source: Path, released: AkiConfig, config: MutuaConfig) -> MutuaP
 def _generation_config(
     language_model: str, source: Path, config: MutuaConfig, processor: MutuaProcessor | None
 ) -> GenerationConfig:
-    """The language model's own, which knows the tokens that end a reply."""
+    """The language model's own, which knows the tokens that end a reply; no placeholder is said, no turn opened."""
     try:
         ours = GenerationConfig.from_pretrained(_folder_or_id(language_model, source))
     except OSError:  # it has none
         ours = GenerationConfig.from_model_config(config.text_config)
-    ends = [ours.eos_token_id] if isinstance(ours.eos_token_id, int) else list(ours.eos_token_id or [])
-    if processor is not None and (end := processor.tokenizer.convert_tokens_to_ids(END)) not in ends:
-        ends.append(end)
-    ours.eos_token_id, ours.pad_token_id = ends, config.text_config.pad_token_id
-    return ours
+    ends, never = [], [config.image_token_id]
+    if processor is not None:
+        ends.append(processor.tokenizer.convert_tokens_to_ids(END))
+        never += processor.tokenizer.convert_tokens_to_ids(list(TURNS))
+    return reply_config(ours, pad=config.text_config.pad_token_id, ends=ends, never=never)

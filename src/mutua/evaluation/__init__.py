@@ -1,6 +1,20 @@
 """Evaluation: what a model answers, how often it is right, and how that looks side by side."""
 
 from mutua.evaluation.accuracy import Accuracy, Record, Score, evaluate
+from mutua.evaluation.comparison import measure, to_json
+from mutua.evaluation.held_out import HELD_OUT, blind_guess, open_source
 from mutua.evaluation.report import figure, table
 
-__all__ = ["Accuracy", "Record", "Score", "evaluate", "figure", "table"]
+__all__ = [
+    "HELD_OUT",
+    "Accuracy",
+    "Record",
+    "Score",
+    "blind_guess",
+    "evaluate",
+    "figure",
+    "measure",
+    "open_source",
+    "table",
+    "to_json",
+]

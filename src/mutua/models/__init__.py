@@ -6,12 +6,14 @@ from mutua.attention import register
 from mutua.models.configuration import MutuaConfig
 from mutua.models.modeling import MutuaForConditionalGeneration, MutuaModel
 from mutua.models.processing import MutuaProcessor
+from mutua.registration import registered
 
 register()
 AutoConfig.register("mutua", MutuaConfig, exist_ok=True)
 AutoModel.register(MutuaConfig, MutuaModel, exist_ok=True)
 AutoModelForImageTextToText.register(MutuaConfig, MutuaForConditionalGeneration, exist_ok=True)
 AutoProcessor.register(MutuaConfig, MutuaProcessor, exist_ok=True)
+registered()
 
 __all__ = [
     "MutuaConfig",

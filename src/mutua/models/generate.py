@@ -21,8 +21,12 @@ class RolesInGeneration(GenerationMixin):
     """Generation for a model whose token roles travel in `token_type_ids`."""
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
-        """As in Transformers, all but `prefill_chunk_size`: a prefill cut inside a block would lose look-ahead."""
+        """As in Transformers, but that no image placeholder is ever said, and that `prefill_chunk_size` is refused: a
+        prefill cut inside a block would lose look-ahead."""
         config = kwargs.get("generation_config") or self.generation_config
+        # A visual token without its image would stop the forward pass after it, and the whole batch with it.
+        never = kwargs.get("suppress_tokens", config.suppress_tokens) or []
+        kwargs["suppress_tokens"] = list(dict.fromkeys([*never, self.config.image_token_id]))
         chunk = kwargs.get("prefill_chunk_size", getattr(config, "prefill_chunk_size", None))
         if chunk is not None:
             raise ValueError(

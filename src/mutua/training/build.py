@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
+from functools import singledispatch
 from itertools import islice
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from torch import nn
 from transformers import AutoConfig
 
 from mutua.composition import compose
-from mutua.composition.tiny import build_processor, tiny_config, train_tokenizer
+from mutua.composition.tiny import tiny_config, tiny_model, train_tokenizer
 from mutua.data.mixture import Mixture
 from mutua.models import MutuaForConditionalGeneration, MutuaProcessor
 from mutua.models.connectors import connector_keys
-from mutua.training.export import no_bars
+from mutua.models.loading import copy_weights, load_model
+from mutua.quiet import quiet
 from mutua.training.lora import Adapters, is_lora
-from mutua.training.recipe import ModelSettings, Recipe
+from mutua.training.origin import FolderModel, ModelSettings, PartsModel, PresetModel, TinyModel
+from mutua.training.recipe import Recipe
 from mutua.training.samples import ALWAYS_TOLERATED, SAMPLE_ERRORS
+
+Model: TypeAlias = tuple[MutuaForConditionalGeneration, MutuaProcessor]
 
 
 def model_to_train(
@@ -35,7 +41,7 @@ def model_to_train(
     if newest is None or lora is not None:  # a checkpoint of a run with adapters has no more than what is trained
         model, processor = build_model(recipe.model, mixture, recipe.data.tokenizer_texts)
     else:
-        model, processor = load_model(newest)
+        model, processor = load_to_train(newest)
     freeze(model, recipe.train.freeze, may_freeze_all=lora is not None)
     if lora is None:
         return model, processor, None
@@ -45,48 +51,49 @@ def model_to_train(
     return model, processor, adapters
 
 
-def build_model(
-    settings: ModelSettings, mixture: Mixture, tokenizer_texts: int
-) -> tuple[MutuaForConditionalGeneration, MutuaProcessor]:
-    """The tiny preset with fresh weights and a tokenizer of its own, the model in a folder, or one put together."""
-    if settings.path is not None:
-        model, processor = load_model(settings.path)
-        if settings.attention_policy is not None:
-            model.config.attention_policy = settings.attention_policy
-        return model, processor
-    if settings.preset != "tiny":
-        return compose_model(settings)
-    tokenizer = train_tokenizer(islice(_texts(mixture, tokenizer_texts), tokenizer_texts))
+def build_model(settings: ModelSettings, mixture: Mixture, tokenizer_texts: int) -> Model:
+    """The model where the recipe starts; a tokenizer of its own learns from the mixture."""
+    return _build(settings, islice(_texts(mixture, tokenizer_texts), tokenizer_texts))
+
+
+@singledispatch
+def _build(settings: ModelSettings, texts: Iterable[str]) -> Model:
+    """The model of one kind of origin, with fp32 weights to train; `texts` of the data teach a tokenizer."""
+    raise NotImplementedError(type(settings))
+
+
+@_build.register
+def _tiny(settings: TinyModel, texts: Iterable[str]) -> Model:
+    tokenizer = train_tokenizer(texts)
     overrides = {} if settings.connector is None else connector_keys(settings.connector)
     if settings.attention_policy is not None:
         overrides["attention_policy"] = settings.attention_policy
-    sizes = settings.vision if isinstance(settings.vision, dict) else {}
-    config = tiny_config(tokenizer, vision=sizes, text=settings.text, **overrides)
-    return MutuaForConditionalGeneration(config), build_processor(tokenizer, config)
+    return tiny_model(tokenizer, tiny_config(tokenizer, vision=settings.vision, text=settings.text, **overrides))
 
 
-def load_model(folder: Path) -> tuple[MutuaForConditionalGeneration, MutuaProcessor]:
-    """What `save_pretrained` wrote into `folder`, with fp32 weights to train."""
-    if not (folder / "config.json").is_file():
-        hint = "; a checkpoint of a run with train.lora is none, its finished model is" if is_lora(folder) else ""
-        raise FileNotFoundError(
-            f"model.path {folder}: no model there (no config.json){hint}; give a folder that holds one"
-        )
-    with no_bars():
-        model = MutuaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
-    _own_memory(model)
-    return model, MutuaProcessor.from_pretrained(folder, local_files_only=True)
+@_build.register
+def _folder(settings: FolderModel, texts: Iterable[str]) -> Model:
+    return load_to_train(settings.path, settings.attention_policy)
 
 
-def compose_model(settings: ModelSettings) -> tuple[MutuaForConditionalGeneration, MutuaProcessor]:
-    """What `mutua.compose` puts together of the parts that the recipe names, with fp32 weights to train."""
+@_build.register
+def _parts(settings: PartsModel, texts: Iterable[str]) -> Model:
+    return _compose(settings, None)
+
+
+@_build.register
+def _preset(settings: PresetModel, texts: Iterable[str]) -> Model:
+    return _compose(settings, settings.preset)
+
+
+def _compose(settings: PartsModel | PresetModel, preset: str | None) -> Model:
     vision, language = (
         AutoConfig.for_model(**part) if isinstance(part, dict) else part
         for part in (settings.vision, settings.language)
     )
-    with no_bars():
+    with quiet():
         model, processor = compose(
-            settings.preset,
+            preset,
             vision=vision,
             connector=settings.connector,
             language=language,
@@ -94,15 +101,21 @@ def compose_model(settings: ModelSettings) -> tuple[MutuaForConditionalGeneratio
             attention_policy=settings.attention_policy,
             dtype=torch.float32,
         )
-    _own_memory(model)
+    copy_weights(model)
     return model, processor
 
 
-def _own_memory(model: nn.Module) -> None:
-    """Copies the weights out of mapped files. There they are aligned differently from fresh ones, and fast sums depend
-    on alignment: with copies, a resumed run computes exactly what the run before it would have."""
-    for parameter in model.parameters():
-        parameter.data = parameter.data.clone()
+def load_to_train(folder: Path, policy: str | None = None) -> Model:
+    """What `save_pretrained` wrote into `folder`, with fp32 weights that lie in memory of their own."""
+    if not (folder / "config.json").is_file():
+        hint = "; a checkpoint of a run with train.lora is none, its finished model is" if is_lora(folder) else ""
+        raise FileNotFoundError(
+            f"model.path {folder}: no model there (no config.json){hint}; give a folder that holds one"
+        )
+    with quiet():
+        model, processor = load_model(folder, policy=policy, dtype=torch.float32)
+    copy_weights(model)
+    return model, processor
 
 
 def freeze(model: nn.Module, patterns: Sequence[str], may_freeze_all: bool = False) -> None:

@@ -4,31 +4,17 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers.utils import logging
 
 import mutua
 from mutua.models import MutuaForConditionalGeneration, MutuaProcessor
+from mutua.quiet import quiet
 from mutua.training.recipe import Recipe
 from mutua.training.recipe_file import dump_recipe
-
-
-@contextmanager
-def no_bars() -> Iterator[None]:
-    """Keeps Transformers from drawing progress bars, which would tear up the run's own."""
-    were_on = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if were_on:
-            logging.enable_progress_bar()
 
 
 def versions(recipe: Recipe) -> dict[str, str]:
@@ -57,7 +43,7 @@ def write_model(
     run: dict[str, Any],
 ) -> None:
     """Model and processor as `from_pretrained` reads them, and the run's record beside them."""
-    with no_bars():
+    with quiet():
         model.save_pretrained(folder)
     processor.save_pretrained(folder)
     write_record(folder, model.device, recipe, run)

@@ -5,18 +5,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
-from transformers import CONFIG_MAPPING, LlamaConfig, SiglipVisionConfig
+from pydantic import Field, model_validator
 
-from mutua.attention import POLICIES
-from mutua.composition.presets import PRESETS
 from mutua.data.readers import Source
-from mutua.models.connectors import connector_keys
+from mutua.training.origin import ModelSettings
+from mutua.training.section import Section
 
 # Strict: `true` is no number, and "many" and 2.5 are no counts.
 Count = Annotated[int, Field(strict=True, ge=1)]
@@ -24,103 +20,6 @@ CountOrZero = Annotated[int, Field(strict=True, ge=0)]
 Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(strict=True, ge=0, le=1)]
 Beta = Annotated[float, Field(strict=True, ge=0, lt=1)]
-
-
-class Section(BaseModel):
-    """Every section is immutable and knows all of its keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
-
-
-class ModelSettings(Section):
-    preset: str | None = Field(
-        default=None,
-        description=f"tiny: fresh weights of its size, with a tokenizer learned from the data; or, from published "
-        f"parts with a fresh connector, {', '.join(PRESETS)}",
-    )
-    path: Path | None = Field(default=None, description="or start from the model in this folder, tokenizer included")
-    vision: str | dict[str, Any] | None = Field(
-        default=None,
-        description="or put one together: the vision encoder's folder or hub id, or for fresh weights its config "
-        "(`model_type` and sizes); of preset tiny: sizes (keys of SiglipVisionConfig)",
-    )
-    language: str | dict[str, Any] | None = Field(
-        default=None,
-        description="with vision: the language model's folder, hub id or GGUF file, or for fresh weights its config",
-    )
-    connector: str | dict[str, Any] | None = Field(
-        default=None,
-        description="mlp or resampler, or with sizes {type: resampler, latents: 64}; left out: the preset's, for tiny "
-        "mlp, else resampler",
-    )
-    tokenizer: str | None = Field(
-        default=None, description="folder or hub id; left out: the language model's own. Needed where that is a config"
-    )
-    attention_policy: str | None = Field(
-        default=None, description=f"{' or '.join(POLICIES)}; left out: the preset's or the folder's own, else mma"
-    )
-    text: dict[str, Any] = Field(default={}, description="sizes of preset tiny's language model (keys of LlamaConfig)")
-
-    @field_validator("preset")
-    @classmethod
-    def _known_preset(cls, name: str | None) -> str | None:
-        if name is not None:
-            _known("preset", [name], ["tiny", *PRESETS])
-        return name
-
-    @field_validator("attention_policy")
-    @classmethod
-    def _known_policy(cls, name: str | None) -> str | None:
-        if name is not None:
-            _known("attention policy", [name], POLICIES)
-        return name
-
-    @field_validator("vision", "language", "connector", mode="plain")
-    @classmethod
-    def _name_or_keys(cls, value: Any) -> Any:
-        if value is not None and not isinstance(value, (str, dict)):
-            raise ValueError(f"got {value!r}, expected a text or keys and values")
-        return value or None
-
-    @field_validator("vision")
-    @classmethod
-    def _known_vision(cls, value: Any, info: ValidationInfo) -> Any:
-        if info.data.get("preset") == "tiny" and isinstance(value, dict):
-            _known("key of SiglipVisionConfig", value, SiglipVisionConfig().to_dict())
-        return value
-
-    @field_validator("connector")
-    @classmethod
-    def _known_connector(cls, value: Any) -> Any:
-        if value is not None:
-            connector_keys(value)
-        return value
-
-    @field_validator("text")
-    @classmethod
-    def _known_text(cls, sizes: dict[str, Any]) -> dict[str, Any]:
-        return _known("key of LlamaConfig", sizes, LlamaConfig().to_dict())
-
-    @model_validator(mode="after")
-    def _one_origin(self) -> ModelSettings:
-        has_parts = self.vision is not None and self.language is not None
-        if (self.preset and self.path) or not (self.preset or self.path or has_parts):
-            raise ValueError("give exactly one of preset and path, or vision and language")
-        if self.path is not None:
-            if self.connector or self.vision or self.text or self.language or self.tokenizer:
-                raise ValueError(
-                    "connector, vision, language, tokenizer and text make a new model; a model from a path has its own"
-                )
-        elif self.preset == "tiny":
-            if self.language is not None or self.tokenizer is not None or isinstance(self.vision, str):
-                raise ValueError("preset tiny has its own language model and tokenizer, and sizes for vision")
-        elif self.text:
-            raise ValueError("text is for the sizes of preset tiny; give language a config instead")
-        else:
-            for key, value in (("vision", self.vision), ("language", self.language)):
-                if isinstance(value, dict) and value.get("model_type") not in CONFIG_MAPPING:
-                    raise ValueError(f"{key} is a config without a model_type that Transformers knows, e.g. llama")
-        return self
 
 
 class WeightedSource(Section):
@@ -220,20 +119,7 @@ class Recipe(Section):
     name: str = Field(min_length=1, description="what the run is called")
     seed: CountOrZero = Field(default=0, description="of the fresh weights, the order of the data and dropout")
     output: Path = Field(description="folder of the run; everything the run writes is inside")
-    model: ModelSettings = Field(description="what is trained")
+    model: ModelSettings = Field(description="what is trained, of one of the kinds below")
     data: DataSettings = Field(description="what it is trained on")
     train: TrainSettings = Field(description="how it is trained")
     evaluate: EvaluateSettings = Field(default=EvaluateSettings(), description="how it is measured")
-
-
-def section_of(annotation: Any) -> type[Section] | None:
-    """The section that a key holds (`X` or `X | None`), None where it holds anything else."""
-    choices = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
-    return next((choice for choice in choices if isinstance(choice, type) and issubclass(choice, Section)), None)
-
-
-def _known(what: str, given: Any, allowed: Iterable[str]) -> Any:
-    for name in given:
-        if name not in allowed:
-            raise ValueError(f"no {what} {name!r}; allowed: {', '.join(sorted(allowed))}")
-    return given

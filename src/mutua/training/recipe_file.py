@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, get_args
@@ -15,7 +15,9 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from mutua.data.readers import Source
-from mutua.training.recipe import Recipe, section_of
+from mutua.training.origin import KINDS
+from mutua.training.recipe import Recipe
+from mutua.training.section import section_of, sections_of
 
 
 class RecipeError(ValueError):
@@ -149,20 +151,27 @@ def _explain(error: Any) -> str:
 def _walk(location: Sequence[str | int]) -> tuple[list[str], type[BaseModel] | None]:
     """The keys of an error as the file has them, and the section that holds the last of them.
 
-    pydantic puts the chosen type of a source among the keys, where the file has none: it is left out.
+    pydantic puts the chosen kind of a source or a model among the keys, where the file has none: it is left out.
     """
     keys: list[str] = []
     section: type[BaseModel] | None = Recipe
     inside: Any = Recipe
     for step in location:
-        if inside in (Source, get_args(Source)[0]) and step in (sources := _tags()):
-            inside = sources[str(step)]
+        if step in (kinds := _kinds(inside)):
+            inside = kinds[str(step)]
             continue
         keys.append(str(step))
         section = inside if _is_section(inside) else None
         field = section.model_fields.get(str(step)) if section else None
         inside = _entry(inside) if field is None else section_of(field.annotation) or field.annotation
     return keys, section
+
+
+def _kinds(inside: Any) -> Mapping[str, type[BaseModel]]:
+    """What may stand in this place, by the names that pydantic has for it, where there are several kinds."""
+    if inside in (Source, get_args(Source)[0]):
+        return _tags()
+    return KINDS if sections_of(inside) == tuple(KINDS.values()) else {}
 
 
 def _is_section(candidate: Any) -> bool:

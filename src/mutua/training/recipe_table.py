@@ -7,11 +7,12 @@ from typing import Any, get_args
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from mutua.training.recipe import Recipe, WeightedSource, section_of
+from mutua.training.recipe import Recipe, WeightedSource
+from mutua.training.section import sections_of
 
 
 def recipe_table() -> str:
-    """One row per key, sections unfolded."""
+    """One row per key, sections unfolded, and a row above the keys of each kind where a section has several."""
     rows = ["| key | default | meaning |", "|---|---|---|"]
     rows += [f"| `{key}` | {default} | {meaning} |" for key, default, meaning in _rows(Recipe, "")]
     return "\n".join(rows) + "\n"
@@ -24,9 +25,13 @@ def _rows(section: type[BaseModel], prefix: str) -> list[tuple[str, str, str]]:
         rows.append((key, _default(field), (field.description or "").replace("|", "\\|")))
         if WeightedSource in get_args(inside):
             rows += _rows(WeightedSource, f"{key}.N.")
-        elif (inner := section_of(inside)) is not None:
+        elif kinds := sections_of(inside):
             rows[-1] = (key, "", rows[-1][2])
-            rows += _rows(inner, f"{key}.")
+            for kind in kinds:
+                if len(kinds) > 1:
+                    summary = (kind.__doc__ or "").split("\n")[0]
+                    rows.append((key, "", f"one kind: {summary[:1].lower()}{summary[1:]}"))
+                rows += _rows(kind, f"{key}.")
     return rows
 
 

@@ -1,0 +1,30 @@
+"""How a model of ours generates: what ends a reply, and what is never said."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from copy import deepcopy
+
+from transformers import GenerationConfig
+
+
+def reply_config(
+    own: GenerationConfig, *, pad: int, ends: Iterable[int | None], never: Iterable[int]
+) -> GenerationConfig:
+    """The generation config of a model that is put together, from its language model's own.
+
+    Args:
+        pad: what fills the rows of a batch whose reply has ended.
+        ends: tokens that end a reply, besides those that `own` names.
+        never: tokens that are never said: the placeholder of images, those that open someone's turn. One that ends a
+            reply may be said.
+    """
+    known = own.eos_token_id if isinstance(own.eos_token_id, list) else [own.eos_token_id]
+    all_ends = list(dict.fromkeys(end for end in [*known, *ends] if end is not None))
+    config = deepcopy(own)
+    config.suppress_tokens = list(
+        dict.fromkeys([*(own.suppress_tokens or []), *(token for token in never if token not in all_ends)])
+    )
+    config.eos_token_id = all_ends[0] if len(all_ends) == 1 else all_ends or None
+    config.pad_token_id = pad
+    return config

@@ -1,0 +1,40 @@
+"""What is measured, and that the command has no part in it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from tiny_model import CORPUS, make_model
+
+from mutua.composition.tiny import tiny_model, train_tokenizer
+from mutua.data.readers import EasyVQA, Scenes
+from mutua.evaluation import HELD_OUT, blind_guess, evaluate, measure, open_source, to_json
+
+
+def test_held_out_is_what_no_recipe_trains_on():
+    assert {name: (source.split, source.open().__class__) for name, source in HELD_OUT.items()} == {
+        "easy-vqa": ("test", EasyVQA),
+        "scenes": ("test", Scenes),
+    }
+    assert len(open_source("scenes")) == 5000
+
+
+def test_a_file_or_a_mistake(tmp_path):
+    sample = {"id": "1", "messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": "yes"}]}
+    (tmp_path / "mine.jsonl").write_text(json.dumps(sample) + "\n")
+    assert [sample.answer for sample in open_source(str(tmp_path / "mine.jsonl"))] == ["yes"]
+    assert blind_guess(str(tmp_path / "mine.jsonl")) is None
+    with pytest.raises(ValueError, match=r"no data 'imagenet': use easy-vqa, scenes, or the path of a \.jsonl file"):
+        open_source("imagenet")
+
+
+def test_every_model_on_every_source():
+    pair = tiny_model(train_tokenizer(CORPUS, vocab_size=320), make_model("mma").config)
+    sources = {"first": Scenes("test", 6), "second": Scenes("test", 9, seed=2)}
+    seen: list[tuple] = []
+    results = measure({"a": pair, "b": pair}, sources, limit=5, batch_size=3, progress=lambda *done: seen.append(done))
+    assert seen == [(m, s, n, 5) for s in ("first", "second") for m in ("a", "b") for n in (3, 5)]
+    assert results["second"]["b"] == evaluate(*pair, sources["second"], limit=5)
+    written = json.loads(json.dumps(to_json(results)))
+    assert written["first"]["a"]["overall"]["total"] == len(written["first"]["a"]["records"]) == 5

@@ -1,0 +1,76 @@
+"""One loader: what it gives, and what it does not let pass."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_model import make_model, make_processor
+from transformers.utils import logging
+
+from mutua.models.loading import ModelError, copy_weights, load_model, load_processor
+from mutua.quiet import quiet
+
+
+@pytest.fixture
+def folder(tmp_path):
+    model = make_model("mma")
+    model.save_pretrained(tmp_path)
+    make_processor(model).save_pretrained(tmp_path)
+    return tmp_path
+
+
+def test_weights_policy_and_dtype(folder):
+    model, processor = load_model(folder, policy="causal", dtype=torch.bfloat16)
+    assert (model.config.attention_policy, model.dtype, model.training) == ("causal", torch.bfloat16, False)
+    assert processor.num_image_tokens == 16
+    saved, (model, _) = make_model("mma").state_dict(), load_model(folder)
+    for name, weight in model.state_dict().items():
+        assert torch.equal(weight, saved[name])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda w: w.pop("model.connector.up.bias"), "the checkpoint lacks model.connector.up.bias"),
+        (lambda w: w.update({"lm_head.bias": torch.zeros(3)}), "no place for: lm_head.bias"),
+        (lambda w: w.update({"model.connector.up.bias": torch.zeros(3)}), "other shapes for model.connector.up.bias"),
+    ],
+)
+def test_a_checkpoint_that_is_not_whole_is_refused(folder, change, message):
+    """Transformers would fill in random weights, or drop them, and go on."""
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=message) as error:
+        load_model(folder)
+    assert str(error.value).startswith(f"model {folder}: ")
+
+
+def test_no_model_there(tmp_path):
+    with pytest.raises(ModelError, match="no model at 'no/such/folder'"):
+        load_model("no/such/folder")
+    with pytest.raises(ModelError, match="no model at"):
+        load_processor(tmp_path)
+
+
+def test_copied_weights_are_equal_and_lie_elsewhere(folder):
+    model, _ = load_model(folder)
+    before = {name: (weight.data_ptr(), weight.clone()) for name, weight in model.named_parameters()}
+    copy_weights(model)
+    for name, weight in model.named_parameters():
+        assert weight.data_ptr() != before[name][0]
+        assert torch.equal(weight, before[name][1])
+
+
+def test_quiet_ends_where_its_block_ends():
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    try:
+        logging.set_verbosity_info()
+        logging.enable_progress_bar()
+        with quiet():
+            assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == (logging.ERROR, False)
+        assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == (logging.INFO, True)
+    finally:
+        logging.set_verbosity(verbosity)
+        (logging.enable_progress_bar if bars else logging.disable_progress_bar)()
