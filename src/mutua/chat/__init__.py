@@ -1,1 +1,5 @@
 """Who said what: chat templates, the spans of the replies, and the role of every token."""
+
+from mutua.chat.roles_of import roles_of
+
+__all__ = ["roles_of"]
