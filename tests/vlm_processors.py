@@ -136,6 +136,10 @@ IMAGES = "{% for part in message['content'] | selectattr('type', 'equalto', 'ima
 TEXTS = "{% for part in message['content'] | selectattr('type', 'equalto', 'text') %}WORDS{% endfor %}"
 
 
+NO_SYSTEM = "{% if message['role'] == 'system' %}{{ raise_exception('no place for a system message') }}{% endif %}"
+ALTERNATE = "{% if said == (loop.index0 % 2 == 0) %}{{ raise_exception('roles must alternate') }}{% endif %}"
+
+
 def _parts(image: str, form: str = PARTS, text: str = "part['text']") -> str:
     return form.replace("PICTURE", "{{ '" + image + "' }}").replace("WORDS", "{{ " + text + " }}")
 
@@ -175,7 +179,7 @@ GRID = [[16, 32], [32, 16], [32, 32]]
 def _llava_next() -> Any:
     size = {"size": {"shortest_edge": 16}, "crop_size": {"height": 16, "width": 16}, "image_grid_pinpoints": GRID}
     template = (
-        LOOP + "{% if said %}" + _parts("", TEXTS, "' ' + part['text'] + '</s>'")
+        LOOP + NO_SYSTEM + "{% if said %}" + _parts("", TEXTS, "' ' + part['text'] + '</s>'")
         + "{% else %}{{ '[INST] ' }}" + _parts("<image>\n", IMAGES) + _parts("", TEXTS)
         + "{{ ' [/INST]' }}{% endif %}{% endfor %}"
     )  # fmt: skip
@@ -349,7 +353,7 @@ def _internvl_image(size: tuple[int, int], number: int, alone: bool) -> Pieces:
 
 def _pixtral() -> Any:
     template = (
-        "{{ bos_token }}" + LOOP + "{{ '' if said else '[INST]' }}" + _parts("[IMG]")
+        "{{ bos_token }}" + LOOP + NO_SYSTEM + ALTERNATE + "{{ '' if said else '[INST]' }}" + _parts("[IMG]")
         + "{{ eos_token if said else '[/INST]' }}{% endfor %}"
     )  # fmt: skip
     return _pixtral_class()(
@@ -402,3 +406,30 @@ FAMILIES = (
     Family("internvl", _internvl, _internvl_image, _chatml_chat(lambda message: _in_order(message, after="\n"))),
     Family("pixtral", _pixtral, _pixtral_image, _pixtral_chat),
 )
+
+
+def _user(*parts: dict) -> dict:
+    return {"role": "user", "content": list(parts)}
+
+
+def _assistant(text: str) -> dict:
+    return {"role": "assistant", "content": [words(text)]}
+
+
+# Pictures of several sizes, in the middle of a text, at its end, side by side, with a line break between.
+CHATS = {
+    "one picture": [_user(picture(WIDE), words("is it red?")), _assistant("yes")],
+    "two turns": [
+        _user(words("what is it?"), picture(SQUARE)),
+        _assistant("a red one"),
+        _user(picture(TALL), words("and this?")),
+        _assistant("no"),
+    ],
+    "side by side": [
+        _user(picture(TALL), picture(WIDE), picture(SQUARE), words("which is red?")),
+        _assistant("yes"),
+        _user(picture(SQUARE), words("\n"), picture(SQUARE), words("a"), picture(WIDE)),
+        _assistant("no"),
+    ],
+    "a text only": [_user(words("is there a small blue square?")), _assistant("yes"), _user(words("sure?"))],
+}

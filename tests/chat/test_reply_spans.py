@@ -150,6 +150,11 @@ def test_an_empty_reply_is_continued():
     assert runs(out) == [("<|user|>\na<|end|>\n<|assistant|>\n", False)]
 
 
+def test_an_empty_reply_is_continued_where_marks_enclose_nothing():
+    out = encode([user("a"), assistant("")], MARKED, continue_final_message=True)
+    assert runs(out) == [("<|user|>a<|end|><|assistant|>", False)]
+
+
 def test_only_a_reply_is_continued():
     with pytest.raises(ChatTemplateError, match="the last message is from the user"):
         encode(TALK[:3], CHATML, continue_final_message=True)

@@ -6,37 +6,10 @@ from functools import cache
 
 import pytest
 import torch
-from vlm_processors import FAMILIES, SAID, SQUARE, TALL, WIDE, picture, words
+from vlm_processors import CHATS, FAMILIES, SAID
 
 from mutua.chat import roles_of
 from mutua.roles import NONE, Modality, TokenRoles
-
-
-def user(*parts: dict) -> dict:
-    return {"role": "user", "content": list(parts)}
-
-
-def assistant(text: str) -> dict:
-    return {"role": "assistant", "content": [words(text)]}
-
-
-# Pictures of several sizes, in the middle of a text, at its end, side by side, with a line break between.
-CHATS = {
-    "one picture": [user(picture(WIDE), words("is it red?")), assistant("yes")],
-    "two turns": [
-        user(words("what is it?"), picture(SQUARE)),
-        assistant("a red one"),
-        user(picture(TALL), words("and this?")),
-        assistant("no"),
-    ],
-    "side by side": [
-        user(picture(TALL), picture(WIDE), picture(SQUARE), words("which is red?")),
-        assistant("yes"),
-        user(picture(SQUARE), words("\n"), picture(SQUARE), words("a"), picture(WIDE)),
-        assistant("no"),
-    ],
-    "a text only": [user(words("is there a small blue square?")), assistant("yes"), user(words("sure?"))],
-}
 
 
 @cache

@@ -95,13 +95,12 @@ class ImageForm:
             raise ValueError(f"images of this processor end in several ways, {sorted(closings)}: give begins_item_BN.")
         return cls(frozenset(openings), closings.pop(), lengths.pop() if len(lengths) == 1 else None)
 
-    def beginnings(self, ids: Sequence[int], image_ids: Mapping[int, Modality]) -> list[int]:
-        """The place of every image's first feature token.
+    def beginnings(self, ids: Sequence[int], runs: Sequence[Span]) -> list[int]:
+        """The place of every image's first feature token, given the runs of feature tokens of images.
 
         With a fixed number of tokens an image, every so many; else a new image begins where, between two runs, one
         image is closed and another opened. Of two images with nothing at all between them, neither is known to end.
         """
-        runs = runs_of(ids, image_ids)
         places = [place for start, stop in runs for place in range(start, stop)]
         if self.length is not None and len(places) % self.length == 0:
             return places[:: self.length]
@@ -114,3 +113,13 @@ class ImageForm:
             return False
         rest = gap[len(self.closing) :]
         return any(not opening or rest[-len(opening) :] == opening for opening in self.openings)
+
+
+def beginnings(ids: Sequence[int], features: Mapping[int, Modality], images: ImageForm | None) -> list[int]:
+    """The place of the first feature token of every image; of other modalities, of every run."""
+    runs = runs_of(ids, features)
+    of_images = [run for run in runs if features[ids[run[0]]] == Modality.IMAGE]
+    if images is None or not of_images:
+        return [start for start, _ in runs]
+    others = [start for start, _ in runs if features[ids[start]] != Modality.IMAGE]
+    return sorted([*images.beginnings(ids, of_images), *others])

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 
+from mutua.chat.probes import message
 from mutua.chat.reply_spans import Rendering, find_replies
 from mutua.chat.template import ChatTemplate, ChatTemplateError, Message, Span, to_template_form
 
@@ -122,14 +123,11 @@ def _learn(
         texts = [rendering.text[start:stop] for start, stop in pairwise(borders)]
         return texts[::2], texts[1::2]
 
-    def text(role: str, said: str) -> Message:
-        return {"role": role, "content": [{"type": "text", "text": said}]}
-
-    asked, said = text("user", _ASKED), text("assistant", _SAID)
+    asked, said = message("user", _ASKED), message("assistant", _SAID)
     openings: list[list[Message]] = [[asked]]
     try:
-        blocks([text("system", _TOLD), asked, said])
-        openings.append([text("system", _TOLD), asked])
+        blocks([message("system", _TOLD), asked, said])
+        openings.append([message("system", _TOLD), asked])
     except ChatTemplateError:
         pass  # the template has no place for a system message
     first, later, end, replies = [], [], [], []

@@ -128,7 +128,7 @@ class _Steps:
         texts = [whole[start:end] for start, end in marks]
         for text in said:
             # A template may drop what was said earlier; what it shows must be marked.
-            if text in whole and not any(text in marked for marked in texts):
+            if text and text in whole and not any(text in marked for marked in texts):
                 found = f"they enclose {_short(texts[0])}" if texts else "they enclose nothing"
                 self._refuse(
                     f"its {{% generation %}} marks miss the reply {_short(text)}: {found}. Marks inside a macro or a "

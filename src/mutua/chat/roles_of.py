@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from mutua.chat.control_tokens import check_messages, control_tokens_of
-from mutua.chat.placeholders import ImageForm, feature_ids_of, placeholders_of, runs_of
+from mutua.chat.placeholders import ImageForm, beginnings, feature_ids_of, placeholders_of, runs_of
 from mutua.chat.reply_spans import Rendering, expect_images, find_replies
 from mutua.chat.reply_tokens import reply_tokens
 from mutua.chat.template import ChatTemplate, template_source, to_template_form
@@ -169,7 +169,7 @@ class _Aligner:
             lengths = [length for length in known if length is not None]
             if len(lengths) == images and sum(lengths) == len(places):
                 return [places[sum(lengths[:nth])] for nth in range(images)]
-            found = ImageForm.learn(self.processor).beginnings(ids[start:stop], self.features)
+            found = beginnings(ids[start:stop], self.features, ImageForm.learn(self.processor))
         else:
             found = [begin for begin, _ in runs_of(ids[start:stop], self.features)]
         if len(found) != len(modalities):
