@@ -12,9 +12,8 @@ Shape suffixes: B batch, N tokens.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -83,12 +82,18 @@ def roles_of(
 
 
 @dataclass(frozen=True)
-class _Expansions:
-    """Tokens (start, stop) that placeholders with nothing but whitespace between them became."""
+class _Text:
+    """A text between placeholders.
 
-    start: int
-    stop: int
-    modalities: tuple[Modality, ...]
+    Attributes:
+        ids: its tokens.
+        said: which of them are replies.
+        before: what the placeholders before it stand for, since the last text that is not whitespace alone.
+    """
+
+    ids: list[int]
+    said: list[bool]
+    before: tuple[Modality, ...]
 
 
 class _Aligner:
@@ -101,64 +106,89 @@ class _Aligner:
         self.placeholder = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
         self.images = 0  # of the rows before
 
-    def align(self, rendering: Rendering, ids: Sequence[int]) -> tuple[list[bool], list[bool]]:
+    def align(self, rendering: Rendering, ids: list[int]) -> tuple[list[bool], list[bool]]:
         """Of every token, whether it is part of a reply, and whether it is the first feature token of an item."""
+        texts = self._texts(rendering)
+        items = [len(text.before) for text in texts]
+        starts = self._places([text.ids for text in texts], items, ids)
+        # From the right: the same places, or the texts have more than one.
+        mirrored = self._places([text.ids[::-1] for text in texts[::-1]], [0, *items[:0:-1]], ids[::-1])
+        is_reply, begins_item, done = [False] * len(ids), [False] * len(ids), 0
+        for text, start, from_right in zip(texts, starts, mirrored[::-1], strict=True):
+            if text.ids and start + len(text.ids) != len(ids) - from_right:
+                self._refuse(text.ids, "is in more than one place")
+            for begin in self._beginnings(ids, done, start, text.before):
+                begins_item[begin] = True
+            done = start + len(text.ids)
+            is_reply[start:done] = text.said
+        return is_reply, begins_item
+
+    def _texts(self, rendering: Rendering) -> list[_Text]:
+        """The texts around the placeholders, the first and the last also where they are empty."""
         tokenizer, text = self.processor.tokenizer, rendering.text
         encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        written, offsets = encoded["input_ids"], encoded["offset_mapping"]
+        ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
         said = reply_tokens(
             text,
             rendering.replies,
             offsets,
-            written,
+            ids,
             self.control_ids,
             lambda text: tokenizer(text, add_special_tokens=False)["input_ids"],
         )
-        is_reply, begins_item = [False] * len(ids), [False] * len(ids)
         found = list(self.placeholder.finditer(text))
         borders = [0, *(border for match in found for border in match.span()), len(text)]
-        modalities: tuple[Modality, ...] = ()  # of the placeholders since the text found last
-        done = 0
+        texts, before = [], ()  # type: tuple[list[_Text], tuple[Modality, ...]]
         for nth, (start, stop) in enumerate(zip(borders[::2], borders[1::2], strict=True)):
-            is_last = nth == len(found)
+            is_first, is_last = nth == 0, nth == len(found)
             places = [place for place, (begin, end) in enumerate(offsets) if start <= begin and end <= stop and end]
             is_space = [not said[place] and not text[slice(*offsets[place])].strip() for place in places]
-            places = _without_whitespace(places, is_space, at_start=nth > 0, at_end=not is_last)
-            chunk = [written[place] for place in places]
-            if chunk or is_last:
-                at = self._find(chunk, ids, done, len(modalities), is_first=nth == 0, is_last=is_last)
-                for begin in self._beginnings(ids, _Expansions(done, at, modalities)):
-                    begins_item[begin] = True
-                is_reply[at : at + len(chunk)] = [said[place] for place in places]
-                done, modalities = at + len(chunk), ()
+            places = _without_whitespace(places, is_space, at_start=not is_first, at_end=not is_last)
+            if places or is_first or is_last:
+                texts.append(_Text([ids[place] for place in places], [said[place] for place in places], before))
+                before = ()
             if not is_last:
-                modalities = (*modalities, self.placeholders[found[nth][0]])
-        return is_reply, begins_item
+                before = (*before, self.placeholders[found[nth][0]])
+        return texts
 
-    def _find(
-        self, chunk: list[int], ids: Sequence[int], done: int, items: int, *, is_first: bool, is_last: bool
-    ) -> int:
-        """Where the tokens of a text stand, behind at least one feature token for each item before it."""
+    def _places(self, texts: list[list[int]], items: list[int], ids: list[int]) -> list[int]:
+        """The first places of texts, in order, each behind at least one feature token for every item before it.
 
-        def added(tokens: Sequence[int]) -> bool:
+        Only tokens that the tokenizer adds, such as one that begins every text, may stand before the first or behind
+        the last.
+        """
+
+        def added(tokens: list[int]) -> bool:
             return all(token in self.control_ids and token not in self.features for token in tokens)
 
-        features = 0
-        for at in range(done, len(ids) - len(chunk) + 1):
-            fits = ids[at : at + len(chunk)] == chunk and features >= items
-            if fits and (not is_first or added(ids[:at])) and (not is_last or added(ids[at + len(chunk) :])):
-                return at
-            if at < len(ids):
-                features += ids[at] in self.features
-        tokens = self.processor.tokenizer.decode(chunk)[:60]
+        starts: list[int] = []
+        done = 0
+        for nth, (text, count) in enumerate(zip(texts, items, strict=True)):
+            features = 0
+            for start in range(done, len(ids) - len(text) + 1):
+                done = start + len(text)
+                is_here = features >= count and (not text or ids[start] == text[0]) and ids[start:done] == text
+                if nth == 0:
+                    is_here = is_here and added(ids[:start])
+                if nth == len(texts) - 1:
+                    is_here = is_here and added(ids[done:])
+                if is_here:
+                    starts.append(start)
+                    break
+                features += start < len(ids) and ids[start] in self.features
+            else:
+                self._refuse(text, "is not in its place")
+        return starts
+
+    def _refuse(self, text: list[int], problem: str) -> NoReturn:
+        shown = self.processor.tokenizer.decode(text)[:60]
         raise ValueError(
-            f"its text {tokens!r} is not in its place among the tokens: pass the conversation, the chat_template and "
-            "the options (add_generation_prompt, ...) with which they were made, uncut."
+            f"its text {shown!r} {problem} among the tokens: pass the conversation, the chat_template and the options "
+            "(add_generation_prompt, ...) with which they were made, uncut."
         )
 
-    def _beginnings(self, ids: Sequence[int], expansions: _Expansions) -> list[int]:
-        """The first feature token of every item."""
-        start, stop, modalities = expansions.start, expansions.stop, expansions.modalities
+    def _beginnings(self, ids: list[int], start: int, stop: int, modalities: tuple[Modality, ...]) -> list[int]:
+        """The first feature token of every item in the expansions of placeholders that stand side by side."""
         places = [place for place in range(start, stop) if ids[place] in self.features]
         images = sum(modality == Modality.IMAGE for modality in modalities)
         first_image, self.images = self.images, self.images + images
