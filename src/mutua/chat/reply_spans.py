@@ -93,7 +93,8 @@ class _Steps:
     def _end(self, place: int, prompt: str, whole: str, end_token: re.Pattern[str]) -> int:
         """Where the reply in message `place` ends, its end token included."""
         is_continued = self.continues_last and place == len(self.messages) - 1
-        shown = whole if is_continued else self.template.render(self.messages[: place + 1])
+        is_whole = is_continued or (place == len(self.messages) - 1 and not self.options["add_generation_prompt"])
+        shown = whole if is_whole else self.template.render(self.messages[: place + 1])
         if not shown.startswith(prompt):
             self._refuse_inconsistent(f"it stops after the reply in message {place + 1}", shown, whole)
         reply, said = shown[len(prompt) :], "".join(texts_of(self.messages[place]))

@@ -154,8 +154,8 @@ class _Aligner:
     def _places(self, texts: list[list[int]], items: list[int], ids: list[int]) -> list[int]:
         """The first places of texts, in order, each behind at least one feature token for every item before it.
 
-        Only tokens that the tokenizer adds, such as one that begins every text, may stand before the first or behind
-        the last.
+        Only tokens that the tokenizer adds, such as one that ends every text, may stand behind the last (and, by the
+        search from the right, before the first).
         """
 
         def added(tokens: list[int]) -> bool:
@@ -168,8 +168,6 @@ class _Aligner:
             for start in range(done, len(ids) - len(text) + 1):
                 done = start + len(text)
                 is_here = features >= count and (not text or ids[start] == text[0]) and ids[start:done] == text
-                if nth == 0:
-                    is_here = is_here and added(ids[:start])
                 if nth == len(texts) - 1:
                     is_here = is_here and added(ids[done:])
                 if is_here:
