@@ -233,6 +233,12 @@ QWEN3 = (
     "{% if enable_thinking is defined and not enable_thinking %}{{ '<think>\n\n</think>\n\n' }}{% endif %}{% endif %}"
 )
 
+# Whatever a question is, it stands behind the token that ends a reply: "A: hi" looks like a reply.
+BARE_QUESTIONS = (
+    "{% for message in messages %}{{ 'A:' if message['role'] == 'assistant' }}{{ message['content'] + '</s>' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ 'A:' }}{% endif %}"
+)
+
 # A date where none is given, so another text tomorrow.
 CLOCK = "{% if not date is defined %}{% set date = strftime_now('%d %b %Y') %}{% endif %}{{ 'Today: ' + date }}" + PHI3
 

@@ -7,7 +7,19 @@ import pickle
 
 import pytest
 import torch
-from chat_shapes import CHATML, CLOCK, MARKED, MISTRAL, PICTURE, SHAPES, TALK, VICUNA, build_processor, conversations
+from chat_shapes import (
+    BARE_QUESTIONS,
+    CHATML,
+    CLOCK,
+    MARKED,
+    MISTRAL,
+    PICTURE,
+    SHAPES,
+    TALK,
+    VICUNA,
+    build_processor,
+    conversations,
+)
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tiny_model import assistant, user
@@ -149,6 +161,10 @@ def test_a_text_that_stops_within_a_reply_behind_a_header_of_plain_text():
     [
         (CLOCK, "today's date"),
         (MISTRAL.replace(" [/INST]", ""), "nothing in the chat template opens a reply"),
+        # Of a marked one: what is shown of a chat is known, but not what a text may be a part of.
+        (MARKED.replace("in messages", "in messages[-2:]"), "does not show all replies"),
+        # Whatever a question is, it stands behind the token that ends a reply: "A: hi" looks like a reply.
+        (BARE_QUESTIONS, "two chats of this chat template can have the same text"),
         (CHATML.replace("in messages", "in messages[-2:]"), "renders this conversation differently"),
         (
             MARKED.replace("+ '<|end|>' }}{% endgen", "+ ('<|end|>' if loop.last else '</s>') }}{% endgen"),

@@ -7,7 +7,19 @@ from functools import cache
 
 import pytest
 import torch
-from chat_shapes import CHATML, CLOCK, MARKED, MISTRAL, PARTS, PICTURE, SHAPES, TALK, VICUNA, build_processor
+from chat_shapes import (
+    BARE_QUESTIONS,
+    CHATML,
+    CLOCK,
+    MARKED,
+    MISTRAL,
+    PARTS,
+    PICTURE,
+    SHAPES,
+    TALK,
+    VICUNA,
+    build_processor,
+)
 from chat_shapes import conversations as any_conversation
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -183,6 +195,16 @@ def test_turns_that_do_not_alternate():
     assert "the control token" in refused("<|user|>a<|end|><|assistant|>b<|user|>c<|end|>", PARTS)
 
 
+def test_an_end_of_several_tokens():
+    """A mark may enclose the line break behind the end token."""
+    template = MARKED.replace("+ '<|end|>' }}{% endgen", "+ '<|end|>\n' }}{% endgen")
+    text = "<|user|>a<|end|><|assistant|>b<|end|>\n<|user|>c<|end|><|assistant|>d<|end|>"
+    ids = PROCESSOR.tokenizer(text)["input_ids"]
+    is_reply = ReplyPattern.learn(shaped(template)).find_replies(ids)
+    assert PROCESSOR.decode([token for token, said in zip(ids, is_reply, strict=True) if said]) == "b<|end|>\nd<|end|>"
+    assert "would end a reply" in refused(text.replace("b<|end|>\n", "b<|end|>"), template)
+
+
 @pytest.mark.parametrize(
     ("template", "why"),
     [
@@ -194,12 +216,7 @@ def test_turns_that_do_not_alternate():
             "all replies",
         ),
         (MARKED.replace("+ '<|end|>' }}{% endgeneration %}", "}}{% endgeneration %}{{ '<|end|>' }}"), "all replies"),
-        # Whatever a question is, it stands behind the token that ends a reply: "A: hi" looks like a reply.
-        (
-            "{% for message in messages %}{{ 'A:' if message['role'] == 'assistant' }}{{ message['content'] }}"
-            "{{ '</s>' }}{% endfor %}{% if add_generation_prompt %}{{ 'A:' }}{% endif %}",
-            "replies are found in wrong places",
-        ),
+        (BARE_QUESTIONS, "replies are found in wrong places"),
     ],
 )
 def test_a_template_that_cannot_be_learned(template, why):

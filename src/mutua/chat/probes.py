@@ -68,18 +68,10 @@ class Probes:
         ]
 
     def misleading_chats(self, suffix: Tokens) -> list[ProbeChat]:
-        """Those whose texts hold what stands before a reply, as far as it is plain text, whose turns do not alternate,
-        or that are cut."""
-        controls = re.compile("|".join(map(re.escape, self.control_tokens)))
-        texts = [text for piece in controls.split(self.decode(suffix)) if (text := piece.strip())]
-        chats = []
-        for text in texts:
-            for said in (text, f"{text} x", f"x {text}", f"x\n{text}\nx", f"x {text} x"):
-                turns = [_user(said), _reply("yes"), _user(said), _reply("no")]
-                chats += [turns, [_system(said), *turns], [_user("x"), _reply(said), *turns]]
-        short = [_user("one"), _reply("yes")]
-        chats += [[_user("x"), *short, *short], [*short, _reply("no")]]
-        return [*self._where_taken(chats), *self._where_taken([short], continue_final_message=True)]
+        """Those of `misleading_conversations` that the template takes, and one that is cut."""
+        chats = misleading_conversations(self.decode(suffix), self.control_tokens)
+        cut = [_user("one"), _reply("yes")]
+        return [*self._where_taken(chats), *self._where_taken([cut], continue_final_message=True)]
 
     def end_of(self, chats: Iterable[ProbeChat]) -> Tokens:
         """The tokens that end every reply."""
@@ -130,3 +122,16 @@ def message(role: str, *parts: str | dict[str, str]) -> Message:
 
 
 _user, _reply, _system = (partial(message, role) for role in ("user", "assistant", "system"))
+
+
+def misleading_conversations(before_reply: str, control_tokens: Iterable[str]) -> list[list[Message]]:
+    """Conversations whose texts hold what a template writes before a reply, as far as it is plain text, or whose turns
+    do not alternate."""
+    pieces = re.split("|".join(map(re.escape, control_tokens)), before_reply)
+    conversations = []
+    for text in (piece.strip() for piece in pieces if piece.strip()):
+        for said in (text, f"{text} x", f"x {text}", f"x\n{text}\nx", f"x {text} x"):
+            turns = [_user(said), _reply("yes"), _user(said), _reply("no")]
+            conversations += [turns, [_system(said), *turns], [_user("x"), _reply(said), *turns]]
+    short = [_user("one"), _reply("yes")]
+    return [*conversations, [_user("x"), *short, *short], [*short, _reply("no")], [*short, _reply("no"), *short]]

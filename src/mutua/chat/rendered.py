@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 
-from mutua.chat.probes import message
+from mutua.chat.probes import message, misleading_conversations
 from mutua.chat.reply_spans import Rendering, find_replies
 from mutua.chat.template import ChatTemplate, ChatTemplateError, Message, Span, to_template_form
 
@@ -115,10 +116,14 @@ def _learn(
     """The pieces of a template, by chats whose texts are known."""
     template = ChatTemplate(source, dict(variables))
 
-    def blocks(messages: list[Message], **end: bool) -> tuple[list[str], list[str]]:
+    def render(messages: list[Message]) -> Rendering:
+        return find_replies(template, to_template_form(template, messages, image_token), control_tokens)
+
+    def blocks(messages: list[Message]) -> tuple[list[str], list[str]]:
         """The prompt blocks and the replies of a probe."""
-        taken = to_template_form(template, messages, image_token)
-        rendering = find_replies(template, taken, control_tokens, **end)
+        rendering = render(messages)
+        if len(rendering.replies) != sum(message["role"] == "assistant" for message in messages):
+            raise ChatTemplateError("the chat template does not show all replies")
         borders = [0, *(border for reply in rendering.replies for border in reply), len(rendering.text)]
         texts = [rendering.text[start:stop] for start, stop in pairwise(borders)]
         return texts[::2], texts[1::2]
@@ -143,7 +148,7 @@ def _learn(
     plain = {header.strip() for header in headers if not _holds(header, control_tokens)}
     if "" in plain:
         raise ValueError("nothing in the chat template opens a reply")
-    return _Pieces(
+    pieces = _Pieces(
         first=_patterns(first),
         later=_patterns(later),
         end=_patterns(end),
@@ -152,6 +157,14 @@ def _learn(
         image_token=image_token,
         headers=tuple(plain),
     )
+    for conversation in (chat for header in headers for chat in misleading_conversations(header, control_tokens)):
+        with suppress(ValueError):  # the template has no place for it, or the text is refused, as it may be
+            rendering = render(conversation)
+            if tuple(pieces.read(rendering.text)) != rendering.replies:
+                break
+    else:
+        return pieces
+    raise ValueError(f"two chats of this chat template can have the same text, such as {rendering.text!r}")
 
 
 def _patterns(texts: Iterable[str]) -> tuple[re.Pattern[str], ...]:

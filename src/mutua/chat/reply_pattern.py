@@ -142,8 +142,14 @@ class ReplyPattern:
 
     def _end(self, ids: list[int], start: int) -> tuple[int, int]:
         """Where the text of the reply that begins at `start` ends, and the reply: the row's end for one that is cut."""
-        at = next((at for at in _places(self.end[0], ids, start)), len(ids))
-        return at, min(at + len(self.end), len(ids))
+        at = next(iter(_places(self.end[0], ids, start)), len(ids))
+        stop = min(at + len(self.end), len(ids))
+        if tuple(ids[at:stop]) != self.end[: stop - at]:
+            raise ValueError(
+                f"the tokens {ids[at:stop]} at {at} would end a reply, but are not {list(self.end)}: find the roles "
+                "from messages."
+            )
+        return at, stop
 
     def roles(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, begins_item_BN: Tensor | None = None
