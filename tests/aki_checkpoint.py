@@ -110,7 +110,7 @@ def expand(golden: dict[str, Tensor]) -> dict[str, Tensor]:
         torch.tensor(responses) & (attention_mask == 1),
         torch.where(input_ids == IMAGE, int(Modality.IMAGE), int(Modality.TEXT)),
         torch.where(attention_mask == 1, 0, NONE),
-        item_length=TOKENS_PER_IMAGE,
+        begins_item_BN=(input_ids == IMAGE) & ((input_ids == IMAGE).cumsum(-1) % TOKENS_PER_IMAGE == 1),
     )
     inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": roles.to_codes()}
     if "vision_x" in golden:

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import groupby
 
+from hypothesis import strategies as st
+from tiny_model import assistant, picture, user
 from tokenizers import AddedToken, processors
 from transformers import PreTrainedTokenizerFast
 from transformers.models.siglip import SiglipImageProcessorPil
@@ -230,3 +232,39 @@ QWEN3 = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}"
     "{% if enable_thinking is defined and not enable_thinking %}{{ '<think>\n\n</think>\n\n' }}{% endif %}{% endif %}"
 )
+
+# Whatever a question is, it stands behind the token that ends a reply: "A: hi" looks like a reply.
+BARE_QUESTIONS = (
+    "{% for message in messages %}{{ 'A:' if message['role'] == 'assistant' }}{{ message['content'] + '</s>' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ 'A:' }}{% endif %}"
+)
+
+# A date where none is given, so another text tomorrow.
+CLOCK = "{% if not date is defined %}{% set date = strftime_now('%d %b %Y') %}{% endif %}{{ 'Today: ' + date }}" + PHI3
+
+PICTURE = picture(1, 8)
+TALK = [
+    {"role": "user", "content": [{"type": "image", "image": PICTURE}, {"type": "text", "text": "is it red?"}]},
+    assistant("yes, it\nis"),
+    user("sure, and", PICTURE, "this?"),
+    assistant("no"),
+]
+
+words = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"], exclude_characters="<|>"), min_size=1).map(
+    lambda text: text.strip() or "x"
+)
+parts = st.lists(
+    st.one_of(words.map(lambda text: {"type": "text", "text": text}), st.just({"type": "image", "image": PICTURE})),
+    min_size=1,
+    max_size=4,
+)
+
+
+@st.composite
+def conversations(draw: st.DrawFn) -> tuple[list[dict], list[dict]]:
+    """A system message or none, and one to three turns, the last answered or not."""
+    system = [{"role": "system", "content": draw(words)}] if draw(st.booleans()) else []
+    turns = []
+    for _ in range(draw(st.integers(1, 3))):
+        turns += [{"role": "user", "content": draw(parts)}, {"role": "assistant", "content": draw(words)}]
+    return system, turns[: len(turns) - draw(st.integers(0, 1))]

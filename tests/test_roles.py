@@ -67,13 +67,16 @@ def test_blocks_alternate_with_responses():
 
 
 def test_items_are_told_apart():
-    """Two images side by side are one run, but two items where their length is known."""
+    """Two images side by side are one run, but two items where their beginnings are known; separators cut none."""
     modality = torch.tensor([[0, 1, 1, 1, 1, 0, 2, 3, 1]])
     zeros = torch.zeros_like(modality)
     runs = TokenRoles.from_responses(zeros.bool(), modality, zeros)
     assert runs.item_BN.tolist() == [[NONE, 0, 0, 0, 0, NONE, 1, 2, 3]]
-    cut = TokenRoles.from_responses(zeros.bool(), modality, zeros, item_length=2)
-    assert cut.item_BN.tolist() == [[NONE, 0, 0, 1, 1, NONE, 2, 3, 4]]
+    begins = torch.tensor([[0, 1, 0, 0, 1, 0, 1, 1, 0]]).bool()
+    begun = TokenRoles.from_responses(zeros.bool(), modality, zeros, begins)
+    assert begun.item_BN.tolist() == [[NONE, 0, 0, 0, 1, NONE, 2, 3, 3]]
+    with pytest.raises(ValueError, match="row 0 has visual tokens before its first item begins"):
+        TokenRoles.from_responses(zeros.bool(), modality, zeros, begins & (torch.arange(9) > 1))
 
 
 def test_response_codes_stay_in_the_document():

@@ -81,7 +81,7 @@ class TokenRoles:
 
     @classmethod
     def from_responses(
-        cls, is_response_BN: Tensor, modality_BN: Tensor, document_BN: Tensor, item_length: int | None = None
+        cls, is_response_BN: Tensor, modality_BN: Tensor, document_BN: Tensor, begins_item_BN: Tensor | None = None
     ) -> TokenRoles:
         """Numbers the prompt blocks and the items, given which tokens are responses.
 
@@ -89,8 +89,9 @@ class TokenRoles:
             is_response_BN: bool (B, N), true where the model speaks.
             modality_BN: int (B, N), a `Modality` per token.
             document_BN: int (B, N), the packed sample of each token, `NONE` for padding.
-            item_length: tokens per image, where all have the same number, so that two images side by side are told
-                apart; None takes every run of one modality as one item.
+            begins_item_BN: bool (B, N), true for the first visual token of every image (or clip): what is not text
+                belongs to the item that began last, also behind a separator. None takes every run of one modality as
+                one item.
 
         A block is a run of prompt tokens of one document: it starts where a document starts and after every response.
         """
@@ -99,7 +100,7 @@ class TokenRoles:
         before_BN[:, 1:] = is_prompt_BN[:, :-1] & (document_BN[:, 1:] == document_BN[:, :-1])
         block_BN = (is_prompt_BN & ~before_BN).long().cumsum(-1) - 1
         modality_BN = torch.where(document_BN != NONE, modality_BN.long(), int(Modality.TEXT))
-        item_BN = _number_items(modality_BN, document_BN, item_length)
+        item_BN = _number_items(modality_BN, document_BN, begins_item_BN)
         for what, numbers_BN, most in (("prompt blocks", block_BN, MAX_BLOCKS), ("images", item_BN, MAX_ITEMS)):
             if numbers_BN.numel() and int(numbers_BN.max()) >= most:
                 raise ValueError(f"a row holds {int(numbers_BN.max()) + 1} {what}; at most {most} fit: split it.")
@@ -154,16 +155,21 @@ class TokenRoles:
         return (is_item_BN & is_first_BN).sum(-1)
 
 
-def _number_items(modality_BN: Tensor, document_BN: Tensor, item_length: int | None) -> Tensor:
-    """Numbers runs of one modality that is not text (cut every `item_length` tokens), in order of appearance."""
-    is_item_BN = modality_BN != Modality.TEXT
-    starts_BN = is_item_BN.clone()
-    starts_BN[:, 1:] &= (modality_BN[:, 1:] != modality_BN[:, :-1]) | (document_BN[:, 1:] != document_BN[:, :-1])
-    if item_length is not None:
-        index_N = torch.arange(modality_BN.shape[1], device=modality_BN.device)
-        first_BN = torch.where(starts_BN, index_N, 0).cummax(-1).values
-        starts_BN |= is_item_BN & ((index_N - first_BN) % item_length == 0)
-    return torch.where(is_item_BN, starts_BN.long().cumsum(-1) - 1, NONE)
+def _number_items(modality_BN: Tensor, document_BN: Tensor, begins_item_BN: Tensor | None) -> Tensor:
+    """Numbers the items in order of appearance; without beginnings, runs of one modality that is not text."""
+    is_item_BN = modality_BN != int(Modality.TEXT)
+    if begins_item_BN is None:
+        starts_BN = is_item_BN.clone()
+        starts_BN[:, 1:] &= (modality_BN[:, 1:] != modality_BN[:, :-1]) | (document_BN[:, 1:] != document_BN[:, :-1])
+    else:
+        starts_BN = is_item_BN & begins_item_BN
+    item_BN = starts_BN.long().cumsum(-1) - 1
+    if bool((is_item_BN & (item_BN < 0)).any()):
+        row = int((is_item_BN & (item_BN < 0)).any(-1).nonzero()[0])
+        raise ValueError(
+            f"row {row} has visual tokens before its first item begins: mark the first token of each item."
+        )
+    return torch.where(is_item_BN, item_BN, NONE)
 
 
 def _last_true(is_true_BN: Tensor) -> Tensor:

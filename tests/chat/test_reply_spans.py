@@ -7,30 +7,33 @@ import re
 import pytest
 from chat_shapes import (
     CHATML,
+    CLOCK,
     LLAMA3,
     MARKED,
     MISTRAL,
     PARTS,
     PHI3,
+    PICTURE,
     QWEN3,
     SHAPES,
+    TALK,
     VICUNA,
     build_processor,
+    conversations,
     merged,
     plain,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_model import assistant, picture, user
+from tiny_model import assistant, user
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from mutua.chat.template import ChatTemplate, ChatTemplateError, as_taken
+from mutua.chat.template import ChatTemplate, ChatTemplateError, to_template_form
 from mutua.models import MutuaProcessor
 from mutua.roles import NONE, Modality, TokenRoles
 
 PROCESSOR, TRIMMING = build_processor(), build_processor(trim_offsets=True)
-PICTURE = picture(1, 8)
 
 
 def encode(messages: list, template: str, processor: MutuaProcessor = PROCESSOR, **kwargs):
@@ -50,14 +53,6 @@ def runs(out, row: int = 0, processor: MutuaProcessor = PROCESSOR) -> list[tuple
     return [(processor.tokenizer.decode(ids), said) for ids, said in grouped]
 
 
-TALK = [
-    {"role": "user", "content": [{"type": "image", "image": PICTURE}, {"type": "text", "text": "is it red?"}]},
-    assistant("yes, it\nis"),
-    user("sure, and", PICTURE, "this?"),
-    assistant("no"),
-]
-
-
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)
 @pytest.mark.parametrize("trim_offsets", [False, True])
 def test_roles_are_the_oracles(shape, trim_offsets):
@@ -69,26 +64,6 @@ def test_roles_are_the_oracles(shape, trim_offsets):
             assert runs(out, 0, processor) == merged(shape.oracle(plain(messages), prompt))
             is_image = TokenRoles.from_codes(out["token_type_ids"]).modality_BN == Modality.IMAGE
             assert (is_image == (out["input_ids"] == processor.image_token_id)).all()
-
-
-words = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"], exclude_characters="<|>"), min_size=1).map(
-    lambda text: text.strip() or "x"
-)
-parts = st.lists(
-    st.one_of(words.map(lambda text: {"type": "text", "text": text}), st.just({"type": "image", "image": PICTURE})),
-    min_size=1,
-    max_size=4,
-)
-
-
-@st.composite
-def conversations(draw: st.DrawFn) -> tuple[list[dict], list[dict]]:
-    """A system message or none, and one to three turns, the last answered or not."""
-    system = [{"role": "system", "content": draw(words)}] if draw(st.booleans()) else []
-    turns = []
-    for _ in range(draw(st.integers(1, 3))):
-        turns += [{"role": "user", "content": draw(parts)}, {"role": "assistant", "content": draw(words)}]
-    return system, turns[: len(turns) - draw(st.integers(0, 1))]
 
 
 @settings(deadline=None, max_examples=150)
@@ -133,7 +108,7 @@ def test_whitespace_at_a_border_is_right_or_refused(turns, shape, trim_offsets):
 
 def test_tokens_are_those_of_the_tokenizers_own_method():
     for shape in SHAPES:
-        taken = as_taken(
+        taken = to_template_form(
             ChatTemplate(shape.template, {"bos_token": "<s>", "eos_token": "</s>"}), [user("a"), user("b")], "<image>"
         )
         expected = PROCESSOR.tokenizer.apply_chat_template(taken, chat_template=shape.template)["input_ids"]
@@ -160,7 +135,7 @@ def test_rows_that_are_not_padded():
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)
 @pytest.mark.parametrize("messages", [TALK, TALK[:2]], ids=len)
-def test_a_reply_that_goes_on(shape, messages):
+def test_a_reply_that_is_continued(shape, messages):
     pieces = merged(shape.oracle(plain(messages), False))
     last = max(place for place, (_, said) in enumerate(pieces) if said)
     end = next(
@@ -170,12 +145,17 @@ def test_a_reply_that_goes_on(shape, messages):
     assert runs(encode(messages, shape.template, continue_final_message=True)) == expected
 
 
-def test_an_empty_reply_goes_on():
+def test_an_empty_reply_is_continued():
     out = encode([user("a"), assistant("")], PHI3, continue_final_message=True)
     assert runs(out) == [("<|user|>\na<|end|>\n<|assistant|>\n", False)]
 
 
-def test_only_a_reply_goes_on():
+def test_an_empty_reply_is_continued_where_marks_enclose_nothing():
+    out = encode([user("a"), assistant("")], MARKED, continue_final_message=True)
+    assert runs(out) == [("<|user|>a<|end|><|assistant|>", False)]
+
+
+def test_only_a_reply_is_continued():
     with pytest.raises(ChatTemplateError, match="the last message is from the user"):
         encode(TALK[:3], CHATML, continue_final_message=True)
 
@@ -204,8 +184,18 @@ def test_options_of_the_call_reach_it_either_way():
     with_offsets = encode(TALK, PHI3, processor_kwargs={"return_offsets_mapping": True})
     assert with_offsets["offset_mapping"].shape[:2] == with_offsets["input_ids"].shape
     assert "offset_mapping" not in encode(TALK, PHI3)
-    with pytest.raises(ValueError, match="token_type_ids say which tokens are replies"):
-        encode(TALK, PHI3, return_assistant_tokens_mask=True)
+
+
+@pytest.mark.parametrize("return_tensors", ["pt", None])
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)
+def test_assistant_masks_are_the_oracles(shape, return_tensors):
+    """Transformers' own name for it, also where nothing in the template is marked."""
+    out = encode([TALK, TALK[:2]], shape.template, return_assistant_tokens_mask=True, return_tensors=return_tensors)
+    for row, messages in enumerate((TALK, TALK[:2])):
+        pieces = merged(shape.oracle(plain(messages), False))
+        marked = [t for t, m in zip(out["input_ids"][row], out["assistant_masks"][row], strict=True) if m]
+        assert PROCESSOR.decode(marked) == "".join(text for text, said in pieces if said)
+    assert "assistant_masks" not in encode(TALK, shape.template)
 
 
 # What is refused, and what the error shows.
@@ -270,8 +260,8 @@ def test_a_reply_that_is_changed():
 def test_a_reply_that_is_said_twice():
     twice = PHI3.replace("message['content']", "message['content'] + '/' + message['content']")
     assert_all_in(refused([user("a"), assistant("red")], twice), "no special token", "comes '/red<|end|>")
-    goes_on = refused([user("a"), assistant("red")], twice, continue_final_message=True)
-    assert_all_in(goes_on, "after the reply that is to go on", "/red'")
+    continued = refused([user("a"), assistant("red")], twice, continue_final_message=True)
+    assert_all_in(continued, "after the reply that is to be continued", "/red'")
 
 
 def test_a_prompt_that_is_dropped():
@@ -279,9 +269,6 @@ def test_a_prompt_that_is_dropped():
     talk = [{"role": "system", "content": "be brief"}, user("a"), assistant("b")]
     assert_all_in(refused(talk, deaf), "drops or changes message 1 (system)", "'be brief'")
     assert_all_in(refused(talk[:2], deaf), "drops or changes message 1 (system)")
-
-
-CLOCK = "{% if not date is defined %}{% set date = strftime_now('%d %b %Y') %}{% endif %}{{ 'Today: ' + date }}" + PHI3
 
 
 def test_a_date():

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor,
 
 from mutua.composition.tiny import CHAT_TEMPLATE
 from mutua.models import MutuaForConditionalGeneration, MutuaProcessor
-from mutua.roles import NONE, Modality, TokenRoles
+from mutua.roles import Modality, TokenRoles
 
 ASKED = [user(picture(1), "is it red?")]
 
@@ -100,17 +100,18 @@ def test_lists_and_tensors_hold_the_same_codes(processor, encode):
     assert plain["token_type_ids"] == encode([ASKED, ASKED])["token_type_ids"].tolist()
 
 
-def test_raw_text_is_one_prompt_block(processor):
+def test_raw_text_with_an_image_is_one_prompt_block(processor):
     out = processor(images=[picture(1)], text=["<image>is it red?"], return_tensors="pt")
     assert roles_of(out).block_BN.unique().tolist() == [0]
-    padded = processor(text=["a", "is it red?"], padding=True, return_tensors="pt")
-    assert roles_of(padded).block_BN.unique().tolist() == [NONE, 0]
 
 
-@pytest.mark.parametrize("text", ["<|user|>hi<|end|><|assistant|>", "hi<|end|>"])
-def test_a_rendered_chat_as_raw_text_is_refused(processor, text):
-    with pytest.raises(ValueError, match="holds the control token"):
-        processor(text=text, return_tensors="pt")
+def test_raw_text_without_an_image_is_a_response(processor):
+    """So a prompt with a picture and its completion, processed on their own and joined, do not see one another."""
+    out = processor(images=[picture(1)], text=["a", "<image>is it red?"], padding=True, return_tensors="pt")
+    roles = roles_of(out)
+    assert roles.is_response_BN.sum(-1).tolist() == [1, 0]
+    assert roles.block_BN[1].unique().tolist() == [0]
+    assert (roles.is_token_BN == out["attention_mask"].bool()).all()
 
 
 @pytest.mark.parametrize("text", ["<|end|><|assistant|>yes", "<image>"])

@@ -45,9 +45,9 @@ def find_replies(
     """Renders a conversation and finds its replies.
 
     Args:
-        messages: their content in the form that the template takes (see `as_taken`).
+        messages: their content in the form that the template takes (see `to_template_form`).
         control_tokens: the tokenizer's special tokens; one of them must end every reply.
-        continue_final_message: the last message is a reply that goes on, so its end is the end of the text.
+        continue_final_message: the last message is a reply to be continued, so its end is the end of the text.
 
     Raises:
         ChatTemplateError: the template is ambiguous, changes or drops what was said, or has marks in wrong places.
@@ -60,15 +60,15 @@ class _Steps:
     """One conversation on its way to a `Rendering`."""
 
     def __init__(
-        self, template: ChatTemplate, messages: Sequence[Message], generation_prompt: bool, goes_on: bool
+        self, template: ChatTemplate, messages: Sequence[Message], generation_prompt: bool, continues_last: bool
     ) -> None:
-        self.template, self.messages, self.goes_on = template, messages, goes_on
-        self.options = {"add_generation_prompt": generation_prompt, "continue_final_message": goes_on}
+        self.template, self.messages, self.continues_last = template, messages, continues_last
+        self.options = {"add_generation_prompt": generation_prompt, "continue_final_message": continues_last}
         self.places = [place for place, message in enumerate(messages) if message["role"] == "assistant"]
-        if goes_on and self.places[-1:] != [len(messages) - 1]:
+        if continues_last and self.places[-1:] != [len(messages) - 1]:
             raise ChatTemplateError(
                 f"continue_final_message=True, but the last message is from the {messages[-1]['role']}: only a reply "
-                "goes on."
+                "can be continued."
             )
 
     def stepwise(self, control_tokens: Iterable[str]) -> Rendering:
@@ -83,7 +83,7 @@ class _Steps:
             said_until = replies[-1][1] if replies else 0
             prompt = self.template.render(self.messages[:place], add_generation_prompt=True)
             if not whole.startswith(prompt):
-                self._refuse_two_tales(f"it stops before the reply in message {place + 1}", prompt, whole)
+                self._refuse_inconsistent(f"it stops before the reply in message {place + 1}", prompt, whole)
             self._expect_all_said(before, place, prompt[said_until:])
             replies.append((len(prompt), self._end(place, prompt, whole, end_token)))
             before = place + 1
@@ -92,19 +92,20 @@ class _Steps:
 
     def _end(self, place: int, prompt: str, whole: str, end_token: re.Pattern[str]) -> int:
         """Where the reply in message `place` ends, its end token included."""
-        goes_on = self.goes_on and place == len(self.messages) - 1
-        shown = whole if goes_on else self.template.render(self.messages[: place + 1])
+        is_continued = self.continues_last and place == len(self.messages) - 1
+        is_whole = is_continued or (place == len(self.messages) - 1 and not self.options["add_generation_prompt"])
+        shown = whole if is_whole else self.template.render(self.messages[: place + 1])
         if not shown.startswith(prompt):
-            self._refuse_two_tales(f"it stops after the reply in message {place + 1}", shown, whole)
+            self._refuse_inconsistent(f"it stops after the reply in message {place + 1}", shown, whole)
         reply, said = shown[len(prompt) :], "".join(texts_of(self.messages[place]))
         leads = range(len(reply) - len(reply.lstrip()) + 1)
         start = next((lead for lead in leads if reply.startswith(said, lead)), None)
         if start is None:
             self._refuse_changed(place, reply, said)
         tail = start + len(said)
-        if goes_on:
+        if is_continued:
             if reply[tail:]:
-                self._refuse(f"after the reply that is to go on, it writes {_short(reply[tail:])}.")
+                self._refuse(f"after the reply that is to be continued, it writes {_short(reply[tail:])}.")
             return len(whole)
         found = end_token.match(reply, tail)
         if found is None:
@@ -115,7 +116,7 @@ class _Steps:
             )
         end = len(prompt) + found.end()
         if not whole.startswith(shown[:end]):
-            self._refuse_two_tales(f"it stops after the reply in message {place + 1}", shown[:end], whole)
+            self._refuse_inconsistent(f"it stops after the reply in message {place + 1}", shown[:end], whole)
         return end
 
     def marked(self) -> Rendering:
@@ -128,15 +129,20 @@ class _Steps:
         texts = [whole[start:end] for start, end in marks]
         for text in said:
             # A template may drop what was said earlier; what it shows must be marked.
-            if text in whole and not any(text in marked for marked in texts):
+            if text and text in whole and not any(text in marked for marked in texts):
                 found = f"they enclose {_short(texts[0])}" if texts else "they enclose nothing"
                 self._refuse(
                     f"its {{% generation %}} marks miss the reply {_short(text)}: {found}. Marks inside a macro or a "
                     "block assignment are not seen in their place: put them into the loop over the messages."
                 )
-        if marks and self.places[-1:] == [len(self.messages) - 1]:
+        if marks and self.places[-1:] == [len(self.messages) - 1] and not self._begins_with_reply(whole, marks[-1]):
             self._refuse_marked_header(whole, marks[-1])
         return Rendering(whole, marks)
+
+    def _begins_with_reply(self, whole: str, mark: Span) -> bool:
+        """Whether the mark begins with what was said, so no header can be in it (and no rendering is needed to see)."""
+        said = "".join(texts_of(self.messages[-1]))
+        return bool(said) and whole.startswith(said, mark[0])
 
     def _refuse_marked_header(self, whole: str, mark: Span) -> None:
         prompt = self.template.render(self.messages[:-1], add_generation_prompt=True)
@@ -179,7 +185,7 @@ class _Steps:
             f"it changes the reply in message {place + 1}: {_short(said)} was said, and it writes {_short(reply)}."
         )
 
-    def _refuse_two_tales(self, when: str, shown: str, whole: str) -> NoReturn:
+    def _refuse_inconsistent(self, when: str, shown: str, whole: str) -> NoReturn:
         """The two renderings, around their first difference."""
         pairs = enumerate(zip(shown, whole, strict=False))
         at = next((place for place, (one, other) in pairs if one != other), min(len(shown), len(whole)))

@@ -55,35 +55,55 @@ def reply_tokens(
     Raises:
         ValueError: a token straddles a border; the message shows it.
     """
-    borders = [border for span in spans for border in span]
+    ends = [end for _, end in offsets]
+    while ends and ends[-1] == 0:  # put behind the text by the tokenizer
+        ends.pop()
     is_reply = [False] * len(ids)
-    done, before = 0, 0  # where the last token ended and began
-    nth = 0  # borders passed, of which every odd one opens a span
-    for place, (start, end) in enumerate([*offsets, (len(text), len(text))]):
-        if end == 0:
-            continue
-        # Byte-level tokenizers may leave the spaces at either end of a token out of its offsets, so whose they are is
-        # not known. What follows takes them for this token's, and has every border that touches them looked at.
-        gap = done < start and text[done:start].isspace()
-        first = done if gap else start
-        while nth < len(borders) and borders[nth] < end:
-            border = borders[nth]
-            if gap and done <= border <= start:
-                found, expected = tokenize(text[:border]), _with_text(ids[:place], offsets)
-                if found != expected:
-                    is_this = found[: len(expected)] == expected
-                    _refuse(text, (first, end) if is_this else (before, start), border)
-            elif start < border:
-                swallows = ids[place] in control_ids
-                if swallows and text[border:end].isspace():
-                    break
-                if not (swallows and text[start:border].isspace()):
-                    _refuse(text, (start, end), border)
-            nth += 1
-        if place < len(ids):
-            is_reply[place] = nth % 2 == 1
-        done, before = max(done, end), first
+    place = 0
+    for span in spans:
+        first, last = (
+            place := _first_behind(border, text, offsets, ends, ids, place, control_ids, tokenize) for border in span
+        )
+        is_reply[first:last] = [True] * (last - first)
     return is_reply
+
+
+def _first_behind(
+    border: int,
+    text: str,
+    offsets: Sequence[Span],
+    ends: Sequence[int],
+    ids: Sequence[int],
+    place: int,
+    control_ids: set[int],
+    tokenize: Callable[[str], list[int]],
+) -> int:
+    """The first token, from `place` on, that is behind the border."""
+    place = bisect_right(ends, border, place)
+    if border == len(text):
+        return place
+    start, end = offsets[place] if place < len(ends) else (len(text), len(text))
+    # Byte-level tokenizers may leave the spaces at either end of a token out of its offsets, so whose they are is not
+    # known. What follows takes them for the next token's, and has every border that touches them looked at.
+    done = ends[place - 1] if place else 0
+    if done <= border <= start and done < start and text[done:start].isspace():
+        found, expected = tokenize(text[:border]), _with_text(ids[:place], offsets)
+        if found != expected:
+            is_next = found[: len(expected)] == expected
+            _refuse(text, (done, end) if is_next else (_beginning(place - 1, text, offsets, ends), start), border)
+    elif start < border:
+        swallows = ids[place] in control_ids
+        if swallows and text[border:end].isspace():
+            return place + 1
+        if not (swallows and text[start:border].isspace()):
+            _refuse(text, (start, end), border)
+    return place
+
+
+def _beginning(place: int, text: str, offsets: Sequence[Span], ends: Sequence[int]) -> int:
+    """Where a token begins, with the whitespace before it that no token has."""
+    start, done = offsets[place][0], ends[place - 1] if place else 0
+    return done if done < start and text[done:start].isspace() else start
 
 
 def _with_text(ids: Sequence[int], offsets: Sequence[Span]) -> list[int]:

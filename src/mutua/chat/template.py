@@ -48,6 +48,11 @@ class ChatTemplate:
         """Whether its text mentions `strftime_now`; it may be a branch that is never taken."""
         return "strftime_now" in self.source
 
+    @property
+    def strings(self) -> tuple[tuple[str, str], ...]:
+        """The variables that are strings, in an order: with the source, what a probe's result can be kept by."""
+        return tuple(sorted((name, value) for name, value in self.variables.items() if isinstance(value, str)))
+
     def render(self, messages: Sequence[Message], **options: Any) -> str:
         """The messages as text. Options: `add_generation_prompt`, `continue_final_message`, further variables."""
         return self._render(messages, **options)[0]
@@ -72,10 +77,25 @@ class ChatTemplate:
         return texts[0], marked[0] if marked else []
 
 
+def template_source(processor: Any, chat_template: str | None = None) -> str:
+    """The template's text, given it, or its name among the processor's several, or None for the default."""
+    own = processor.chat_template if isinstance(processor.chat_template, dict) else {"default": processor.chat_template}
+    source = own.get(chat_template or "default", chat_template)
+    if source is None:
+        raise ValueError(
+            f"no chat template to render with (the processor has {sorted(k for k, v in own.items() if v)}): pass "
+            "chat_template=..., or set processor.chat_template."
+        )
+    return source
+
+
 def texts_of(message: Message) -> list[str]:
     """The texts of a message's content, part by part."""
     content = message.get("content") or ""
-    return [content] if isinstance(content, str) else [part["text"] for part in content if "text" in part]
+    if isinstance(content, str):
+        return [content]
+    # Parts out of an Arrow table have every key, empty ones too.
+    return [part["text"] for part in content if part.get("text") is not None]
 
 
 def count_images(messages: Sequence[Message]) -> int:
@@ -91,14 +111,14 @@ def images_of(messages: Sequence[Message]) -> list[Any]:
         content = message.get("content") or ""
         for part in () if isinstance(content, str) else content:
             if part["type"] == "image":
-                found += [part[key] for key in ("image", "url", "path", "base64") if key in part]
+                found += [part[key] for key in ("image", "url", "path", "base64") if part.get(key) is not None]
             elif part["type"] == "image_url":
                 address = part["image_url"]
                 found.append(address["url"] if isinstance(address, Mapping) else address)
     return found
 
 
-def as_taken(template: ChatTemplate, messages: Sequence[Message], image_token: str) -> list[dict[str, Any]]:
+def to_template_form(template: ChatTemplate, messages: Sequence[Message], image_token: str) -> list[dict[str, Any]]:
     """The messages with their content in the form that the template takes, by role.
 
     As one string, an image is `image_token` where it stands among the texts, and nothing is put between the parts.
@@ -106,9 +126,8 @@ def as_taken(template: ChatTemplate, messages: Sequence[Message], image_token: s
     Raises:
         ChatTemplateError: the template takes strings, and a part is neither text nor image.
     """
-    special = tuple(sorted((name, value) for name, value in template.variables.items() if isinstance(value, str)))
     return [
-        _in_form(message, _takes_parts(template.source, special, message["role"], image_token), image_token)
+        _in_form(message, _takes_parts(template.source, template.strings, message["role"], image_token), image_token)
         for message in messages
     ]
 

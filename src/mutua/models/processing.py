@@ -1,12 +1,13 @@
 """The processor: conversations and pictures to tensors, roles included.
 
-Roles come from the chat template, by its `{% generation %}` marks or by rendering step by step (`reply_spans`), never
-from ids of special tokens: `apply_chat_template(tokenize=True)` returns them as `token_type_ids`.
+Roles come from the chat template, by its `{% generation %}` marks or by rendering step by step (`reply_spans`):
+`apply_chat_template(tokenize=True)` returns them as `token_type_ids`. Text rendered before (`tokenize=False`) remembers
+its replies; a rendered chat that comes as a plain string is read by the template's own pieces (`rendered`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,13 +15,15 @@ from torch import Tensor
 from transformers import BatchFeature, ProcessorMixin
 from transformers.processing_utils import MultiModalData
 
+from mutua.chat.control_tokens import check_messages, control_tokens_of
+from mutua.chat.rendered import RenderedChat, read_rendered
 from mutua.chat.reply_spans import Rendering, expect_images, find_replies
 from mutua.chat.reply_tokens import expand, reply_tokens, shift
-from mutua.chat.template import ChatTemplate, Message, as_taken, count_images, images_of, texts_of
+from mutua.chat.template import ChatTemplate, ChatTemplateError, Message, images_of, template_source, to_template_form
 from mutua.roles import NONE, Modality, TokenRoles
 
 # Arguments of Transformers' method that are no options of the call, whatever the template does with them.
-_VARIABLES = ("tools", "documents", "load_audio_from_video", "sanitize_control_tokens", "return_assistant_tokens_mask")
+_VARIABLES = ("tools", "documents", "load_audio_from_video", "sanitize_control_tokens")
 # Options of the call, and what they add to its result.
 _OFFSETS = {"return_offsets_mapping": "offset_mapping", "return_text_replacement_offsets": "text_replacement_offsets"}
 
@@ -61,21 +64,41 @@ class MutuaProcessor(ProcessorMixin):
         return MultiModalData(num_image_tokens=[self.num_image_tokens] * count, num_image_patches=[1] * count)
 
     def __call__(self, images: Any = None, text: Any = None, return_roles: bool = True, **kwargs: Any) -> BatchFeature:
-        """Raw text, which is taken as one prompt block: all of it is given before a reply.
+        """Rendered chats, whose replies are found, and raw text.
+
+        Raw text with an image is one prompt block. Without an image it is a response: nothing in it looks ahead, and
+        all of it may be trained on, be it a text of a corpus or the completion of a prompt processed on its own.
 
         Raises:
-            ValueError: the text holds control tokens, so it is a rendered chat and who said what is lost. Pass the
-                messages to `apply_chat_template` instead (or `return_roles=False` to get no `token_type_ids`).
+            ValueError: a plain string holds control tokens and is no whole chat as the template renders it, so who
+                said what is not known. Pass the messages to `apply_chat_template` (or `return_roles=False` to get no
+                `token_type_ids`).
         """
-        if not return_roles:
+        if not return_roles or text is None:
             return super().__call__(images=images, text=text, **kwargs)
-        control_tokens = self._control_tokens().keys() - {self.image_token}
-        for one in [text] if isinstance(text, str) else text or []:
-            _refuse_control_tokens(one, control_tokens)
-        out = super().__call__(images=images, text=text, **kwargs)
-        if "input_ids" in out:
-            out["token_type_ids"] = self._codes(out["input_ids"], out["attention_mask"], None)
-        return out
+        texts = [text] if isinstance(text, str) else list(text)
+        control_tokens = control_tokens_of(self.tokenizer)
+        renderings = [self._read(one, control_tokens) for one in texts]
+        if all(renderings):
+            kwargs.setdefault("add_special_tokens", False)  # what a chat needs is in the template
+        return self._encode(texts, renderings, control_tokens, images=images, **kwargs)
+
+    def _read(self, text: str, control_tokens: Mapping[str, int]) -> Rendering | None:
+        """A rendered chat with its replies; None for raw text."""
+        if isinstance(text, RenderedChat):
+            return text.rendering
+        found = next((token for token in control_tokens if token != self.image_token and token in text), None)
+        if found is None:
+            return None
+        try:
+            template = ChatTemplate(template_source(self), self.tokenizer.special_tokens_map)
+            return read_rendered(template, text, control_tokens, self.image_token)
+        except ValueError as error:
+            raise ValueError(
+                f"the text {text[:80]!r} holds the control token {found!r}, which could change who is speaking, and is "
+                f"not known to be a rendered chat ({error}): remove the token, or pass the chat as messages to "
+                "apply_chat_template."
+            ) from error
 
     def apply_chat_template(
         self,
@@ -86,6 +109,7 @@ class MutuaProcessor(ProcessorMixin):
         tokenize: bool = False,
         return_dict: bool = False,
         return_tensors: str | None = None,
+        return_assistant_tokens_mask: bool = False,
         processor_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> Any:
@@ -93,7 +117,9 @@ class MutuaProcessor(ProcessorMixin):
 
         Content may be a string or parts, whichever of the two the template takes. The tokenizer adds nothing of its
         own (`add_special_tokens=False`), as in the tokenizer's method of this name: what a chat needs is in the
-        template.
+        template. With `return_assistant_tokens_mask=True` the result also holds `assistant_masks`, 1 where
+        `token_type_ids` say that the assistant speaks. With `tokenize=False` the text remembers its replies
+        (`RenderedChat`) for the call of this processor; it is a plain string where they cannot be found.
 
         Raises:
             ChatTemplateError: it does not follow from the template which text is a reply, or the template changes what
@@ -101,22 +127,17 @@ class MutuaProcessor(ProcessorMixin):
             ValueError: a message's text holds a control token (it could change who is speaking), or a token straddles
                 the border of a reply.
         """
-        if kwargs.get("return_assistant_tokens_mask"):
-            raise ValueError("return_assistant_tokens_mask: token_type_ids say which tokens are replies (TokenRoles).")
         batched = isinstance(conversation[0], (list, tuple))
         given = conversation if batched else [conversation]
-        template = ChatTemplate(self._template_source(chat_template), {**self.tokenizer.special_tokens_map, **kwargs})
-        conversations = [as_taken(template, messages, self.image_token) for messages in given]
-        goes_on = {"add_generation_prompt": add_generation_prompt, "continue_final_message": continue_final_message}
-        if not tokenize:
-            texts = [template.render(messages, **goes_on) for messages in conversations]
-            return texts if batched else texts[0]
-        control_tokens = self._control_tokens()
+        template = ChatTemplate(template_source(self, chat_template), {**self.tokenizer.special_tokens_map, **kwargs})
+        control_tokens = control_tokens_of(self.tokenizer)
         for messages in given:
-            _check_messages(messages, control_tokens)
-        renderings = [find_replies(template, messages, control_tokens, **goes_on) for messages in conversations]
-        for rendering, messages in zip(renderings, given, strict=True):
-            expect_images(rendering, messages, self.image_token)
+            check_messages(messages, control_tokens)
+        end = {"add_generation_prompt": add_generation_prompt, "continue_final_message": continue_final_message}
+        if not tokenize:
+            texts = [self._text(template, messages, control_tokens, **end) for messages in given]
+            return texts if batched else texts[0]
+        renderings = [self._render(template, messages, control_tokens, **end) for messages in given]
         images = [images_of(messages) for messages in given]
         options = {
             "padding": True,
@@ -127,96 +148,107 @@ class MutuaProcessor(ProcessorMixin):
             **{name: value for name, value in kwargs.items() if name not in _VARIABLES and name not in template.source},
             **(processor_kwargs or {}),
         }
-        out = self._encode(renderings, control_tokens, **options)
+        out = self._encode([rendering.text for rendering in renderings], renderings, control_tokens, **options)
+        if return_assistant_tokens_mask:
+            out["assistant_masks"] = _assistant_masks(out["token_type_ids"])
         return out if return_dict else out["input_ids"]
+
+    def _render(
+        self, template: ChatTemplate, messages: Sequence[Message], control_tokens: Mapping[str, int], **end: bool
+    ) -> Rendering:
+        """One conversation as text, with its replies."""
+        rendering = find_replies(
+            template, to_template_form(template, messages, self.image_token), control_tokens, **end
+        )
+        expect_images(rendering, messages, self.image_token)
+        return rendering
+
+    def _text(
+        self, template: ChatTemplate, messages: Sequence[Message], control_tokens: Mapping[str, int], **end: bool
+    ) -> str:
+        """One conversation as text, with its replies where they can be found."""
+        try:
+            return RenderedChat(self._render(template, messages, control_tokens, **end))
+        except ChatTemplateError:
+            return template.render(to_template_form(template, messages, self.image_token), **end)
 
     def _encode(
         self,
-        renderings: Sequence[Rendering],
+        texts: list[str],
+        renderings: Sequence[Rendering | None],
         control_tokens: Mapping[str, int],
-        return_tensors: str | None,
+        return_tensors: str | None = None,
         **options: Any,
     ) -> BatchFeature:
-        """Tokens and roles of rendered chats."""
-        if not self.tokenizer.is_fast:
+        """Tokens and roles of texts, each with its rendering, or None for raw text."""
+        if any(renderings) and not self.tokenizer.is_fast:
             raise ValueError(
                 f"{type(self.tokenizer).__name__} gives no offsets, so replies cannot be found: use the fast tokenizer "
                 "of this model."
             )
         asked = {option for option in _OFFSETS if options.get(option)}
-        # Lists until the end: walking every token's offsets in Python takes ten times as long on a tensor.
-        texts = [rendering.text for rendering in renderings]
-        out = super().__call__(text=texts, **{**options, **dict.fromkeys(_OFFSETS, True)})
-        is_response = []
+        # Lists until the end: reading every token's offsets in Python takes ten times as long on a tensor.
+        options |= {"return_text_replacement_offsets": True}
+        if any(renderings):
+            options |= {"return_offsets_mapping": True}
+        out = super().__call__(text=texts, **options)
+        control_ids = set(control_tokens.values())
+        is_response, begins_item = [], []
         for nth, rendering in enumerate(renderings):
+            ids, mask = out["input_ids"][nth], out["attention_mask"][nth]
             replacements = out["text_replacement_offsets"][nth]
-            real = [place for place, is_token in enumerate(out["attention_mask"][nth]) if is_token]
-            found = reply_tokens(
-                expand(rendering.text, replacements),
-                shift(rendering.replies, replacements),
-                [out["offset_mapping"][nth][place] for place in real],
-                [out["input_ids"][nth][place] for place in real],
-                set(control_tokens.values()),
-                lambda text: self.tokenizer(text, add_special_tokens=False)["input_ids"],
-            )
-            row = [0] * len(out["input_ids"][nth])
-            for place, is_reply in zip(real, found, strict=True):
-                row[place] = int(is_reply)
+            if rendering is None:
+                row = [not replacements] * len(ids)
+            else:
+                row = [False] * len(ids)
+                first = mask.index(1) if 1 in mask else 0
+                real = slice(first, first + sum(mask))  # padding stands on one side
+                row[real] = reply_tokens(
+                    expand(rendering.text, replacements),
+                    shift(rendering.replies, replacements),
+                    out["offset_mapping"][nth][real],
+                    ids[real],
+                    control_ids,
+                    lambda text: self.tokenizer(text, add_special_tokens=False)["input_ids"],
+                )
             is_response.append(row)
-        out["token_type_ids"] = self._codes(out["input_ids"], out["attention_mask"], is_response)
+            begins_item.append(self._item_beginnings(ids, replacements))
+        out["token_type_ids"] = self._codes(out["input_ids"], out["attention_mask"], is_response, begins_item)
         for option, key in _OFFSETS.items():
             if option not in asked:
-                out.pop(key)
+                out.pop(key, None)
         return out.convert_to_tensors(return_tensors)
 
-    def _codes(self, input_ids: Any, attention_mask: Any, is_response: Any) -> Any:
-        """Role codes in the shape of `input_ids`: a (B, N) tensor, a list of rows, or one row."""
-        if not isinstance(input_ids, Tensor):
-            if input_ids and not isinstance(input_ids[0], (list, tuple)):
-                return self._codes([input_ids], [attention_mask], is_response)[0]
-            if len({len(row) for row in input_ids}) > 1:  # not padded
-                rows = zip(input_ids, attention_mask, is_response or [None] * len(input_ids), strict=True)
-                return [self._codes([i], [a], None if r is None else [r])[0] for i, a, r in rows]
-            response_BN = None if is_response is None else torch.tensor(is_response)
-            return self._codes(torch.tensor(input_ids), torch.tensor(attention_mask), response_BN).tolist()
-        is_token_BN = attention_mask.bool()
-        is_response_BN = torch.zeros_like(is_token_BN) if is_response is None else is_response.bool()
-        modality_BN = torch.where(input_ids == self.image_token_id, int(Modality.IMAGE), int(Modality.TEXT))
-        document_BN = torch.where(is_token_BN, 0, NONE)
-        return TokenRoles.from_responses(
-            is_response_BN & is_token_BN, modality_BN, document_BN, item_length=self.num_image_tokens
-        ).to_codes()
+    def _item_beginnings(self, ids: Sequence[int], replacements: Sequence[Mapping[str, Any]]) -> list[bool]:
+        """Where the expansion of each image begins."""
+        begins, place = [False] * len(ids), 0
+        for replacement in replacements:
+            place = ids.index(self.image_token_id, place)
+            begins[place] = True
+            place += replacement["replacement"].count(self.image_token)
+        return begins
 
-    def _template_source(self, chat_template: str | None) -> str:
-        """The template's text, given it, or its name among several, or None for the default."""
-        own = self.chat_template if isinstance(self.chat_template, dict) else {"default": self.chat_template}
-        source = own.get(chat_template or "default", chat_template)
-        if source is None:
-            raise ValueError(
-                f"no chat template to render with (the processor has {sorted(k for k, v in own.items() if v)}): pass "
-                "chat_template=..., or set processor.chat_template."
+    def _codes(self, input_ids: Any, attention_mask: Any, is_response: Any, begins_item: Any) -> list[list[int]]:
+        """Role codes of every row."""
+        if len({len(row) for row in input_ids}) > 1:  # not padded
+            rows = zip(input_ids, attention_mask, is_response, begins_item, strict=True)
+            return [self._codes(*([values] for values in row))[0] for row in rows]
+        is_image_BN = torch.tensor(input_ids) == self.image_token_id
+        is_token_BN = torch.tensor(attention_mask).bool()
+        return (
+            TokenRoles.from_responses(
+                torch.tensor(is_response) & is_token_BN,
+                torch.where(is_image_BN, int(Modality.IMAGE), int(Modality.TEXT)),
+                torch.where(is_token_BN, 0, NONE),
+                torch.tensor(begins_item),
             )
-        return source
-
-    def _control_tokens(self) -> dict[str, int]:
-        """The tokenizer's special tokens, and their ids."""
-        added = {token.content: index for index, token in self.tokenizer.added_tokens_decoder.items() if token.special}
-        named = self.tokenizer.all_special_tokens
-        return added | dict(zip(named, self.tokenizer.convert_tokens_to_ids(named), strict=True))
+            .to_codes()
+            .tolist()
+        )
 
 
-def _check_messages(messages: Sequence[Message], control_tokens: Iterable[str]) -> None:
-    for message in messages:
-        if message["role"] == "assistant" and count_images([message]):
-            raise ValueError("an image in an assistant message: images belong in user messages.")
-        for text in texts_of(message):
-            _refuse_control_tokens(text, control_tokens)
-
-
-def _refuse_control_tokens(text: str, control_tokens: Iterable[str]) -> None:
-    for token in control_tokens:
-        if token in text:
-            raise ValueError(
-                f"the text {text[:80]!r} holds the control token {token!r}, which could change who is speaking: "
-                "remove it, or pass a rendered chat as messages to apply_chat_template."
-            )
+def _assistant_masks(codes: Any) -> Any:
+    """1 for every response token, in the form of the codes: a (B, N) tensor or a list of rows."""
+    if isinstance(codes, Tensor):
+        return TokenRoles.from_codes(codes).is_response_BN.long()
+    return [TokenRoles.from_codes(torch.tensor([row])).is_response_BN[0].long().tolist() for row in codes]
