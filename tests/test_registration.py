@@ -66,7 +66,16 @@ ORDERS = {
 }
 
 
-@pytest.mark.parametrize("order", ORDERS)
+# Three seconds each: the orders that are least alike run by default.
+QUICK = (
+    "both packages in one line",
+    "transformers alone before",
+    "one model's own module first",
+    "a room of ours first",
+)
+
+
+@pytest.mark.parametrize("order", [pytest.param(o, marks=[] if o in QUICK else [pytest.mark.slow]) for o in ORDERS])
 def test_the_models_are_known(order):
     run(f"import sys\n{ORDERS[order]}\n{CHECK}")
 
@@ -74,18 +83,23 @@ def test_the_models_are_known(order):
 @pytest.mark.parametrize(
     ("name", "use"),
     [
-        ("AutoConfig", f"assert AutoConfig.from_pretrained({str(PACKAGED)!r}).model_type == 'mutua'"),
+        pytest.param(
+            "AutoConfig",
+            f"assert AutoConfig.from_pretrained({str(PACKAGED)!r}).model_type == 'mutua'",
+            marks=pytest.mark.slow,
+        ),
         (
             "AutoProcessor",
             f"assert type(AutoProcessor.from_pretrained({str(PACKAGED)!r})).__name__ == 'MutuaProcessor'",
         ),
-        ("pipeline", f"pipeline('image-text-to-text', model={str(PACKAGED)!r})"),
+        pytest.param("pipeline", f"pipeline('image-text-to-text', model={str(PACKAGED)!r})", marks=pytest.mark.slow),
     ],
 )
 def test_one_name_is_enough(name, use):
     run(f"import mutua\nfrom transformers import {name}\n{use}")
 
 
+@pytest.mark.slow
 def test_importtime_shows_the_imports_as_ever():
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-c", "import mutua\nfrom transformers import AutoConfig"],
@@ -96,7 +110,7 @@ def test_importtime_shows_the_imports_as_ever():
     assert "mutua.models.modeling" in done.stderr
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 5))])
 def test_threads_that_import_at_once(seed):
     """Without care, a thread that registers waits for one of ours that waits for it, and both fail."""
     code = f"""

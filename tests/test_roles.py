@@ -100,15 +100,16 @@ def test_too_many_blocks_are_refused():
 
 @given(TOKENS, st.data())
 def test_padding_inside_a_document_does_not_restart_its_positions(tokens, data):
-    """Holes anywhere, as an attention mask may have them: the real tokens keep their positions."""
+    """Holes anywhere, as an attention mask may have them: the real tokens keep their positions and their blocks."""
     roles = roles_of(tokens)
     places = data.draw(st.lists(st.integers(0, len(tokens)), max_size=4))
-    columns = [x[0].tolist() for x in (roles.document_BN, roles.block_BN, roles.modality_BN, roles.item_BN)]
+    columns = [x[0].tolist() for x in (roles.is_response_BN, roles.modality_BN, roles.document_BN)]
     for place in sorted(places, reverse=True):
-        for column, padding in zip(columns, (NONE, NONE, 0, NONE), strict=True):
+        for column, padding in zip(columns, (False, 0, NONE), strict=True):
             column.insert(place, padding)
-    holed = TokenRoles(*(torch.tensor([column]) for column in columns))
+    holed = TokenRoles.from_responses(*(torch.tensor([column]) for column in columns))
     assert holed.positions()[holed.is_token_BN].tolist() == roles.positions()[0].tolist()
+    assert holed.block_BN[holed.is_token_BN].tolist() == roles.block_BN[0].tolist()
 
 
 def test_code_zero_on_a_real_token_is_a_response():

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from mutua.training.step import Stepper
+from mutua.training.batches import StepBatch
+from mutua.training.step import StepMetrics, Stepper
 
 # A run of its own process that gets a signal during a step. Ctrl-C in a terminal goes to the whole process group, data
 # workers included; kill -9 to the one process.
@@ -20,14 +21,14 @@ CHILD = """
 import os, signal, sys
 from mutua.training import load_recipe, train
 from mutua.training.step import Stepper
-original = Stepper.step
-def step(self, index, batch):
-    metrics = original(self, index, batch)
+original = Stepper.update
+def update(self, index, *rest):
+    metrics = original(self, index, *rest)
     if index == int(sys.argv[2]):
         send = os.kill if sys.argv[3] == "SIGKILL" else os.killpg
         send(os.getpid(), getattr(signal, sys.argv[3]))
     return metrics
-Stepper.step = step
+Stepper.update = update
 sys.exit(130 if train(load_recipe(sys.argv[1], sys.argv[4:])).interrupted else 0)
 """
 
@@ -53,19 +54,24 @@ def lines(run: Path, name: str = "log.jsonl") -> list[dict[str, Any]]:
     return [{k: v for k, v in line.items() if k not in ("samples_per_second", "seconds")} for line in parsed]
 
 
+def do_step(stepper: Stepper, index: int, batch: StepBatch) -> StepMetrics | None:
+    """One step of training, as the loop does it."""
+    return stepper.update(index, batch, *stepper.backward(batch))
+
+
 def at_step(monkeypatch: pytest.MonkeyPatch, index: int, act: Callable[[Stepper], None]) -> None:
     """Runs `act` after a step, once."""
-    original = Stepper.step
+    original = Stepper.update
     due = {index}
 
-    def step(self: Stepper, current: int, batch: Any) -> Any:
-        metrics = original(self, current, batch)
+    def update(self: Stepper, current: int, *rest: Any) -> Any:
+        metrics = original(self, current, *rest)
         if current in due:
             due.remove(current)
             act(self)
         return metrics
 
-    monkeypatch.setattr(Stepper, "step", step)
+    monkeypatch.setattr(Stepper, "update", update)
 
 
 def expect_equal(run: Path, reference: Path) -> None:

@@ -94,10 +94,12 @@ class TokenRoles:
                 one item.
 
         A block is a run of prompt tokens of one document: it starts where a document starts and after every response.
+        Padding, wherever it stands, cuts no block.
         """
         is_prompt_BN = (document_BN != NONE) & ~is_response_BN
-        before_BN = torch.zeros_like(is_prompt_BN)
-        before_BN[:, 1:] = is_prompt_BN[:, :-1] & (document_BN[:, 1:] == document_BN[:, :-1])
+        last_BN = _before(document_BN != NONE)
+        was_prompt_BN, was_document_BN = (x.gather(1, last_BN.clamp(min=0)) for x in (is_prompt_BN, document_BN))
+        before_BN = (last_BN >= 0) & was_prompt_BN & (was_document_BN == document_BN)
         block_BN = (is_prompt_BN & ~before_BN).long().cumsum(-1) - 1
         modality_BN = torch.where(document_BN != NONE, modality_BN.long(), int(Modality.TEXT))
         item_BN = _number_items(modality_BN, document_BN, begins_item_BN)

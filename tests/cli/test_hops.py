@@ -11,8 +11,9 @@ from typer.testing import CliRunner
 import mutua
 from mutua.cli import app
 
-# `mutua train`, the run, one step of it, the step, its backward; the model, its base; the backend. A number to lower.
-AT_MOST = 9
+# `mutua train`, the run, the backward of a step, the model, its base, which hands over the mask; the backend that was
+# chosen, and its kernel.
+TO_THE_MASK, TO_THE_KERNEL = 5, 7
 
 RECIPE = """
 name: small
@@ -53,4 +54,5 @@ def test_from_the_command_to_the_kernel(tmp_path, monkeypatch):
     assert result.exit_code == 0, result.output
     path = max(found, key=len)
     assert path[0].startswith("cli/train.py")
-    assert len(path) <= AT_MOST, "\n".join(path)
+    assert len(path) <= TO_THE_KERNEL, "\n".join(path)
+    assert path[TO_THE_MASK - 1] == "models/modeling.py forward", "\n".join(path)

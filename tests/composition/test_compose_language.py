@@ -126,7 +126,7 @@ def test_look_ahead_reaches_beyond_a_sliding_window():
     full, windowed = (torch.zeros(1, 1, tokens, tokens, dtype=torch.bool) for _ in range(2))
     for q in range(tokens):
         for k in range(tokens):
-            ahead = is_image[q] and not is_image[k] and block[q] == block[k] >= 0
+            ahead = k > q and is_image[q] and not is_image[k] and block[q] == block[k] >= 0
             full[0, 0, q, k] = k <= q or ahead
             windowed[0, 0, q, k] = (q - 6 < k <= q) or ahead
     assert bool((windowed[0, 0] & ~full[0, 0].tril()).any())

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from torch.utils.data._utils.pin_memory import pin_memory
+from training_runs import do_step
 
 from mutua.models import MutuaForConditionalGeneration, MutuaProcessor
 from mutua.training import Recipe
@@ -175,7 +176,7 @@ def test_a_step_of_bad_samples_alone_is_an_empty_batch(recipe_of, model) -> None
     batch = first_batch(recipe, model[1])
     assert (batch.micro_batches, batch.sample_ids, batch.supervised_tokens) == ((), (), 0)
     assert batch.counts == (SampleCounts(drawn=5, bad=5),)
-    assert stepper_of(recipe, model[0]).step(0, batch) is None
+    assert do_step(stepper_of(recipe, model[0]), 0, batch) is None
 
 
 def test_any_other_error_ends_the_run(monkeypatch: pytest.MonkeyPatch, recipe_of, model) -> None:

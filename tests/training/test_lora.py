@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from tiny_model import assistant, make_model, picture, user
 from torch import Tensor
-from training_runs import at_step, child, expect_equal, lines
+from training_runs import at_step, child, do_step, expect_equal, lines
 
 from mutua.models import MutuaForConditionalGeneration
 from mutua.training import CheckpointError, Recipe, train
@@ -104,7 +104,7 @@ def test_only_what_is_not_frozen_moves(tmp_path: Path, recipe_in) -> None:
     stepper, feed = stepper_of(recipe_in(tmp_path, LORA[0], targets, "train.precision=fp32"))
     before = {name: parameter.detach().clone() for name, parameter in stepper.model.named_parameters()}
     for index in range(3):
-        stepper.step(index, feed[index])
+        do_step(stepper, index, feed[index])
     moved = {name for name, parameter in stepper.model.named_parameters() if not torch.equal(before[name], parameter)}
     expected = {name for name in before if "lora_" in name or "connector" in name or "vision_tower" in name}
     key_biases = {name for name in before if name.endswith("k_proj.bias")}
@@ -179,7 +179,7 @@ def test_cached_features_give_the_same_losses(tmp_path: Path, recipe_in) -> None
     losses = []
     for stepper in (plain, cached):
         torch.manual_seed(2)
-        losses.append([stepper.step(index, feed[index // 2]).loss for index in range(4)])
+        losses.append([do_step(stepper, index, feed[index // 2]).loss for index in range(4)])
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     assert len(encoded) == 4  # the two micro-batches of two batches, each of them once, though seen twice
 

@@ -220,7 +220,7 @@ def test_a_finished_run_is_not_done_twice(
     reference: tuple[Path, TrainResult], recipe_in, console: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, result = reference
-    monkeypatch.delattr(Stepper, "step")
+    monkeypatch.delattr(Stepper, "backward")
     assert train(recipe_in(run.parent), console) == result
     assert "finished" in console.file.getvalue()  # type: ignore[attr-defined]
 

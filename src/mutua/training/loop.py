@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,9 @@ from mutua.training.optimizer import build_optimizer
 from mutua.training.precision import recompute_activations, uses_bf16
 from mutua.training.recipe import Recipe
 from mutua.training.run_folder import RunFolder, open_run
-from mutua.training.samples import add_counts, source_names, too_many_skips
+from mutua.training.samples import SampleCounts, add_counts, source_names, too_many_skips
 from mutua.training.signals import StopRequest
-from mutua.training.step import Stepper, TrainingError
+from mutua.training.step import StepMetrics, Stepper, TrainingError
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,17 @@ def train(recipe: Recipe, console: Console | None = None) -> TrainResult:
                 pixels=torch.bfloat16 if stepper.bf16 else torch.float32,
             )
             while progress.step < recipe.train.steps and not stop.requested:
-                progress = run.step(feed, progress)
+                started, batch = time.perf_counter(), next(feed)
+                counts = run.count_samples(batch, progress)
+                loss, correct = stepper.backward(batch)
+                found = stepper.update(progress.step, batch, loss, correct)
+                progress = Progress(
+                    step=progress.step + 1,
+                    samples=progress.samples + len(batch.sample_ids),
+                    seconds=progress.seconds + time.perf_counter() - started,
+                    counts=counts,
+                )
+                run.finish_step(progress, found)
 
             # 8. Interrupted: save, and say how to go on.
             if stop.requested:
@@ -159,29 +169,24 @@ class _Run:
     fingerprints: list[dict[str, Any]]  # of the sources
     saved: int  # the step of the newest checkpoint
 
-    def step(self, feed: Iterator[StepBatch], progress: Progress) -> Progress:
-        """Does one step, and what is due after it: a line of the log, a checkpoint, an evaluation."""
-        settings, started = self.recipe.train, time.perf_counter()
-        batch = next(feed)
+    def count_samples(self, batch: StepBatch, progress: Progress) -> tuple[SampleCounts, ...]:
+        """The counts with those of the next step. Too many samples that cannot be used end the run, saved."""
         counts = add_counts(progress.counts, batch.counts)
         self.log.skipped(progress.step + 1, batch.skips, self.source_names)
         problem = too_many_skips(progress.step + 1, self.source_names, counts, batch.skips, self.recipe.data)
         if problem is not None:
             self.save_checkpoint(progress)
             raise TrainingError(problem)
-        metrics = self.stepper.step(progress.step, batch)
-        progress = Progress(
-            step=progress.step + 1,
-            samples=progress.samples + len(batch.sample_ids),
-            seconds=progress.seconds + time.perf_counter() - started,
-            counts=counts,
-        )
+        return counts
+
+    def finish_step(self, progress: Progress, metrics: StepMetrics | None) -> None:
+        """What is due after a step: a line of the log, a checkpoint, an evaluation."""
+        settings = self.recipe.train
         is_last = progress.step == settings.steps
         self.log.step(progress, metrics, record=is_last or progress.step % settings.log_every == 0)
         if is_last or progress.step % settings.checkpoint_every == 0:
             self.save_checkpoint(progress)
         self.evaluate_if_due(progress.step)
-        return progress
 
     def save_checkpoint(self, progress: Progress) -> None:
         if progress.step == self.saved:

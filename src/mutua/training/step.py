@@ -50,39 +50,9 @@ class Stepper:
         """What a step computes in."""
         return step_precision(self.device, self.bf16)
 
-    def step(self, index: int, batch: StepBatch) -> StepMetrics | None:
-        """Does step `index` (counted from 0). A batch of no samples changes nothing and gives None.
-
-        Raises:
-            TrainingError: loss or gradient is not finite; the weights are still those before the step.
-        """
-        if not batch.micro_batches:
-            return None
-        rate = learning_rate(
-            index,
-            peak=self.settings.learning_rate,
-            steps=self.settings.steps,
-            warmup_steps=self.settings.warmup_steps,
-            floor=self.settings.floor,
-        )
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        loss_and_correct = self.backward(batch)
-        norm_of_gradient = torch.nn.utils.clip_grad_norm_(self.trained, self.settings.clip or math.inf)
-        # The one place of a step where the host waits for the device.
-        loss, correct, norm = torch.stack([*loss_and_correct, norm_of_gradient]).tolist()
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise TrainingError(
-                f"step {index + 1}: loss {loss}, gradient norm {norm} (samples {', '.join(batch.sample_ids[:8])} ...). "
-                "Checkpoints from before are intact. Lower train.learning_rate, lengthen train.warmup_steps, or set "
-                "train.precision to fp32"
-            )
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        return StepMetrics(loss, correct / batch.supervised_tokens, rate, norm)
-
     def backward(self, batch: StepBatch) -> tuple[Tensor, Tensor]:
-        """Adds the gradient of the batch; returns its mean loss per supervised token, and how many it got right.
+        """Begins a step: adds the gradient of the batch; returns its mean loss per supervised token, and how many of
+        them it got right.
 
         Of a share of a batch, these are shares, too: summed over the ranks they are those of the whole.
         """
@@ -98,6 +68,39 @@ class Stepper:
             loss += out.loss.detach()
             correct += out.correct
         return loss, correct
+
+    def update(self, index: int, batch: StepBatch, loss: Tensor, correct: Tensor) -> StepMetrics | None:
+        """Ends step `index` (counted from 0): new weights from the gradient that `backward` left, with what it gave.
+
+        A batch of no samples changes nothing and gives None.
+
+        Raises:
+            TrainingError: loss or gradient is not finite; the weights are still those before the step.
+        """
+        if not batch.micro_batches:
+            return None
+        rate = learning_rate(
+            index,
+            peak=self.settings.learning_rate,
+            steps=self.settings.steps,
+            warmup_steps=self.settings.warmup_steps,
+            floor=self.settings.floor,
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        gradient_norm = torch.nn.utils.clip_grad_norm_(self.trained, self.settings.clip or math.inf)
+        # The one place of a step where the host waits for the device.
+        mean_loss, right, norm = torch.stack([loss, correct, gradient_norm]).tolist()
+        if not (math.isfinite(mean_loss) and math.isfinite(norm)):
+            samples = ", ".join(batch.sample_ids[:8])
+            raise TrainingError(
+                f"step {index + 1}: loss {mean_loss}, gradient norm {norm} (samples {samples} ...). Checkpoints from "
+                "before are intact. Lower train.learning_rate, lengthen train.warmup_steps, or set train.precision to "
+                "fp32"
+            )
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return StepMetrics(mean_loss, right / batch.supervised_tokens, rate, norm)
 
     def _inputs(self, micro_batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The micro-batch on the device; pictures as cached features where the recipe says so."""
