@@ -70,7 +70,7 @@ def test_flex_equals_the_oracle(case):
 @settings(COMMON, max_examples=150)
 def test_auto_equals_the_oracle(case):
     """On both sides of its threshold."""
-    with mock.patch.dict(auto.SPLIT_FROM, cpu=30):
+    with mock.patch.dict(auto.SPLIT_FROM, cpu=30), mock.patch.dict(auto.SPLIT_PADDED_FROM, cpu=30):
         check(case, BACKENDS[auto.NAME], has_backward=True)
 
 
@@ -95,6 +95,13 @@ def test_auto_equals_the_oracle(case):
 )
 def test_what_auto_chooses(policy, tokens, device, asked, expected):
     assert auto.choose(Forward(POLICIES[policy], device, **asked), tokens).backend is expected
+
+
+@pytest.mark.parametrize(
+    ("tokens", "is_padded", "expected"), [(383, True, sdpa), (384, True, split), (384, False, sdpa)]
+)
+def test_auto_leaves_padding_out_earlier(tokens, is_padded, expected):
+    assert auto.choose(Forward(POLICIES["mma"]), tokens, is_padded).backend is expected
 
 
 def test_auto_takes_tensors_that_no_flash_kernel_takes():

@@ -25,6 +25,9 @@ SPLIT_FROM: dict[str, int] = {"cpu": 512, "cuda": 1024}
 """Tokens from which `split` beats a dense mask, by device, as `benchmarks/attention.py` prints it under its table
 (docs/performance.md has the command). That of CUDA is a guess: nothing has run there yet."""
 
+SPLIT_PADDED_FROM: dict[str, int] = {"cpu": 384, "cuda": 1024}
+"""The same for padded batches: `split` computes no padding, a dense mask computes all of it."""
+
 
 class Choice(NamedTuple):
     """A backend, and the reason in a few words."""
@@ -33,14 +36,15 @@ class Choice(NamedTuple):
     why: str
 
 
-def choose(forward: Forward, tokens: int) -> Choice:
-    """The backend for a forward of rows of that many tokens."""
+def choose(forward: Forward, tokens: int, is_padded: bool = False) -> Choice:
+    """The backend for a forward of rows of that many tokens, some of them padding or none."""
     if torch.compiler.is_compiling():
         return Choice(sdpa, "compiling: traces as one graph")
+    is_long = tokens >= (SPLIT_PADDED_FROM if is_padded else SPLIT_FROM).get(forward.device, 0)
     others = [sdpa]
     if forward.device == "cuda":  # FlexAttention is a kernel there; on a CPU it has no backward
-        others = [flex, sdpa] if tokens >= SPLIT_FROM["cuda"] else [sdpa, flex]
-    if tokens < SPLIT_FROM.get(forward.device, 0):
+        others = [flex, sdpa] if is_long else [sdpa, flex]
+    if not is_long:
         reason = "short rows: a mask is cheaper than further calls"
     elif (problem := why_not(split.NAME, forward)) is None:
         return Choice(split, "as fast as causal flash attention, no N x N mask")
@@ -73,7 +77,7 @@ class DeferredMask:
             softcap=softcap,
             needs_backward=torch.is_grad_enabled() and (query.requires_grad or value.requires_grad),
         )
-        backend = choose(forward, query.shape[2]).backend
+        backend = choose(forward, query.shape[2], self._request.is_padded).backend
         if backend.NAME not in self._built:
             self._built[backend.NAME] = self._build(backend)
         return backend, self._built[backend.NAME]

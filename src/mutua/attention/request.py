@@ -64,6 +64,11 @@ class MaskRequest:
             differs_BN = differs_BN | (roles.item_BN != NONE)
         return not bool(differs_BN.any())
 
+    @cached_property
+    def is_padded(self) -> bool:
+        """Whether there is padding. Answered by a look at the data, from the host."""
+        return self.padding_BK is not None and not bool(self.padding_BK.all())
+
     def padding_up_to(self, keys: int) -> Tensor | None:
         """`padding_BK` with `keys` columns: what lies beyond it is padding, too (room in a static cache)."""
         if self.padding_BK is None:
