@@ -133,7 +133,7 @@ class MutuaModel(MutuaPreTrainedModel):
             inputs_embeds = inputs_embeds.masked_scatter(is_image_BN1, image_tokens.to(inputs_embeds.dtype))
 
         policy = get_policy(self.config.attention_policy)
-        text = TextSoFar(past_key_values, past, policy, roles, attention_mask)
+        text = TextSoFar(past_key_values, past, policy, roles, attention_mask, is_step)
         if position_ids is None:
             position_ids = text.positions(has_roles=token_type_ids is not None)
         if past_key_values is not None and passes_rope_switch(self.config.text_config, position_ids, past_key_values):

@@ -34,6 +34,10 @@ class _Note:
 class TextSoFar:
     """Cached text, if any, and the tokens of this forward.
 
+    Args:
+        cache, past: what the model goes on from, and how many tokens it holds.
+        is_step: this forward is a single token that the model said.
+
     Attributes:
         padding_BK: bool, false on padding; None where the roles of this forward say all.
 
@@ -49,16 +53,18 @@ class TextSoFar:
         policy: Policy,
         roles: TokenRoles,
         attention_mask_BK: Tensor | None,
+        is_step: bool = False,
     ) -> None:
         self._policy, self._roles, self._attention_mask_BK = policy, roles, attention_mask_BK
-        self._tokens = roles.document_BN.shape[1]
+        self._tokens, self._is_step = roles.document_BN.shape[1], is_step
         # While compiling, and for a step of a static cache (which counts in a tensor), nothing is looked up or noted.
         is_traced = torch.compiler.is_compiling() or (isinstance(past, Tensor) and self._tokens == 1)
         self._past: int | None = None if is_traced else int(past)
         found: _Note | None = getattr(cache, _ATTRIBUTE, None)
         if found is not None and not (self._past is not None and 0 < self._past <= found.length):
             found = None
-        if found is not None and self._past == found.length:
+        # A single response can be inside no block, and in `generate` each of them would wait for a look at the data.
+        if found is not None and self._past == found.length and not is_step:
             self._refuse_cut_block(found)
         self.padding_BK = self._padding(found, past)
 
@@ -108,6 +114,11 @@ class TextSoFar:
         if cache is None or self._past is None:
             return
         roles = self._roles
+        is_real_BK = roles.is_token_BN if self.padding_BK is None else self.padding_BK
+        length = self._past + self._tokens
+        if self._is_step:  # a response, without a block
+            setattr(cache, _ATTRIBUTE, _Note(length, is_real_BK, roles.document_BN[:, 0], roles.block_BN[:, 0]))
+            return
         index_N = torch.arange(self._tokens, device=roles.document_BN.device)
         last_B1 = torch.where(roles.is_token_BN, index_N, 0).amax(-1, keepdim=True)
         document_B, block_B = (x.gather(1, last_B1)[:, 0] for x in (roles.document_BN, roles.block_BN))
@@ -116,6 +127,5 @@ class TextSoFar:
             looks_ahead_BN = looks_ahead_BN | (roles.item_BN != NONE)
         # A block of which nothing looks ahead may go on in another forward.
         is_open_B = (looks_ahead_BN & (roles.block_BN == block_B[:, None])).any(-1)
-        is_real_BK = roles.is_token_BN if self.padding_BK is None else self.padding_BK
         block_B = torch.where(is_open_B, block_B, NONE)
-        setattr(cache, _ATTRIBUTE, _Note(self._past + self._tokens, is_real_BK, document_B, block_B))
+        setattr(cache, _ATTRIBUTE, _Note(length, is_real_BK, document_B, block_B))
