@@ -33,6 +33,24 @@ def test_the_proof_holds_for_every_backend(backend, processor):
     assert prove(model, processor, conversations=1).holds
 
 
+@pytest.mark.parametrize("policy", ["mma", "causal", "future-text"])
+@pytest.mark.parametrize(
+    "backend",
+    [
+        "mutua_auto",
+        "mutua_sdpa",
+        "mutua_split",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("mutua_flex", "mutua_reference")),
+    ],
+)
+def test_the_proof_holds_in_long_rows(backend, policy):
+    """Two pictures of 289 tokens: more than 512, from where on `mutua_auto` is `mutua_split`."""
+    model = make_model(policy, grid=17)
+    model.set_attn_implementation(backend)
+    proof = prove(model, make_processor(model), conversations=1)
+    assert proof.holds, proof
+
+
 def broken(monkeypatch, change):
     """A model whose dense mask was tampered with."""
     from transformers import AttentionMaskInterface

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 import torch
 from tiny_model import assistant, make_model, make_processor, picture, user
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, pipeline
 
+from mutua.attention import BACKENDS
 from mutua.composition.tiny import CHAT_TEMPLATE
 from mutua.models import MutuaForConditionalGeneration, MutuaProcessor
 from mutua.roles import Modality, TokenRoles
@@ -47,8 +46,19 @@ def test_the_policy_is_saved_with_the_config(folder, tmp_path):
     assert AutoConfig.from_pretrained(folder).attention_policy == "mma"
     make_model("causal").save_pretrained(tmp_path)
     assert AutoModelForImageTextToText.from_pretrained(tmp_path).config.attention_policy == "causal"
-    saved = json.loads((tmp_path / "config.json").read_text())
-    assert "mutua_sdpa" not in json.dumps(saved), "a backend is a choice of the machine, not of the checkpoint"
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_backend_is_a_choice_of_the_machine_and_not_saved(backend, tmp_path):
+    model = make_model()
+    model.set_attn_implementation(backend)
+    assert model.config._attn_implementation == backend
+    model.save_pretrained(tmp_path)
+    saved = (tmp_path / "config.json").read_text()
+    assert "attention_policy" in saved
+    assert not [name for name in BACKENDS if name in saved]
+    loaded = AutoModelForImageTextToText.from_pretrained(tmp_path)
+    assert loaded.config._attn_implementation == "mutua_auto"
 
 
 @pytest.mark.parametrize(("requested", "backend"), [("sdpa", "mutua_sdpa"), ("eager", "mutua_reference")])
