@@ -108,6 +108,25 @@ def test_a_cache_that_nobody_knows(model, encode):
             model(input_ids=inputs["input_ids"][:, -1:], past_key_values=cache)
 
 
+def test_a_cache_with_other_rows(model, encode):
+    """Rows taken out of a cache: the note on it is of others, so the attention mask has to come along."""
+    inputs = encode(ROWS, add_generation_prompt=True)
+    cache = DynamicCache()
+    token = torch.tensor([[40], [41]])
+    with torch.no_grad():
+        model(**inputs, past_key_values=cache)
+        cache.batch_select_indices(torch.tensor([0, 2]))
+        with pytest.raises(ValueError, match="attention_mask is missing"):
+            model(input_ids=token, past_key_values=cache)
+        mask = torch.nn.functional.pad(inputs["attention_mask"][[0, 2]], (0, 1), value=1)
+        got = model(input_ids=token, attention_mask=mask, past_key_values=cache).logits[:, 0]
+        alone = [without(encode(ROWS[row], add_generation_prompt=True), "attention_mask") for row in (0, 2)]
+        for row, prompt in enumerate(alone):
+            cache = model(**prompt, use_cache=True).past_key_values
+            expected = model(input_ids=token[row : row + 1], past_key_values=cache).logits[0, 0]
+            torch.testing.assert_close(got[row], expected, **TOLERANCE)
+
+
 @pytest.mark.parametrize("cut", [1, 10, 20, -1])
 def test_a_prefill_cut_by_hand_inside_a_block(encode, cut):
     """The look-ahead of what is cached is lost: refused under mma, exact under causal attention."""

@@ -63,6 +63,10 @@ class TextSoFar:
         found: _Note | None = getattr(cache, _ATTRIBUTE, None)
         if found is not None and not (self._past is not None and 0 < self._past <= found.length):
             found = None
+        if found is not None and len(found.block_B) != len(
+            roles.block_BN
+        ):  # rows were taken out of the cache, or put in
+            found = None
         # A single response can be inside no block, and in `generate` each of them would wait for a look at the data.
         if found is not None and self._past == found.length and not is_step:
             self._refuse_cut_block(found)
