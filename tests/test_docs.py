@@ -21,7 +21,9 @@ def test_python_examples_run(page, capsys):
     assert capsys.readouterr().out
 
 
-@pytest.mark.parametrize("page", [*PAGES, "docs/training.md", "docs/data.md", "docs/performance.md", "docs/aki.md"])
+@pytest.mark.parametrize(
+    "page", [*PAGES, "docs/architecture.md", "docs/training.md", "docs/data.md", "docs/performance.md", "docs/aki.md"]
+)
 def test_links_lead_somewhere(page):
     path = ROOT / page
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", path.read_text(encoding="utf-8")):
@@ -48,3 +50,12 @@ def test_every_preset_and_vision_encoder_is_on_the_page():
         assert f"| `{name}` | {encoder.title} |" in text
         sizes = "yes" if encoder.any_size else "no"
         assert f"| {encoder.feature_layer} | {sizes} |" in text.split(f"| `{name}` |")[1].split("\n")[0] + "|"
+
+
+def test_every_room_is_on_the_page_and_every_file_it_names_is_there():
+    page = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    package = ROOT / "src/mutua"
+    rooms = {path.name for path in package.iterdir() if (path / "__init__.py").is_file()}
+    assert {f"`{room}/`" for room in rooms} <= set(re.findall(r"`[\w.]+/?`", page))
+    for name in re.findall(r"`(\w+/\w+\.py)[:`]", page):
+        assert (package / name).is_file() or (ROOT / name).is_file(), name

@@ -57,7 +57,7 @@ def _examine() -> dict[str, dict[str, str]]:
 
     from mutua.api import PACKAGED
     from mutua.attention import BACKENDS, POLICIES, auto, resolve
-    from mutua.attention.abilities import Forward
+    from mutua.attention.abilities import ABILITIES, Forward
 
     versions = {name: metadata.version(name) for name in ("mutua", "torch", "transformers", "tokenizers", "pillow")}
     devices = {"cpu": f"{os.cpu_count()} cores, {torch.get_num_threads()} torch threads"}
@@ -70,9 +70,13 @@ def _examine() -> dict[str, dict[str, str]]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     long = auto.SPLIT_FROM[device]
-    choices = {f"below {long:,} tokens": auto.choose(Forward(POLICIES["mma"], device, dtype), long - 1)}
+    padded = auto.SPLIT_PADDED_FROM[device]
+    choices = {
+        f"below {long:,} tokens ({padded:,} if padded)": auto.choose(Forward(POLICIES["mma"], device, dtype), long - 1)
+    }
     for policy in POLICIES.values():
         choices[f"from there on, {policy.name}"] = auto.choose(Forward(policy, device, dtype), long)
+    able = {name: ", ".join(k.replace("_", " ") for k, can in vars(a).items() if can) for name, a in ABILITIES.items()}
     chosen = {when: f"{backend.NAME} ({why})" for when, (backend, why) in choices.items()}
     extras = {}
     for extra, modules in _EXTRAS.items():
@@ -83,6 +87,7 @@ def _examine() -> dict[str, dict[str, str]]:
         "versions": {"python": platform.python_version(), **versions},
         "devices": devices,
         "attention backends": backends,
+        "what each can do or needs": able,
         f"what {default} takes on {device}": chosen,
         "attention policies": {name: policy.summary for name, policy in POLICIES.items()},
         "extras": extras,
