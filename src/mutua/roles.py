@@ -182,7 +182,8 @@ def _last_true(is_true_BN: Tensor) -> Tensor:
 
 def _before(is_true_BN: Tensor) -> Tensor:
     """The place of the last true before every place, -1 where there is none."""
-    return torch.nn.functional.pad(_last_true(is_true_BN)[:, :-1], (1, 0), value=-1)
+    index_N = torch.arange(is_true_BN.shape[1], device=is_true_BN.device)
+    return torch.where(index_N == 0, -1, _last_true(is_true_BN).roll(1, -1))
 
 
 def response_codes(codes_B1: Tensor) -> Tensor:

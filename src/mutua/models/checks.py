@@ -1,7 +1,7 @@
 """The roles of a forward's tokens, and what is refused before anything is computed.
 
 Whatever has to look at the data looks once, from the host, and never while a forward is traced.
-Shape suffixes: B batch, N tokens of this forward, K all tokens (cached ones included), I images, T text width.
+Shape suffixes: B batch, N tokens of this forward, K all tokens (cached ones included), T text width.
 """
 
 from __future__ import annotations
@@ -50,24 +50,29 @@ def roles_of_forward(
 
 
 def expect_roles(
-    roles: TokenRoles, is_image_BN: Tensor | None, image_tokens_IPT: Tensor | None, has_codes: bool, has_cache: bool
+    roles: TokenRoles,
+    is_image_BN: Tensor | None,
+    images: int | None,
+    tokens_per_image: int,
+    has_codes: bool,
+    has_cache: bool,
 ) -> None:
     """Raises ValueError where images, placeholders and roles contradict each other, or packed rows meet a cache.
 
     Args:
         is_image_BN: where `input_ids` hold placeholders; None with `inputs_embeds`.
-        image_tokens_IPT: the visual tokens that came with them, if any.
+        images: how many came along; None where neither pixels nor features did.
     """
     by_role_BN = roles.modality_BN == int(Modality.IMAGE)
     by_id_BN = by_role_BN if is_image_BN is None else is_image_BN
     facts = torch.stack([by_role_BN.sum(), by_id_BN.sum(), (by_role_BN != by_id_BN).sum(), roles.document_BN.max()])
     places, placeholders, disagreeing, last_document = facts.tolist()
-    if not has_codes and (image_tokens_IPT is not None or placeholders):
+    if not has_codes and (images is not None or placeholders):
         raise ValueError(
             "images came without token_type_ids (the token roles), so the attention policy cannot be applied. "
             "Prepare the inputs with MutuaProcessor.apply_chat_template and pass on all that it returns."
         )
-    if image_tokens_IPT is None and placeholders and is_image_BN is not None:
+    if images is None and placeholders and is_image_BN is not None:
         raise ValueError(
             "input_ids hold image tokens, but neither pixel_values nor vision_features came with them: pass on all "
             "that MutuaProcessor.apply_chat_template returns."
@@ -77,10 +82,10 @@ def expect_roles(
             "token_type_ids and input_ids disagree on which tokens are images: both must come from one "
             "MutuaProcessor call (an all-zero token_type_ids from a tokenizer holds no roles)."
         )
-    if image_tokens_IPT is not None and places != (given := image_tokens_IPT.shape[0] * image_tokens_IPT.shape[1]):
+    if images is not None and places != images * tokens_per_image:
         raise ValueError(
-            f"the prompt holds {places} image tokens, but {image_tokens_IPT.shape[0]} images give {given} "
-            f"({image_tokens_IPT.shape[1]} each): pass one image per placeholder."
+            f"the prompt holds {places} image tokens, but {images} images give {images * tokens_per_image} "
+            f"({tokens_per_image} each): pass one image per placeholder."
         )
     if has_cache and last_document > 0:
         raise ValueError("packed rows (several documents in a row) cannot be decoded with a cache: one row each.")

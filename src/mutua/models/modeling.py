@@ -115,22 +115,29 @@ class MutuaModel(MutuaPreTrainedModel):
         self._refuse_weights(kwargs.get("output_attentions"))
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
-        if pixel_values is not None:
-            vision_features = self.get_vision_features(pixel_values)
-        image_tokens = None if vision_features is None else self.connector(vision_features)
         past = 0 if past_key_values is None else past_key_values.get_seq_length()
         batch, tokens = inputs_embeds.shape[:2]
+        pictures = pixel_values if pixel_values is not None else vision_features
 
         expect_shapes(batch, tokens, past, attention_mask, token_type_ids)
         roles = roles_of_forward(inputs_embeds, token_type_ids, attention_mask)
         # A single token behind a cache is something that the model said: there is nothing to look at.
-        is_step = past_key_values is not None and tokens == 1 and token_type_ids is None and image_tokens is None
+        is_step = past_key_values is not None and tokens == 1 and token_type_ids is None and pictures is None
         if not (is_step or torch.compiler.is_compiling()):
-            is_image_BN = None if input_ids is None else input_ids == self.config.image_token_id
-            expect_roles(roles, is_image_BN, image_tokens, token_type_ids is not None, past_key_values is not None)
-        if image_tokens is not None:
+            expect_roles(
+                roles,
+                is_image_BN=None if input_ids is None else input_ids == self.config.image_token_id,
+                images=None if pictures is None else len(pictures),
+                tokens_per_image=self.config.num_image_tokens,
+                has_codes=token_type_ids is not None,
+                has_cache=past_key_values is not None,
+            )
+        if pixel_values is not None:
+            vision_features = self.get_vision_features(pixel_values)
+        if vision_features is not None:
+            image_tokens_IPT = self.connector(vision_features).to(inputs_embeds.dtype)
             is_image_BN1 = (roles.modality_BN == int(Modality.IMAGE))[..., None]
-            inputs_embeds = inputs_embeds.masked_scatter(is_image_BN1, image_tokens.to(inputs_embeds.dtype))
+            inputs_embeds = inputs_embeds.masked_scatter(is_image_BN1, image_tokens_IPT)
 
         policy = get_policy(self.config.attention_policy)
         text = TextSoFar(past_key_values, past, policy, roles, attention_mask, is_step)

@@ -55,34 +55,31 @@ class TextSoFar:
         attention_mask_BK: Tensor | None,
         is_step: bool = False,
     ) -> None:
-        self._policy, self._roles, self._attention_mask_BK = policy, roles, attention_mask_BK
-        self._tokens, self._is_step = roles.document_BN.shape[1], is_step
-        # While compiling, and for a step of a static cache (which counts in a tensor), nothing is looked up or noted.
-        is_traced = torch.compiler.is_compiling() or (isinstance(past, Tensor) and self._tokens == 1)
-        self._past: int | None = None if is_traced else int(past)
-        found: _Note | None = getattr(cache, _ATTRIBUTE, None)
-        if found is not None and not (self._past is not None and 0 < self._past <= found.length):
-            found = None
-        if found is not None and len(found.block_B) != len(
-            roles.block_BN
-        ):  # rows were taken out of the cache, or put in
-            found = None
-        # A single response can be inside no block, and in `generate` each of them would wait for a look at the data.
-        if found is not None and self._past == found.length and not is_step:
-            self._refuse_cut_block(found)
-        self.padding_BK = self._padding(found, past)
-
-    def _padding(self, found: _Note | None, past: int | Tensor) -> Tensor | None:
-        if self._attention_mask_BK is not None:
-            return self._attention_mask_BK.bool()
-        if self._past == 0 or (self._past is None and torch.compiler.is_compiling()):
-            return None
-        if found is None or self._past is None:
+        self._policy, self._roles, self._is_step = policy, roles, is_step
+        self._tokens = roles.document_BN.shape[1]
+        # A static cache counts in a tensor, and a look at it would cost every decoded token a wait for the device.
+        self._past = None if isinstance(past, Tensor) and is_step else int(past)
+        before = None if torch.compiler.is_compiling() else self._find_note(cache)
+        if before is not None and before.length == self._past and not is_step:
+            self._refuse_cut_block(before)
+        self.padding_BK: Tensor | None = None
+        if attention_mask_BK is not None:
+            self.padding_BK = attention_mask_BK.bool()
+        elif before is not None:
+            self.padding_BK = torch.cat([before.is_real_BK[:, : self._past], roles.is_token_BN], 1)
+        elif self._past != 0:
             raise ValueError(
                 f"attention_mask is missing, and which of the {int(past)} cached tokens are padding is not known (this "
                 "model did not fill the cache, or it was changed since): pass the attention_mask of all tokens so far."
             )
-        return torch.cat([found.is_real_BK[:, : self._past], self._roles.is_token_BN], 1)
+
+    def _find_note(self, cache: Cache | None) -> _Note | None:
+        """What was left on the cache, if it still tells of all that the cache holds."""
+        note: _Note | None = getattr(cache, _ATTRIBUTE, None)
+        if note is None or self._past is None or not 0 < self._past <= note.length:
+            return None
+        # Rows may have been taken out of the cache, or put in.
+        return note if len(note.block_B) == len(self._roles.block_BN) else None
 
     def _refuse_cut_block(self, before: _Note) -> None:
         """The images of the cached part could no longer see the rest of their block: that is the look-ahead itself."""
@@ -115,7 +112,7 @@ class TextSoFar:
 
     def note_on(self, cache: Cache | None) -> None:
         """Leaves on the cache what it holds after this forward."""
-        if cache is None or self._past is None:
+        if cache is None or self._past is None or torch.compiler.is_compiling():
             return
         roles = self._roles
         is_real_BK = roles.is_token_BN if self.padding_BK is None else self.padding_BK
