@@ -147,3 +147,13 @@ def test_a_broken_installation_is_not_passed_over():
         "else: raise AssertionError('imported')"
     )
     run(code)
+
+
+def test_a_spec_that_is_only_looked_at_can_do_what_its_loader_can():
+    run(
+        "import importlib.util, pkgutil, mutua\n"
+        "spec = importlib.util.find_spec('transformers')\n"
+        "assert spec.loader.get_filename('transformers').endswith('__init__.py')\n"
+        "assert spec.loader.is_package('transformers')\n"
+        "assert pkgutil.get_data('transformers', '__init__.py')\n"
+    )

@@ -13,6 +13,7 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from threading import get_ident
 from types import ModuleType
+from typing import Any
 
 _AUTO, _OURS = "transformers.models.auto", "mutua.models"
 
@@ -83,6 +84,10 @@ class _Outermost(Loader):
 
     def __init__(self, loader: Loader, watch: _Watch) -> None:
         self._loader, self._watch = loader, watch
+
+    def __getattr__(self, name: str) -> Any:
+        """Whatever else the loader can do, for those who look at a spec and import nothing."""
+        return getattr(self._loader, name)
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         return self._loader.create_module(spec)

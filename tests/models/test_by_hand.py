@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from tiny_model import assistant, make_model, picture, user
@@ -233,3 +235,75 @@ def test_the_config_names_the_backend(encode):
         model.set_attn_implementation(name)
         assert model.config._attn_implementation == model.config.text_config._attn_implementation == name
     assert model.config.vision_config._attn_implementation not in ("mutua_split", "mutua_sdpa")
+
+
+@pytest.mark.parametrize("back", [1, 4, 8])
+def test_a_cache_cropped_inside_a_block(encode, back):
+    """The image in the cache saw the question that was cut off: another one in its place is refused."""
+    model, causal = make_model("mma"), make_model("causal")
+    inputs = encode(ASKED, add_generation_prompt=True)
+    tokens = inputs["input_ids"].shape[1]
+    rest = {key: inputs[key][:, tokens - back :] for key in ("input_ids", "token_type_ids")}
+    for network in (model, causal):
+        with torch.no_grad():
+            cache = network(**inputs, use_cache=True).past_key_values
+            cache.crop(-back)
+            if network is model:
+                with pytest.raises(ValueError, match="crop a cache between blocks"):
+                    network(**rest, attention_mask=inputs["attention_mask"], past_key_values=cache)
+            else:
+                out = network(**rest, attention_mask=inputs["attention_mask"], past_key_values=cache).logits
+                torch.testing.assert_close(out, network(**inputs).logits[:, -back:], **TOLERANCE)
+
+
+def test_a_cache_cropped_between_blocks(encode):
+    """What the model said is cut off, and something else comes in its place."""
+    model = make_model("mma")
+    prompt = encode(ASKED, add_generation_prompt=True)
+    said, other = (encode([*ASKED, assistant(text)]) for text in ("yes it is", "no it is not"))
+    start = prompt["input_ids"].shape[1]
+    with torch.no_grad():
+        cache = model(**said, use_cache=True).past_key_values
+        cache.crop(start - said["input_ids"].shape[1])
+        later = {key: other[key][:, start:] for key in ("input_ids", "token_type_ids")}
+        out = model(**later, attention_mask=other["attention_mask"], past_key_values=cache).logits
+        torch.testing.assert_close(out, model(**other).logits[:, start:], **TOLERANCE)
+
+
+def test_a_cache_whose_rows_changed_places(encode):
+    """Rows of different padding: the note on the cache tells of other rows, so the attention mask has to come along."""
+    model, order = make_model("mma"), torch.tensor([2, 0, 1])
+    inputs, token = encode(ROWS, add_generation_prompt=True), torch.tensor([[40], [41], [42]])
+    with torch.no_grad():
+        cache = model(**inputs, use_cache=True).past_key_values
+        cache.reorder_cache(order)
+        with pytest.raises(ValueError, match="was changed"):
+            model(input_ids=token[order], past_key_values=cache)
+        mask = torch.nn.functional.pad(inputs["attention_mask"], (0, 1), value=1)
+        got = model(input_ids=token[order], attention_mask=mask[order], past_key_values=cache).logits
+        cache = model(**inputs, use_cache=True).past_key_values
+        expected = model(input_ids=token, attention_mask=mask, past_key_values=cache).logits
+    torch.testing.assert_close(got, expected[order], **TOLERANCE)
+
+
+def test_what_generate_is_given(encode):
+    model = make_model("mma")
+    inputs = encode(ASKED, add_generation_prompt=True)
+    ids, rest = inputs["input_ids"], without(inputs, "input_ids")
+    plain = model.generate(**inputs, **GREEDY)[0, ids.shape[1] :].tolist()
+    config = copy.deepcopy(model.generation_config)
+    config.suppress_tokens, config.max_new_tokens, config.min_new_tokens = plain, 5, 5
+    for said in (
+        model.generate(ids, config, **rest),
+        model.generate(ids, generation_config=config, **rest),
+        model.generate(ids, suppress_tokens=torch.tensor(plain), **rest, **GREEDY),
+    ):
+        assert not set(said[0, ids.shape[1] :].tolist()) & set(plain)
+    assert config.suppress_tokens == plain, "the caller's own is left alone"
+    config.prefill_chunk_size = 4
+    with pytest.raises(ValueError, match="prefill_chunk_size=4"):
+        model.generate(ids, config, **rest)
+    with pytest.raises(ValueError, match="Transformers hands the assistant no pictures"):
+        model.generate(**inputs, **GREEDY, assistant_model=make_model("mma"))
+    with pytest.raises(ValueError, match="images came without token_type_ids"):
+        model.generate(**without(inputs, "token_type_ids"), num_beams=2, max_new_tokens=2)

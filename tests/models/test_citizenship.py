@@ -141,3 +141,38 @@ def test_any_text_can_be_spelled(processor):
     text = "naïve 日本語 \U0001f600"
     ids = processor.tokenizer(text)["input_ids"]
     assert processor.tokenizer.decode(ids) == text
+
+
+def test_a_trainer_evaluates_with_a_loss(processor, encode, tmp_path):
+    """Transformers takes every argument of forward with "label" in its name for labels that must be there."""
+    from transformers import Trainer, TrainingArguments
+
+    model, chat = make_model(), [*ASKED, assistant("yes")]
+
+    def collate(features: list) -> dict[str, torch.Tensor]:
+        inputs = encode([chat] * len(features), "right")
+        return {**inputs, "labels": torch.where(roles_of(inputs).is_response_BN, inputs["input_ids"], -100)}
+
+    options = TrainingArguments(str(tmp_path), remove_unused_columns=False, report_to="none", use_cpu=True)
+    trainer = Trainer(model, options, eval_dataset=[{"x": 0}, {"x": 1}], data_collator=collate)
+    with torch.no_grad():
+        expected = model(**collate([0, 1])).loss.item()
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(expected, abs=1e-5)
+    assert not isinstance(trainer.predict([{"x": 0}]).predictions, tuple)
+
+
+@pytest.mark.parametrize("kind", ["pt", "np", None])
+def test_assistant_masks_come_in_the_form_of_the_rest(processor, kind):
+    out = processor.apply_chat_template(
+        [[*ASKED, assistant("yes")]] * 2,
+        tokenize=True,
+        return_dict=True,
+        return_tensors=kind,
+        return_assistant_tokens_mask=True,
+    )
+    assert type(out["assistant_masks"]) is type(out["token_type_ids"])
+    assert torch.tensor(out["assistant_masks"]).sum() == 2 * 2, "yes, and the token that ends it"
+
+
+def test_an_empty_text_is_empty(processor):
+    assert processor(text="", return_tensors="pt")["token_type_ids"].numel() == 0

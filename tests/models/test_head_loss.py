@@ -7,7 +7,7 @@ import torch
 from tiny_model import assistant, make_model, make_processor, picture, user
 from torch import nn
 
-from mutua.data.collate import label_positions
+from mutua.data.collate import supervised_positions
 from mutua.models import head_loss as module
 from mutua.models.head_loss import LossOutput, head_loss
 from mutua.roles import TokenRoles
@@ -97,7 +97,7 @@ def test_the_forward_pass_gives_the_loss_of_all_positions(tied: bool) -> None:
     expected.loss.backward()
     gradients = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
     model.zero_grad()
-    found = model(**inputs, labels=labels_BN, label_positions=label_positions(labels_BN))
+    found = model(**inputs, labels=labels_BN, supervised_positions=supervised_positions(labels_BN))
     assert isinstance(found, LossOutput)
     found.loss.backward()
     torch.testing.assert_close(found.loss, expected.loss, rtol=1e-6, atol=0)
@@ -105,3 +105,25 @@ def test_the_forward_pass_gives_the_loss_of_all_positions(tied: bool) -> None:
         torch.testing.assert_close(model.get_parameter(name).grad, gradient, rtol=1e-4, atol=1e-6, msg=name)
     right_BN = expected.logits[:, :-1].argmax(-1) == labels_BN[:, 1:]
     assert found.correct == right_BN.sum()
+
+
+def test_a_wrapped_head_is_called_as_it_is():
+    """Adapters on the head (PEFT's LoRA, say) are part of the loss, and get a gradient."""
+
+    class Adapted(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) + x @ self.extra
+
+    hidden_TW, plain, targets_T = parts(bias=False)
+    head = Adapted(16, 101, bias=False)
+    head.weight = plain.weight
+    head.extra = nn.Parameter(torch.randn(16, 101, generator=torch.Generator().manual_seed(1)))
+    loss, correct = head_loss(hidden_TW, head, targets_T, 37)
+    torch.testing.assert_close(loss, nn.functional.cross_entropy(head(hidden_TW), targets_T))
+    assert int(correct) == int((head(hidden_TW).argmax(-1) == targets_T).sum())
+    loss.backward()
+    assert head.extra.grad.abs().sum() > 0
+    hooked = nn.Linear(16, 101, bias=False)
+    hooked.weight = plain.weight
+    hooked.register_forward_hook(lambda module, inputs, out: out * 2)
+    assert head_loss(hidden_TW, hooked, targets_T, 37)[0] != head_loss(hidden_TW, plain, targets_T, 37)[0]

@@ -9,7 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from training_runs import do_step
 
-from mutua.data.collate import IGNORE, encode, label_positions
+from mutua.data.collate import IGNORE, encode, supervised_positions
 from mutua.data.sample import Sample
 from mutua.training import Recipe, TrainingError
 from mutua.training.batches import StepBatch, batches, open_mixture
@@ -71,7 +71,7 @@ def test_micro_batches_add_up_to_the_batch(tmp_path: Path, recipe_in) -> None:
         parts, start = [], 0
         for size in sizes:
             part = encode(samples[start : start + size], processor)
-            parts.append({**part, "label_positions": label_positions(part["labels"])})
+            parts.append({**part, "supervised_positions": supervised_positions(part["labels"])})
             start += size
         supervised = sum(int((part["labels"] != IGNORE).sum()) for part in parts)
         return StepBatch(tuple(parts), tuple(sample.id for sample in samples), supervised)

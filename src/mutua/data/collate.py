@@ -34,7 +34,7 @@ def encode(
     return {**batch, "labels": torch.where(is_response_BN, batch["input_ids"], IGNORE)}
 
 
-def label_positions(labels_BN: Tensor) -> Tensor:
+def supervised_positions(labels_BN: Tensor) -> Tensor:
     """(T,) where `labels_BN.flatten()` is supervised, for the model's forward.
 
     The first token of a row follows nothing, so it cannot be predicted and is left out.

@@ -5,11 +5,12 @@ Shape suffixes: B batch, N tokens.
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Cache, GenerationMixin
+from transformers import Cache, GenerationConfig, GenerationMixin
 
 from mutua.attention import get_policy
 from mutua.roles import Modality, TokenRoles, response_codes
@@ -20,13 +21,27 @@ _IMAGES = ("pixel_values", "vision_features")
 class RolesInGeneration(GenerationMixin):
     """Generation for a model whose token roles travel in `token_type_ids`."""
 
-    def generate(self, *args: Any, **kwargs: Any) -> Any:
+    def generate(
+        self, inputs: Tensor | None = None, generation_config: GenerationConfig | None = None, *args: Any, **kwargs: Any
+    ) -> Any:
         """As in Transformers, but that no image placeholder is ever said, and that `prefill_chunk_size` is refused: a
         prefill cut inside a block would lose look-ahead."""
-        config = kwargs.get("generation_config") or self.generation_config
+        config = generation_config or self.generation_config
         # A visual token without its image would stop the forward pass after it, and the whole batch with it.
-        never = kwargs.get("suppress_tokens", config.suppress_tokens) or []
-        kwargs["suppress_tokens"] = list(dict.fromkeys([*never, self.config.image_token_id]))
+        given = kwargs.pop("suppress_tokens", None)
+        given = config.suppress_tokens if given is None else given
+        never = given.tolist() if isinstance(given, Tensor) else list(given or [])
+        never = list(dict.fromkeys([*never, self.config.image_token_id]))
+        if generation_config is None:
+            kwargs["suppress_tokens"] = never
+        else:  # Transformers takes a config or options of its own, not both
+            generation_config = deepcopy(generation_config)
+            generation_config.suppress_tokens = never
+        if kwargs.get("assistant_model") is not None and any(kwargs.get(key) is not None for key in _IMAGES):
+            raise ValueError(
+                "assistant_model: Transformers hands the assistant no pictures, so it cannot guess about them: use "
+                "prompt_lookup_num_tokens, which needs no other model."
+            )
         chunk = kwargs.get("prefill_chunk_size", getattr(config, "prefill_chunk_size", None))
         if chunk is not None:
             raise ValueError(
@@ -41,7 +56,7 @@ class RolesInGeneration(GenerationMixin):
             )
         if (codes_BN := kwargs.get("token_type_ids")) is not None:
             kwargs["prompt_length"] = codes_BN.shape[1]
-        return super().generate(*args, **kwargs)
+        return super().generate(inputs, generation_config, *args, **kwargs)
 
     def prepare_inputs_for_generation(
         self, input_ids: Tensor, prompt_length: int | None = None, inputs_embeds: Tensor | None = None, **kwargs: Any
@@ -79,7 +94,7 @@ class RolesInGeneration(GenerationMixin):
     ) -> tuple[Tensor | None, dict[str, Any]]:
         # Beams: Transformers repeats every tensor row by row, but a row may own several images, or none.
         images = {key: model_kwargs.pop(key) for key in _IMAGES if model_kwargs.get(key) is not None}
-        if expand_size > 1 and images:
+        if expand_size > 1 and images and model_kwargs.get("token_type_ids") is not None:
             counts = TokenRoles.from_codes(model_kwargs["token_type_ids"]).count_items(Modality.IMAGE).tolist()
             for key, value in images.items():
                 if sum(counts) != len(value):

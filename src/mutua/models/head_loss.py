@@ -32,7 +32,12 @@ def head_loss(hidden_TW: Tensor, head: nn.Linear, targets_T: Tensor, divisor: fl
     """The summed cross-entropy of `head(hidden_TW)` over `divisor`, and how many targets have the largest logit.
 
     Under autocast the head multiplies in its type, as `head(hidden_TW)` would; all else is fp32. `backward` works once.
+    A head that is more than a linear layer (adapters, hooks, shards) is called as it is, all logits at a time.
     """
+    if type(head) is not nn.Linear or head._forward_hooks or head._forward_pre_hooks:
+        logits_TV = head(hidden_TW).float()
+        loss = nn.functional.cross_entropy(logits_TV, targets_T, reduction="sum")
+        return loss / divisor, (logits_TV.argmax(-1) == targets_T).sum()
     device = hidden_TW.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_TW.dtype
     with torch.autocast(device, enabled=False):

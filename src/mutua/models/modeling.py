@@ -201,7 +201,7 @@ class MutuaForConditionalGeneration(MutuaPreTrainedModel, RolesInGeneration, Gen
         inputs_embeds: Tensor | None = None,
         vision_features: Tensor | None = None,
         labels: Tensor | None = None,
-        label_positions: Tensor | None = None,
+        supervised_positions: Tensor | None = None,
         logits_to_keep: int | Tensor = 0,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast | LossOutput:
@@ -216,9 +216,9 @@ class MutuaForConditionalGeneration(MutuaPreTrainedModel, RolesInGeneration, Gen
                 a frozen encoder).
             labels: (B, N), -100 where nothing is to be predicted; must be -100 on prompt tokens under a policy that
                 looks ahead.
-            label_positions: (T,) where the labels are that count, in `labels` flattened, no first column among them
-                (`mutua.data.collate.label_positions`). With them the head is computed for these alone, and the result
-                is a `LossOutput` without logits: `num_items_in_batch` divides the loss, else T does.
+            supervised_positions: (T,) where the labels are that count, in `labels` flattened, no first column among
+                them (`mutua.data.collate.supervised_positions`). With them the head is computed for these alone, and
+                the result is a `LossOutput` without logits: `num_items_in_batch` divides the loss, else T does.
             logits_to_keep: as in Transformers, how many of the last positions get logits (0: all), or which; the loss
                 is over these alone.
 
@@ -238,10 +238,11 @@ class MutuaForConditionalGeneration(MutuaPreTrainedModel, RolesInGeneration, Gen
             vision_features=vision_features,
             **kwargs,
         )
-        if labels is not None and label_positions is not None:
-            hidden_TW = outputs.last_hidden_state.flatten(0, 1)[label_positions - 1]
-            divisor = kwargs.get("num_items_in_batch", len(label_positions))
-            return LossOutput(*head_loss(hidden_TW, self.lm_head, labels.flatten()[label_positions], divisor))
+        if labels is not None and supervised_positions is not None:
+            hidden_TW = outputs.last_hidden_state.flatten(0, 1)[supervised_positions - 1]
+            divisor = kwargs.get("num_items_in_batch")
+            divisor = len(supervised_positions) if divisor is None else divisor
+            return LossOutput(*head_loss(hidden_TW, self.lm_head, labels.flatten()[supervised_positions], divisor))
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(outputs.last_hidden_state[:, kept])
         loss = None

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import BatchFeature, ProcessorMixin
@@ -237,10 +238,10 @@ class MutuaProcessor(ProcessorMixin):
         is_token_BN = torch.tensor(attention_mask).bool()
         return (
             TokenRoles.from_responses(
-                torch.tensor(is_response) & is_token_BN,
+                torch.tensor(is_response).bool() & is_token_BN,
                 torch.where(is_image_BN, int(Modality.IMAGE), int(Modality.TEXT)),
                 torch.where(is_token_BN, 0, NONE),
-                torch.tensor(begins_item),
+                torch.tensor(begins_item).bool(),
             )
             .to_codes()
             .tolist()
@@ -248,7 +249,9 @@ class MutuaProcessor(ProcessorMixin):
 
 
 def _assistant_masks(codes: Any) -> Any:
-    """1 for every response token, in the form of the codes: a (B, N) tensor or a list of rows."""
+    """1 for every response token, in the form of the codes: a (B, N) tensor or array, or a list of rows."""
     if isinstance(codes, Tensor):
         return TokenRoles.from_codes(codes).is_response_BN.long()
+    if isinstance(codes, np.ndarray):
+        return _assistant_masks(torch.from_numpy(codes)).numpy()
     return [TokenRoles.from_codes(torch.tensor([row])).is_response_BN[0].long().tolist() for row in codes]

@@ -23,12 +23,20 @@ _ATTRIBUTE = "_mutua_note"
 
 @dataclass(frozen=True)
 class _Note:
-    """What a cache holds: how many tokens, which are padding, and in which block (that looks ahead) each row ends."""
+    """What a cache holds.
+
+    Attributes:
+        length: how many tokens a row has.
+        keys: where the first layer's keys lie in memory: elsewhere, the rows may be others, or in another order.
+        is_real_BK: bool, false on padding; None where there is none.
+        block_BK: the prompt block of every token, `NONE` where nothing of its block looks ahead. Of tokens behind the
+            last column, which the model has said, it is `NONE`.
+    """
 
     length: int
-    is_real_BK: Tensor
-    document_B: Tensor
-    block_B: Tensor
+    keys: int | None
+    is_real_BK: Tensor | None
+    block_BK: Tensor
 
 
 class TextSoFar:
@@ -59,18 +67,21 @@ class TextSoFar:
         self._tokens = roles.document_BN.shape[1]
         # A static cache counts in a tensor, and a look at it would cost every decoded token a wait for the device.
         self._past = None if isinstance(past, Tensor) and is_step else int(past)
-        before = None if torch.compiler.is_compiling() else self._find_note(cache)
-        if before is not None and before.length == self._past and not is_step:
-            self._refuse_cut_block(before)
+        self._before = None if torch.compiler.is_compiling() else self._find_note(cache)
+        if self._before is not None and self._past is not None and not policy.is_causal:
+            self._refuse_cut_block(self._before, self._past)
         self.padding_BK: Tensor | None = None
         if attention_mask_BK is not None:
             self.padding_BK = attention_mask_BK.bool()
-        elif before is not None:
-            self.padding_BK = torch.cat([before.is_real_BK[:, : self._past], roles.is_token_BN], 1)
+        elif self._before is not None and self._before.is_real_BK is None:
+            pass  # all rows alike: in whatever order they are by now
+        elif self._before is not None and self._before.is_real_BK is not None and self._before.keys == _keys(cache):
+            self.padding_BK = torch.cat([self._before.is_real_BK[:, : self._past], roles.is_token_BN], 1)
         elif self._past != 0:
             raise ValueError(
-                f"attention_mask is missing, and which of the {int(past)} cached tokens are padding is not known (this "
-                "model did not fill the cache, or it was changed since): pass the attention_mask of all tokens so far."
+                f"attention_mask is missing, and which of the {int(past)} cached tokens are padding is not known (the "
+                "cache is static, was changed, or was not filled by this model): pass the attention_mask of all tokens "
+                "so far."
             )
 
     def _find_note(self, cache: Cache | None) -> _Note | None:
@@ -79,22 +90,33 @@ class TextSoFar:
         if note is None or self._past is None or not 0 < self._past <= note.length:
             return None
         # Rows may have been taken out of the cache, or put in.
-        return note if len(note.block_B) == len(self._roles.block_BN) else None
+        return note if len(note.block_BK) == len(self._roles.block_BN) else None
 
-    def _refuse_cut_block(self, before: _Note) -> None:
-        """The images of the cached part could no longer see the rest of their block: that is the look-ahead itself."""
-        if self._policy.is_causal or not bool((before.block_B != NONE).any()):
-            return
-        index_N = torch.arange(self._tokens, device=self._roles.document_BN.device)
-        first_B1 = torch.where(self._roles.is_token_BN, index_N, self._tokens - 1).amin(-1, keepdim=True)
-        block_B, document_B = (x.gather(1, first_B1)[:, 0] for x in (self._roles.block_BN, self._roles.document_BN))
-        is_cut_B = (block_B != NONE) & (block_B == before.block_B) & (document_B == before.document_B)
+    def _refuse_cut_block(self, before: _Note, past: int) -> None:
+        """Part of a block is in the cache without the rest that it looked ahead to, or could not look ahead to.
+
+        The rest comes now, or the cache was cropped and something else comes in its place.
+        """
+        if past > before.block_BK.shape[1] or (self._is_step and past == before.length):
+            return  # the cached text ends with what the model said
+        index_K = torch.arange(past, device=before.block_BK.device)
+        block_B = before.block_BK[:, past - 1]
+        if before.is_real_BK is not None:
+            last_B1 = torch.where(before.is_real_BK[:, :past], index_K, 0).amax(-1, keepdim=True)
+            block_B = before.block_BK.gather(1, last_B1)[:, 0]
+        if past < before.block_BK.shape[1]:
+            is_cut_B = before.block_BK[:, past] == block_B
+        else:
+            index_N = torch.arange(self._tokens, device=block_B.device)
+            first_B1 = torch.where(self._roles.is_token_BN, index_N, self._tokens - 1).amin(-1, keepdim=True)
+            is_cut_B = self._roles.block_BN.gather(1, first_B1)[:, 0] == block_B
+        is_cut_B = is_cut_B & (block_B != NONE)
         if bool(is_cut_B.any()):
             row = int(is_cut_B.nonzero()[0])
             raise ValueError(
-                f"this forward begins inside prompt block {int(block_B[row])} of row {row}, whose first "
-                f"{before.length} tokens are in the cache: they could no longer look ahead. Run a prompt block in one "
-                "forward."
+                f"this forward begins inside prompt block {int(block_B[row])} of row {row}, whose first {past} tokens "
+                "are in the cache: what they looked ahead to is not what comes now. Run a prompt block in one forward, "
+                "and crop a cache between blocks."
             )
 
     def positions(self, has_roles: bool) -> Tensor:
@@ -107,26 +129,45 @@ class TextSoFar:
                 "is not known: pass position_ids (`generate` does so by itself)."
             )
         if self.padding_BK is None:
-            return self._roles.positions()
+            return self._roles.positions() + (self._past or 0)
         return (self.padding_BK.long().cumsum(-1) - 1).clamp(min=0)[:, -self._tokens :]
 
     def note_on(self, cache: Cache | None) -> None:
         """Leaves on the cache what it holds after this forward."""
         if cache is None or self._past is None or torch.compiler.is_compiling():
             return
-        roles = self._roles
-        is_real_BK = roles.is_token_BN if self.padding_BK is None else self.padding_BK
+        roles, before = self._roles, self._before
+        real_BK = roles.is_token_BN if self.padding_BK is None else self.padding_BK
+        if self._is_step and before is not None:
+            has_padding = before.is_real_BK is not None
+            block_BK = before.block_BK[:, : self._past]
+        else:
+            cached_BK = roles.block_BN.new_full((len(roles.block_BN), self._past), NONE)
+            if before is not None:
+                known_BK = before.block_BK[:, : self._past]
+                cached_BK[:, : known_BK.shape[1]] = known_BK
+            block_BK = torch.cat([cached_BK, self._open_blocks()], 1)
+            has_padding = not bool(real_BK.all())
         length = self._past + self._tokens
-        if self._is_step:  # a response, without a block
-            setattr(cache, _ATTRIBUTE, _Note(length, is_real_BK, roles.document_BN[:, 0], roles.block_BN[:, 0]))
-            return
-        index_N = torch.arange(self._tokens, device=roles.document_BN.device)
-        last_B1 = torch.where(roles.is_token_BN, index_N, 0).amax(-1, keepdim=True)
-        document_B, block_B = (x.gather(1, last_B1)[:, 0] for x in (roles.document_BN, roles.block_BN))
-        looks_ahead_BN = self._policy.sees_bits(block_B.device)[roles.modality_BN] != 0
+        setattr(cache, _ATTRIBUTE, _Note(length, _keys(cache), real_BK if has_padding else None, block_BK))
+
+    def _open_blocks(self) -> Tensor:
+        """The block of every token of this forward, (B, N); `NONE` where nothing of it looks ahead."""
+        block_BN, modality_BN = self._roles.block_BN, self._roles.modality_BN
+        ahead_BN = self._policy.sees_bits(block_BN.device)[modality_BN] != 0
         if self._policy.within_item != "causal":
-            looks_ahead_BN = looks_ahead_BN | (roles.item_BN != NONE)
-        # A block of which nothing looks ahead may go on in another forward.
-        is_open_B = (looks_ahead_BN & (roles.block_BN == block_B[:, None])).any(-1)
-        block_B = torch.where(is_open_B, block_B, NONE)
-        setattr(cache, _ATTRIBUTE, _Note(length, is_real_BK, document_B, block_B))
+            ahead_BN = ahead_BN | (self._roles.item_BN != NONE)
+        looks_BN = torch.where(ahead_BN & (block_BN != NONE), block_BN, NONE)
+        # By number: has some token of the row with this block something to look ahead to?
+        most = block_BN.shape[1] + 1
+        is_open_BM = torch.zeros(len(block_BN), most + 1, dtype=torch.bool, device=block_BN.device)
+        is_open_BM.scatter_(1, (looks_BN + 1).clamp(max=most), True)
+        is_open_BN = is_open_BM.gather(1, (block_BN + 1).clamp(max=most))
+        return torch.where(is_open_BN & (block_BN != NONE), block_BN, NONE)
+
+
+def _keys(cache: Cache | None) -> int | None:
+    """Where the keys of a cache's first layer lie: other operations than the model's own put them elsewhere."""
+    layers = getattr(cache, "layers", None)
+    keys = getattr(layers[0], "keys", None) if layers else None
+    return None if keys is None else keys.data_ptr()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mutua.data.collate import IGNORE, cut_to_turns, encode, label_positions
+from mutua.data.collate import IGNORE, cut_to_turns, encode, supervised_positions
 from mutua.data.mixture import Mixture
 from mutua.data.sample import Sample
 from mutua.models import MutuaProcessor
@@ -56,11 +56,11 @@ class StepBatch:
 
 def _share(batch: MicroBatch, rank: int, ranks: int) -> MicroBatch:
     rows = list(range(rank, len(batch["input_ids"]), ranks))
-    not_by_row = ("pixel_values", "label_positions")
+    not_by_row = ("pixel_values", "supervised_positions")
     share = {name: tensor[rows or [0]] for name, tensor in batch.items() if name not in not_by_row}
     if not rows:
         share["labels"] = torch.full_like(share["labels"], IGNORE)
-    share["label_positions"] = label_positions(share["labels"])
+    share["supervised_positions"] = supervised_positions(share["labels"])
     if "pixel_values" in batch:
         images_B = TokenRoles.from_codes(batch["token_type_ids"]).count_items(Modality.IMAGE)
         owned = batch["pixel_values"].split(images_B.tolist())
@@ -99,7 +99,7 @@ class _Steps(Dataset):
                 ids += [sample.id for sample in used]
         for skip in skips:
             counts[skip.source] += SampleCounts(too_long=1) if skip.too_long else SampleCounts(bad=1)
-        supervised = sum(len(batch["label_positions"]) for batch in micro_batches)
+        supervised = sum(len(batch["supervised_positions"]) for batch in micro_batches)
         return StepBatch(tuple(micro_batches), tuple(ids), supervised, tuple(skips), tuple(counts))
 
     def _encode(
@@ -134,7 +134,7 @@ class _Steps(Dataset):
                 shorter = cut_to_turns(sample, self.processor, self.max_tokens) if self.cuts else None
                 reason = f"{tokens} tokens, and data.max_tokens allows {self.max_tokens}"
                 return shorter or Skip(place, sample.id, reason, too_long=True)
-            if not len(label_positions(batch["labels"])):
+            if not len(supervised_positions(batch["labels"])):
                 raise ValueError("no token is supervised, for it holds no reply: give it an assistant message")
         except SAMPLE_ERRORS as error:
             return Skip(place, sample.id, str(error))
@@ -151,7 +151,7 @@ class _Steps(Dataset):
         """With what the loss needs, and pixels in the type that the vision encoder would round them to anyway."""
         if "pixel_values" in batch:
             batch["pixel_values"] = batch["pixel_values"].to(self.pixels)
-        return {**batch, "label_positions": label_positions(batch["labels"])}
+        return {**batch, "supervised_positions": supervised_positions(batch["labels"])}
 
 
 def open_mixture(recipe: Recipe) -> Mixture:

@@ -62,6 +62,12 @@ def too_many_skips(
     """Why the run has to stop at `step` (counted from 1), None if it may go on."""
     for skip in reversed(skips):
         of_source = counts[skip.source]
+        if of_source.drawn == of_source.too_long > ALWAYS_TOLERATED:
+            return (
+                f"step {step}: all {of_source.drawn} samples drawn from {names[skip.source]} are too long, the last "
+                f"{skip.id}: {skip.reason}. Raise data.max_tokens (or set data.too_long to cut), and choose another "
+                "output"
+            )
         if of_source.too_many(settings.max_bad_share):
             return (
                 f"step {step}: {of_source.bad + of_source.too_long} of the {of_source.drawn} samples drawn from "
