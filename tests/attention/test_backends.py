@@ -192,8 +192,9 @@ def test_flex_refuses_a_backward_on_a_cpu():
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize("name", [sdpa.NAME, flex.NAME, auto.NAME, "mutua_reference"])
-@pytest.mark.parametrize("past", [0, 30])
+@pytest.mark.parametrize(
+    ("name", "past"), [(sdpa.NAME, 0), (sdpa.NAME, 30), (flex.NAME, 30), (auto.NAME, 30), ("mutua_reference", 30)]
+)
 def test_a_sliding_window_keeps_what_lies_behind(name, policy, past):
     """Looking ahead goes beyond the window; a question before its image does not come back into view."""
     roles = conversation(36, 20, 60, images=2)

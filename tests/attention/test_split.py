@@ -98,7 +98,14 @@ def test_uneven_rows_take_one_call_for_squares_and_one_for_rectangles():
     assert case_of(conversation(30, 8, 9)).mask(split.build_mask).packed is None, "rows alike share slices"
 
 
-@pytest.mark.parametrize(("image", "images", "past"), [(576, 1, 0), (150, 4, 0), (800, 1, 300), (40, 3, 1100)])
+@pytest.mark.parametrize(
+    ("image", "images", "past"),
+    [
+        (576, 1, 0),
+        (40, 3, 1100),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in [(150, 4, 0), (800, 1, 300)]),
+    ],
+)
 def test_large_enough_for_every_block_size_of_the_kernels(image, images, past):
     check(case_of(conversation(image, 40, 60, images), past=past, head_dim=32))
 

@@ -84,7 +84,10 @@ def one_dimension_outweighs_the_rest(model):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    "backend",
+    [pytest.param(n, marks=[pytest.mark.slow] if n in ("mutua_flex", "mutua_reference") else []) for n in BACKENDS],
+)
 def test_what_is_not_seen_moves_nothing_to_the_last_bit(backend, dtype, processor):
     model = make_model("mma").to(dtype)
     model.set_attn_implementation(backend)
