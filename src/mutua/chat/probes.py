@@ -12,7 +12,7 @@ from typing import Any
 
 from mutua.chat.control_tokens import control_tokens_of
 from mutua.chat.reply_spans import find_replies
-from mutua.chat.reply_tokens import reply_tokens
+from mutua.chat.reply_tokens import tokenize_rendering
 from mutua.chat.template import ChatTemplate, ChatTemplateError, Message, template_source, to_template_form
 
 Tokens = tuple[int, ...]
@@ -102,17 +102,8 @@ class Probes:
         if self.image_token:
             messages = list(to_template_form(self.template, messages, self.image_token))
         rendering = find_replies(self.template, messages, self.control_tokens, **end)
-        encoded = self.tokenizer(rendering.text, add_special_tokens=False, return_offsets_mapping=True)
-        ids = encoded["input_ids"]
-        found = reply_tokens(
-            rendering.text,
-            rendering.replies,
-            encoded["offset_mapping"],
-            ids,
-            self.control_ids,
-            lambda text: self.tokenizer(text, add_special_tokens=False)["input_ids"],
-        )
-        return ProbeChat(ids, found)
+        ids, _, is_reply = tokenize_rendering(self.tokenizer, rendering, self.control_ids)
+        return ProbeChat(ids, is_reply)
 
 
 def message(role: str, *parts: str | dict[str, str]) -> Message:

@@ -10,6 +10,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
+from mutua.chat.reply_spans import Rendering
 from mutua.chat.template import Span
 
 
@@ -31,6 +32,19 @@ def expand(text: str, replacements: Sequence[Mapping[str, Any]]) -> str:
         pieces += [text[done:start], replacement["replacement"]]
         done = end
     return "".join([*pieces, text[done:]])
+
+
+def tokenize_rendering(
+    tokenizer: Any, rendering: Rendering, control_ids: set[int]
+) -> tuple[list[int], list[Span], list[bool]]:
+    """A rendered chat, placeholders as they are: its tokens, their characters, and which of them are replies."""
+    encoded = tokenizer(rendering.text, add_special_tokens=False, return_offsets_mapping=True)
+    ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
+
+    def tokenize(text: str) -> list[int]:
+        return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    return ids, offsets, reply_tokens(rendering.text, rendering.replies, offsets, ids, control_ids, tokenize)
 
 
 def reply_tokens(

@@ -20,7 +20,7 @@ import torch
 from mutua.chat.control_tokens import check_messages, control_tokens_of
 from mutua.chat.placeholders import ImageForm, beginnings, feature_ids_of, placeholders_of, runs_of
 from mutua.chat.reply_spans import Rendering, expect_images, find_replies
-from mutua.chat.reply_tokens import reply_tokens
+from mutua.chat.reply_tokens import tokenize_rendering
 from mutua.chat.template import ChatTemplate, template_source, to_template_form
 from mutua.roles import NONE, Modality, TokenRoles
 
@@ -125,17 +125,8 @@ class _Aligner:
 
     def _texts(self, rendering: Rendering) -> list[_Text]:
         """The texts around the placeholders, the first and the last also where they are empty."""
-        tokenizer, text = self.processor.tokenizer, rendering.text
-        encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
-        said = reply_tokens(
-            text,
-            rendering.replies,
-            offsets,
-            ids,
-            self.control_ids,
-            lambda text: tokenizer(text, add_special_tokens=False)["input_ids"],
-        )
+        text = rendering.text
+        ids, offsets, said = tokenize_rendering(self.processor.tokenizer, rendering, self.control_ids)
         found = list(self.placeholder.finditer(text))
         borders = [0, *(border for match in found for border in match.span()), len(text)]
         texts, before = [], ()  # type: tuple[list[_Text], tuple[Modality, ...]]

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import Cache
 
 from mutua.attention import Policy
-from mutua.roles import NONE, TokenRoles
+from mutua.roles import MAX_BLOCKS, NONE, TokenRoles
 
 _ATTRIBUTE = "_mutua_note"
 
@@ -73,10 +73,9 @@ class TextSoFar:
         self.padding_BK: Tensor | None = None
         if attention_mask_BK is not None:
             self.padding_BK = attention_mask_BK.bool()
-        elif self._before is not None and self._before.is_real_BK is None:
-            pass  # all rows alike: in whatever order they are by now
-        elif self._before is not None and self._before.is_real_BK is not None and self._before.keys == _keys(cache):
-            self.padding_BK = torch.cat([self._before.is_real_BK[:, : self._past], roles.is_token_BN], 1)
+        elif self._before is not None and (self._before.is_real_BK is None or self._before.keys == _keys(cache)):
+            if self._before.is_real_BK is not None:  # else all rows are alike, in whatever order they are by now
+                self.padding_BK = torch.cat([self._before.is_real_BK[:, : self._past], roles.is_token_BN], 1)
         elif self._past != 0:
             raise ValueError(
                 f"attention_mask is missing, and which of the {int(past)} cached tokens are padding is not known (the "
@@ -158,11 +157,9 @@ class TextSoFar:
         if self._policy.within_item != "causal":
             ahead_BN = ahead_BN | (self._roles.item_BN != NONE)
         looks_BN = torch.where(ahead_BN & (block_BN != NONE), block_BN, NONE)
-        # By number: has some token of the row with this block something to look ahead to?
-        most = block_BN.shape[1] + 1
-        is_open_BM = torch.zeros(len(block_BN), most + 1, dtype=torch.bool, device=block_BN.device)
-        is_open_BM.scatter_(1, (looks_BN + 1).clamp(max=most), True)
-        is_open_BN = is_open_BM.gather(1, (block_BN + 1).clamp(max=most))
+        # By number, `NONE` first: does some token of the row with this block look ahead?
+        is_open_BM = torch.zeros(len(block_BN), MAX_BLOCKS + 1, dtype=torch.bool, device=block_BN.device)
+        is_open_BN = is_open_BM.scatter_(1, looks_BN + 1, True).gather(1, block_BN + 1)
         return torch.where(is_open_BN & (block_BN != NONE), block_BN, NONE)
 
 
