@@ -3,34 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from PIL.Image import Image
 
 from mutua.images import open_image
 from mutua.models import MutuaForConditionalGeneration, MutuaProcessor
-from mutua.models.loading import PACKAGED, ModelError, load_model, load_processor
+from mutua.models.loading import load_model, load_processor
+from mutua.models.model_folder import PACKAGED, ModelError
 
-__all__ = ["PACKAGED", "ModelError", "ask", "conversation", "load", "load_processor", "reply"]
+__all__ = ["PACKAGED", "Answer", "ModelError", "ask", "conversation", "load", "load_processor", "reply"]
 
 
 def load(
-    name_or_path: str | Path | None = None, *, policy: str | None = None, device: str | None = None
+    name_or_path: str | Path | None = None,
+    *,
+    policy: str | None = None,
+    device: str | None = None,
+    dtype: torch.dtype | str | None = None,
+    attn_implementation: str | None = None,
 ) -> tuple[MutuaForConditionalGeneration, MutuaProcessor]:
     """A model, ready to answer, and its processor.
 
     Args:
-        name_or_path: a folder, or a model on the Hugging Face hub; None is the tiny model of the package.
+        name_or_path: a folder, or a model on the Hugging Face hub; None is the tiny model of the package. A folder of
+            PEFT's that holds adapters gives the model that they name as their base, with the adapters merged into it.
         policy: an attention policy other than the one the model was saved with.
         device: where to put it; None takes a CUDA device if there is one.
+        dtype: of the weights, e.g. torch.bfloat16 or "bfloat16"; None is the one the model was saved with.
+        attn_implementation: the attention backend; None lets every forward pass choose.
 
     Raises:
-        ModelError: no such model, not one of Mutua's, or weights that are missing or do not fit.
-        ValueError: no such policy.
+        ModelError: no such model, not one of Mutua's, or a folder in which something is missing or does not fit.
+        ValueError: no such policy, dtype or backend.
+        ImportError: adapters, and PEFT is not installed.
     """
-    model, processor = load_model(name_or_path, policy=policy)
+    model, processor = load_model(name_or_path, policy=policy, dtype=dtype, attn_implementation=attn_implementation)
     model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))  # type: ignore[arg-type]
     return model, processor
 
@@ -51,15 +62,34 @@ def conversation(images: Sequence[str | Path | Image], question: str) -> list[di
     return [{"role": "user", "content": [*parts, {"type": "text", "text": question}]}]
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What a model said.
+
+    Attributes:
+        text: without control tokens and surrounding space; may be empty.
+        finish_reason: "stop" where the model ended its reply, "length" where the limit on new tokens cut it.
+        tokens: how many were said, the one that ends the reply included.
+    """
+
+    text: str
+    finish_reason: Literal["stop", "length"]
+    tokens: int
+
+
 def reply(
     model: MutuaForConditionalGeneration, processor: MutuaProcessor, messages: list[dict[str, Any]], **generate: Any
-) -> str:
+) -> Answer:
     """The model's next message in a conversation. Keyword arguments go to `generate`."""
     inputs = processor.apply_chat_template(
         messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
     ).to(model.device, dtype=model.dtype)
-    tokens = model.generate(**inputs, **{"max_new_tokens": 64, "do_sample": False, **generate})
-    return processor.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
+    options = {"max_new_tokens": 64, "do_sample": False, **generate}
+    said_N = model.generate(**inputs, **options)[0, inputs["input_ids"].shape[1] :]
+    ends = generate.get("eos_token_id", model.generation_config.eos_token_id)
+    has_ended = len(said_N) > 0 and int(said_N[-1]) in (ends if isinstance(ends, (list, tuple)) else [ends])
+    text = processor.decode(said_N, skip_special_tokens=True).strip()
+    return Answer(text, "stop" if has_ended else "length", len(said_N))
 
 
 def ask(
@@ -77,4 +107,4 @@ def ask(
         **generate: for `generate`, e.g. `max_new_tokens=256` or `streamer=...`; greedy with 64 tokens by default.
     """
     pictures = [images] if isinstance(images, (str, Path, Image)) else images
-    return reply(model, processor, conversation(pictures, question), **generate)
+    return reply(model, processor, conversation(pictures, question), **generate).text

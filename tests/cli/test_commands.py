@@ -86,7 +86,7 @@ def test_an_empty_or_forgotten_question(folder, image):
 
 
 def test_an_unknown_model_or_policy(folder, image):
-    assert_error(mutua("ask", image, "what?", "--model", "no/such/folder"), "no model at 'no/such/folder'")
+    assert_error(mutua("ask", image, "what?", "--model", "no/such/folder"), "no model at no/such/folder")
     assert_error(mutua("ask", image, "what?", "--model", folder, "--policy", "mmma"), "unknown attention policy 'mmma'")
 
 
@@ -98,7 +98,7 @@ def test_a_model_of_another_kind(image, tmp_path):
 @pytest.mark.parametrize("policy", ["mma", "causal"])
 def test_leakage_of_a_model_that_computes_nothing_finite(folder, tmp_path, policy):
     model = make_model(policy)
-    model.model.connector.down.weight.data[:] = float("nan")
+    model.model.connector.down.weight.data[:] = 3e38  # a number still, but no sum of such is
     model.save_pretrained(tmp_path)
     make_processor(model).save_pretrained(tmp_path)
     result = mutua("leakage", tmp_path, "--conversations", 1)

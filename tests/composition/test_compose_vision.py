@@ -182,7 +182,7 @@ def test_pictures_of_a_wrong_size_are_refused():
     model, processor = compose(VISION["dinov2"]())
     inputs = encode(processor)
     inputs["pixel_values"] = torch.randn(1, 3, 40, 40)
-    with pytest.raises(ValueError, match=r"\(40, 40\) pixels give 25 patches, but the model takes 16"):
+    with pytest.raises(ValueError, match=r"\(1, 3, 40, 40\), but the model takes \(images, 3, 32, 32\)"):
         model(**inputs)
 
 

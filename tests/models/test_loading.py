@@ -8,7 +8,8 @@ from safetensors.torch import load_file, save_file
 from tiny_model import make_model, make_processor
 from transformers.utils import logging
 
-from mutua.models.loading import ModelError, copy_weights, load_model, load_processor
+from mutua.models.loading import copy_weights, load_model, load_processor
+from mutua.models.model_folder import ModelError
 from mutua.quiet import quiet
 
 
@@ -48,9 +49,9 @@ def test_a_checkpoint_that_is_not_whole_is_refused(folder, change, message):
 
 
 def test_no_model_there(tmp_path):
-    with pytest.raises(ModelError, match="no model at 'no/such/folder'"):
+    with pytest.raises(ModelError, match="no model at no/such/folder"):
         load_model("no/such/folder")
-    with pytest.raises(ModelError, match="no model at"):
+    with pytest.raises(ModelError, match=r"no model in .*no config\.json"):
         load_processor(tmp_path)
 
 

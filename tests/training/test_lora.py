@@ -15,6 +15,7 @@ from torch import Tensor
 from training_runs import at_step, child, do_step, expect_equal, lines
 
 from mutua.models import MutuaForConditionalGeneration
+from mutua.models.model_folder import ModelError
 from mutua.training import CheckpointError, Recipe, train
 from mutua.training.batches import StepBatch, batches, open_mixture
 from mutua.training.build import build_model, model_to_train
@@ -380,5 +381,5 @@ def test_another_base_is_noticed(tmp_path: Path, recipe_in, base: Path, monkeypa
 
 def test_a_checkpoint_is_no_model_to_start_from(tmp_path: Path, recipe_in, reference) -> None:
     checkpoint = reference[0] / "checkpoints" / "step-000009"
-    with pytest.raises(FileNotFoundError, match=r"train\.lora is none, its finished model is"):
+    with pytest.raises(ModelError, match=r"train\.lora is no model by itself; its finished model is"):
         train(recipe_in(tmp_path, f"model={{path: {checkpoint}}}"), Console(quiet=True))

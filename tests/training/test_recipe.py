@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from mutua.models.loading import PACKAGED
+from mutua.models.model_folder import PACKAGED
 from mutua.training import Recipe, RecipeError, dump_recipe, load_recipe
 from mutua.training.origin import FolderModel, PartsModel, PresetModel, TinyModel
 from mutua.training.recipe_table import recipe_table

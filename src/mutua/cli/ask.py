@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import time
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from mutua.cli.common import ModelOption, PolicyOption, load_model, report_errors
+from mutua.cli.common import ModelOption, PolicyOption, load_model, report_errors, tell_how_it_ended
 
 EXAMPLES = """Examples:
 
@@ -31,7 +31,7 @@ def ask(
 ) -> None:
     """Ask a question about one picture or several."""
     with report_errors():
-        if Path(question).is_file():
+        if os.path.isfile(question):
             raise ValueError(
                 f"the last word must be the question, but {question!r} is a file: add a question in quotes."
             )
@@ -44,11 +44,13 @@ def ask(
         started = time.perf_counter()
         if not as_json:
             streamer = TextStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
-            reply(network, processor, messages, max_new_tokens=max_new_tokens, streamer=streamer)
+            tell_how_it_ended(reply(network, processor, messages, max_new_tokens=max_new_tokens, streamer=streamer))
             return
         answer = reply(network, processor, messages, max_new_tokens=max_new_tokens)
         record = {
-            "answer": answer,
+            "answer": answer.text,
+            "finish_reason": answer.finish_reason,
+            "tokens": answer.tokens,
             "question": question,
             "images": images or [],
             "model": model or "packaged",

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mutua.cli.common import ModelOption, PolicyOption, err, is_terminal, load_model, report_errors
+from mutua.cli.common import ModelOption, PolicyOption, err, is_terminal, load_model, report_errors, tell_how_it_ended
 
 EXAMPLES = """Examples:
 
@@ -51,7 +51,8 @@ def chat(
                 elif line:
                     asked = [*messages, *conversation(pictures, line)]
                     said = reply(network, processor, asked, max_new_tokens=max_new_tokens, streamer=streamer)
-                    messages = [*asked, {"role": "assistant", "content": [{"type": "text", "text": said}]}]
+                    tell_how_it_ended(said)
+                    messages = [*asked, {"role": "assistant", "content": [{"type": "text", "text": said.text}]}]
                     pictures = []
             except ValueError as error:  # a slip of the fingers does not end a conversation
                 err.print(str(error), style="red", markup=False)

@@ -13,6 +13,7 @@ from rich.console import Console
 
 if TYPE_CHECKING:
     from mutua import MutuaForConditionalGeneration, MutuaProcessor
+    from mutua.api import Answer
 
 FAILED, INTERRUPTED = 1, 130
 
@@ -61,6 +62,14 @@ def load_model(name: str | None, policy: str | None) -> tuple[MutuaForConditiona
     if name is None:
         err.print("using the packaged tiny model (64 x 64 pictures of shapes); --model names another", style="dim")
     return load(name, policy=policy)
+
+
+def tell_how_it_ended(answer: Answer) -> None:
+    """A word on stderr where an answer was cut, or holds nothing: neither shows in what was printed."""
+    if answer.finish_reason == "length":
+        err.print(f"(cut after {answer.tokens} tokens: --max-new-tokens allows more)", style="yellow")
+    elif not answer.text:
+        err.print("(an empty answer: the model ended its reply at once)", style="yellow")
 
 
 def is_terminal() -> bool:

@@ -17,7 +17,8 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokeni
 from transformers.utils import cached_file
 
 from mutua.models.configuration import MutuaConfig
-from mutua.models.loading import WEIGHTS, expect_whole, first_line
+from mutua.models.loading import WEIGHTS, expect_whole
+from mutua.models.model_folder import first_line
 from mutua.models.modeling import MutuaModel
 from mutua.models.vision import vision_encoder
 

@@ -24,7 +24,7 @@ from mutua.convert.tensor_files import TensorFiles
 from mutua.folders import whole_folder
 from mutua.models.configuration import MutuaConfig
 from mutua.models.generation_config import reply_config
-from mutua.models.loading import first_line
+from mutua.models.model_folder import first_line
 from mutua.models.modeling import MutuaForConditionalGeneration
 from mutua.models.processing import MutuaProcessor
 from mutua.models.vision import image_processor, image_side

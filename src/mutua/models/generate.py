@@ -5,6 +5,7 @@ Shape suffixes: B batch, N tokens.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from transformers import Cache, GenerationConfig, GenerationMixin
 
 from mutua.attention import get_policy
+from mutua.models.longest_text import fit_reply
 from mutua.roles import Modality, TokenRoles, response_codes
 
 _IMAGES = ("pixel_values", "vision_features")
@@ -24,19 +26,24 @@ class RolesInGeneration(GenerationMixin):
     def generate(
         self, inputs: Tensor | None = None, generation_config: GenerationConfig | None = None, *args: Any, **kwargs: Any
     ) -> Any:
-        """As in Transformers, but that no image placeholder is ever said, and that `prefill_chunk_size` is refused: a
-        prefill cut inside a block would lose look-ahead."""
+        """As in Transformers, but that no image placeholder is ever said, that a reply ends where the language model
+        has no more positions (with a warning), and that `prefill_chunk_size` is refused: a prefill cut inside a block
+        would lose look-ahead."""
         config = generation_config or self.generation_config
         # A visual token without its image would stop the forward pass after it, and the whole batch with it.
         given = kwargs.pop("suppress_tokens", None)
         given = config.suppress_tokens if given is None else given
         never = given.tolist() if isinstance(given, Tensor) else list(given or [])
-        never = list(dict.fromkeys([*never, self.config.image_token_id]))
+        settings: dict[str, Any] = {"suppress_tokens": list(dict.fromkeys([*never, self.config.image_token_id]))}
+        room = fit_reply(self.config.text_config, _prompt_tokens(inputs, kwargs), kwargs, config)
+        if room is not None:
+            settings["max_new_tokens"] = room
         if generation_config is None:
-            kwargs["suppress_tokens"] = never
+            kwargs |= settings
         else:  # Transformers takes a config or options of its own, not both
             generation_config = deepcopy(generation_config)
-            generation_config.suppress_tokens = never
+            for name, value in settings.items():
+                setattr(generation_config, name, value)
         if kwargs.get("assistant_model") is not None and any(kwargs.get(key) is not None for key in _IMAGES):
             raise ValueError(
                 "assistant_model: Transformers hands the assistant no pictures, so it cannot guess about them: use "
@@ -124,6 +131,14 @@ class RolesInGeneration(GenerationMixin):
                 "token_type_ids of the whole conversation, as the processor returns them."
             )
         return policy.positions(TokenRoles.from_codes(codes_BN))
+
+
+def _prompt_tokens(inputs: Tensor | None, kwargs: Mapping[str, Any]) -> int:
+    """Of the longest row of what `generate` is given, without padding where that is known; 0 without a prompt."""
+    if (attention_mask := kwargs.get("attention_mask")) is not None and attention_mask.ndim == 2:
+        return int(attention_mask.sum(-1).max())
+    prompt = next((x for x in (inputs, kwargs.get("input_ids"), kwargs.get("inputs_embeds")) if x is not None), None)
+    return 0 if prompt is None else prompt.shape[1]
 
 
 def passes_rope_switch(text_config: Any, position_ids_BN: Tensor, cache: Cache) -> bool:

@@ -2,54 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from transformers.utils import GENERATION_CONFIG_NAME
 
 from mutua.attention import get_policy
+from mutua.attention.backends import resolve
 from mutua.models.configuration import MutuaConfig
+from mutua.models.model_folder import (
+    ADAPTER,
+    ModelError,
+    blamed_on,
+    expect_finite,
+    expect_weights,
+    find_folder,
+    listed,
+    read_json,
+)
 from mutua.models.modeling import MutuaForConditionalGeneration
 from mutua.models.processing import MutuaProcessor
-
-PACKAGED = Path(__file__).parents[1] / "packaged"
-"""The tiny model that comes with the package; its README.md says what it was trained on."""
 
 # Never a pickle; and what does not fit is refused by name, in `expect_whole`.
 WEIGHTS: dict[str, Any] = {"use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
 
-
-class ModelError(ValueError):
-    """A model that cannot be loaded; the message names it and the remedy."""
+_PROCESSOR = ("processor_config.json", "tokenizer_config.json", "tokenizer.json")
+_AT_LEAST_1 = (
+    *("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim", "vocab_size"),
+    *("max_position_embeddings", "image_size", "patch_size"),
+    *("resampler_latents", "resampler_heads", "resampler_head_dim", "resampler_ff_mult"),
+)
+_SMALLEST = {**dict.fromkeys(_AT_LEAST_1, 1), "num_hidden_layers": 0, "resampler_depth": 0, "image_token_id": 0}
 
 
 def load_model(
-    name_or_path: str | Path | None = None, *, policy: str | None = None, dtype: torch.dtype | None = None
+    name_or_path: str | Path | None = None,
+    *,
+    policy: str | None = None,
+    dtype: torch.dtype | str | None = None,
+    attn_implementation: str | None = None,
 ) -> tuple[MutuaForConditionalGeneration, MutuaProcessor]:
     """A model on the CPU, in evaluation mode, and its processor.
 
     Args:
-        name_or_path: a folder, or a model on the Hugging Face hub; None is the tiny model of the package.
+        name_or_path: a folder, or a model on the Hugging Face hub; None is the tiny model of the package. A folder of
+            PEFT's that holds adapters gives the model that they name as their base, with the adapters merged into it.
         policy: an attention policy other than the one the model was saved with.
-        dtype: of the weights; None is the one the model was saved with.
+        dtype: of the weights, e.g. torch.bfloat16 or "bfloat16"; None is the one the model was saved with.
+        attn_implementation: the attention backend; None lets every forward pass choose.
 
     Raises:
-        ModelError: no such model, not one of Mutua's, or weights that are missing or do not fit.
-        ValueError: no such policy.
+        ModelError: no such model, not one of Mutua's, or a folder in which something is missing or does not fit.
+        ValueError: no such policy, dtype or backend.
+        ImportError: adapters, and PEFT is not installed.
     """
-    config, processor = load_processor(name_or_path, policy=policy)
-    name = _name(name_or_path)
-    with _named(name):
+    wanted = None if dtype is None else _float_type(dtype)
+    if attn_implementation is not None:
+        resolve(attn_implementation)
+    if isinstance(name_or_path, (str, Path)) and (Path(name_or_path) / ADAPTER).is_file():
+        return _with_adapter(Path(name_or_path), policy, wanted, attn_implementation)
+    folder = find_folder(name_or_path)
+    config, processor = load_processor(folder, policy=policy)
+    if not hasattr(config, "quantization_config"):
+        with blamed_on(folder / "config.json", "No model can be built from that: put it right."), torch.device("meta"):
+            empty = MutuaForConditionalGeneration(config)
+        expect_weights(folder, empty)
+    options: dict[str, Any] = {} if wanted is None else {"dtype": wanted}
+    if attn_implementation is not None:
+        options["attn_implementation"] = attn_implementation
+    with blamed_on(folder, "Save or fetch the model again."):
         model, info = MutuaForConditionalGeneration.from_pretrained(
-            name, config=config, **WEIGHTS, **({} if dtype is None else {"dtype": dtype}), **_offline(name)
+            folder, config=config, local_files_only=True, **WEIGHTS, **options
         )
     try:
         expect_whole(info, info["unexpected_keys"])
     except ValueError as error:
-        raise ModelError(f"model {name}: {error}") from None
+        raise ModelError(f"model {folder}: {error}") from None
+    expect_finite(folder, model)
     return model.eval(), processor
 
 
@@ -57,14 +89,89 @@ def load_processor(
     name_or_path: str | Path | None = None, *, policy: str | None = None
 ) -> tuple[MutuaConfig, MutuaProcessor]:
     """As `load_model`, with the configuration in place of the model: no weight is read."""
-    name = _name(name_or_path)
-    with _named(name):
-        config = MutuaConfig.from_pretrained(name, **_offline(name))
-        if policy is not None:
-            config.attention_policy = get_policy(policy).name
-        if config.model_type != MutuaConfig.model_type or config.text_config is None:
-            raise ModelError(f"{name} is not a Mutua model: its config.json does not say model_type 'mutua'.")
-        return config, MutuaProcessor.from_pretrained(name, **_offline(name))
+    folder = find_folder(name_or_path)
+    config = _load_config(folder)
+    if policy is not None:
+        config.attention_policy = get_policy(policy).name
+    for name in _PROCESSOR:
+        read_json(folder / name)
+    with blamed_on(folder, f"Its processor ({', '.join(_PROCESSOR)}) is damaged: save or fetch it again."):
+        processor = MutuaProcessor.from_pretrained(folder, local_files_only=True)
+    _expect_agreement(folder, config, processor)
+    return config, processor
+
+
+def _load_config(folder: Path) -> MutuaConfig:
+    path = folder / "config.json"
+    content = read_json(path)
+    if content.get("model_type") != MutuaConfig.model_type:
+        raise ModelError(
+            f"{folder} is not a Mutua model: its config.json says model_type {content.get('model_type')!r}, not "
+            f"{MutuaConfig.model_type!r}."
+        )
+    for key in ("text_config", "vision_config"):
+        if not isinstance(content.get(key), dict) or "model_type" not in content[key]:
+            raise ModelError(f"{path}: {key} is missing, or has no model_type: save or fetch it again.")
+    for key, sizes in (("", content), *((f"{key}.", content[key]) for key in ("text_config", "vision_config"))):
+        for name, smallest in _SMALLEST.items():
+            if isinstance(value := sizes.get(name), int) and value < smallest:
+                raise ModelError(f"{path}: {key}{name} is {value}; it must be at least {smallest}.")
+    if (folder / GENERATION_CONFIG_NAME).is_file():
+        read_json(folder / GENERATION_CONFIG_NAME)  # Transformers would go on without it
+    with blamed_on(path, "No model can be built from that: put it right."):
+        return MutuaConfig.from_pretrained(folder, local_files_only=True)
+
+
+def _expect_agreement(folder: Path, config: MutuaConfig, processor: MutuaProcessor) -> None:
+    """Raises ModelError where the processor prepares inputs of another model."""
+    with blamed_on(folder / "config.json", "No model can be built from that: put it right."):
+        image_tokens = config.num_image_tokens
+    for what, given, expected in (
+        ("num_image_tokens", processor.num_image_tokens, image_tokens),
+        ("the id of the image placeholder", processor.image_token_id, config.image_token_id),
+    ):
+        if given != expected:
+            raise ModelError(
+                f"model {folder}: {what} is {given} by its processor and {expected} by its config.json: they belong to "
+                "two models; put one right."
+            )
+    rows, largest = config.text_config.vocab_size, max(processor.tokenizer.get_vocab().values())
+    if largest >= rows:
+        raise ModelError(
+            f"model {folder}: its tokenizer has ids up to {largest}, but text_config.vocab_size is {rows}: they belong "
+            "to two models; put one right."
+        )
+
+
+def _with_adapter(
+    folder: Path, policy: str | None, dtype: torch.dtype | None, attn_implementation: str | None
+) -> tuple[MutuaForConditionalGeneration, MutuaProcessor]:
+    try:
+        from peft import PeftModel
+    except ImportError as error:
+        raise ImportError(f'{folder} holds adapters, which need PEFT: pip install "mutua[lora]"') from error
+    base = read_json(folder / ADAPTER).get("base_model_name_or_path")
+    if not base:
+        merged = f", or load {folder.parent / 'model'}" if (folder.parent / "model" / "config.json").is_file() else ""
+        raise ModelError(
+            f"{folder / ADAPTER} names no base_model_name_or_path, the model that its adapters were trained in: write "
+            f"it there{merged}."
+        )
+    try:
+        model, processor = load_model(base, policy=policy, dtype=dtype, attn_implementation=attn_implementation)
+    except ModelError as error:
+        raise ModelError(f"{folder}: its adapters were trained in {base}: {error}") from None
+    with blamed_on(folder, "The adapters do not fit their base model, or are damaged."):
+        model = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
+    expect_finite(folder, model)
+    return model.eval(), processor
+
+
+def _float_type(dtype: torch.dtype | str) -> torch.dtype:
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise ValueError(f"no dtype {dtype!r} for weights: use bfloat16, float16, float32 or float64.")
+    return found
 
 
 def copy_weights(model: nn.Module) -> None:
@@ -90,32 +197,4 @@ def expect_whole(info: Mapping[str, Any], extra: Iterable[str]) -> None:
         ("has weights that its config has no place for:", extra),
     ):
         if keys:
-            names = sorted(key if isinstance(key, str) else key[0] for key in keys)
-            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            raise ValueError(f"the checkpoint {problem} {', '.join(names[:3])}{more}.")
-
-
-def first_line(error: Exception) -> str:
-    """What a library's error says, without its advice; of one that says nothing, its name."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
-
-
-def _name(name_or_path: str | Path | None) -> str:
-    return str(PACKAGED if name_or_path is None else name_or_path)
-
-
-def _offline(name: str) -> dict[str, bool]:
-    """What is in a folder is not looked for on the hub."""
-    return {"local_files_only": True} if Path(name).is_dir() else {}
-
-
-@contextmanager
-def _named(name: str) -> Iterator[None]:
-    """A model that is not there or cannot be read becomes a ModelError."""
-    try:
-        yield
-    except OSError as error:
-        raise ModelError(
-            f"no model at {name!r}: give a folder that `save_pretrained` wrote, or a hub id that this machine can "
-            f"reach ({first_line(error)})"
-        ) from error
+            raise ValueError(listed(problem, [key if isinstance(key, str) else key[0] for key in keys]))

@@ -22,8 +22,9 @@ from mutua.models.configuration import MutuaConfig
 from mutua.models.connectors import CONNECTORS, PerceiverResampler
 from mutua.models.generate import RolesInGeneration, passes_rope_switch
 from mutua.models.head_loss import LossOutput, head_loss
+from mutua.models.longest_text import expect_positions
 from mutua.models.text_so_far import TextSoFar
-from mutua.models.vision import check_feature_layer, prefix_tokens
+from mutua.models.vision import check_feature_layer, image_side, prefix_tokens
 from mutua.roles import Modality
 
 
@@ -80,16 +81,15 @@ class MutuaModel(MutuaPreTrainedModel):
 
     def get_vision_features(self, pixel_values: Tensor) -> Tensor:
         """(I, 3, H, W) pixels to (I, P, V): the patch grid, row by row, from the config's `vision_feature_layer`."""
-        layer = self.config.vision_feature_layer
+        layer, side = self.config.vision_feature_layer, image_side(self.config.vision_config, self.config.image_size)
+        if pixel_values.ndim != 4 or pixel_values.shape[1:] != (3, side, side):
+            raise ValueError(
+                f"pixel_values has shape {tuple(pixel_values.shape)}, but the model takes (images, 3, {side}, {side}): "
+                "prepare the images with the model's own MutuaProcessor."
+            )
         out = self.vision_tower(pixel_values=pixel_values, output_hidden_states=layer != -1)
         features_INV = out.last_hidden_state if layer == -1 else out.hidden_states[layer]
-        features_IPV = features_INV[:, prefix_tokens(self.config.vision_config) :]
-        if features_IPV.shape[1] != self.config.num_patches:
-            raise ValueError(
-                f"pixel_values of {tuple(pixel_values.shape[-2:])} pixels give {features_IPV.shape[1]} patches, but "
-                f"the model takes {self.config.num_patches}: prepare the images with the model's own MutuaProcessor."
-            )
-        return features_IPV
+        return features_INV[:, prefix_tokens(self.config.vision_config) :]
 
     def get_image_features(self, pixel_values: Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
         """`pooler_output` holds the visual tokens, (I, tokens per image, T)."""
@@ -143,6 +143,7 @@ class MutuaModel(MutuaPreTrainedModel):
         text = TextSoFar(past_key_values, past, policy, roles, attention_mask, is_step)
         if position_ids is None:
             position_ids = text.positions(has_roles=token_type_ids is not None)
+        expect_positions(self.config.text_config, position_ids, past)
         if past_key_values is not None and passes_rope_switch(self.config.text_config, position_ids, past_key_values):
             raise ValueError(
                 "longrope: the text now passes original_max_position_embeddings, from where on positions are encoded "

@@ -19,6 +19,7 @@ from mutua.data.mixture import Mixture
 from mutua.models import MutuaForConditionalGeneration, MutuaProcessor
 from mutua.models.connectors import connector_keys
 from mutua.models.loading import copy_weights, load_model
+from mutua.models.model_folder import ModelError
 from mutua.quiet import quiet
 from mutua.training.lora import Adapters, is_lora
 from mutua.training.origin import FolderModel, ModelSettings, PartsModel, PresetModel, TinyModel
@@ -107,13 +108,15 @@ def _compose(settings: PartsModel | PresetModel, preset: str | None) -> Model:
 
 def load_to_train(folder: Path, policy: str | None = None) -> Model:
     """What `save_pretrained` wrote into `folder`, with fp32 weights that lie in memory of their own."""
-    if not (folder / "config.json").is_file():
-        hint = "; a checkpoint of a run with train.lora is none, its finished model is" if is_lora(folder) else ""
-        raise FileNotFoundError(
-            f"model.path {folder}: no model there (no config.json){hint}; give a folder that holds one"
+    if is_lora(folder):
+        raise ModelError(
+            f"model.path {folder}: a checkpoint of a run with train.lora is no model by itself; its finished model is"
         )
-    with quiet():
-        model, processor = load_model(folder, policy=policy, dtype=torch.float32)
+    try:
+        with quiet():
+            model, processor = load_model(folder, policy=policy, dtype=torch.float32)
+    except ModelError as error:
+        raise ModelError(f"model.path {folder}: {error}") from None
     copy_weights(model)
     return model, processor
 

@@ -16,6 +16,7 @@ from rich.console import Console
 from mutua.evaluation.accuracy import evaluate
 from mutua.folders import whole_folder
 from mutua.models import MutuaForConditionalGeneration, MutuaProcessor
+from mutua.models.longest_text import longest_text
 from mutua.training import checkpoint
 from mutua.training.batches import StepBatch, batches, open_mixture
 from mutua.training.build import model_to_train
@@ -115,7 +116,7 @@ def train(recipe: Recipe, console: Console | None = None) -> TrainResult:
                 processor,
                 recipe,
                 progress.step,
-                max_tokens=recipe.data.max_tokens or getattr(model.config.text_config, "max_position_embeddings", None),
+                max_tokens=recipe.data.max_tokens or longest_text(model.config.text_config),
                 pixels=torch.bfloat16 if stepper.bf16 else torch.float32,
             )
             while progress.step < recipe.train.steps and not stop.requested:

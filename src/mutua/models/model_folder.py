@@ -1,0 +1,194 @@
+"""A model's folder, found by its name, and what is wrong with it, told before any weight is read.
+
+An empty model is built from config.json on PyTorch's meta device, where weights have shapes and take no memory, and
+held against the headers of the safetensors files. So a folder that would answer with random weights, or fill the
+memory, is refused within a second.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from safetensors import SafetensorError, safe_open
+from torch import nn
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+
+PACKAGED = Path(__file__).parents[1] / "packaged"
+"""The tiny model that comes with the package; its README.md says what it was trained on."""
+
+ADAPTER = "adapter_config.json"
+_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]  # no pickles, no code
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_LONGEST = 300  # characters of a library's error: some list hundreds of names
+_FLOATS = ("F64", "F32", "F16", "BF16")
+
+
+class ModelError(ValueError):
+    """A model that cannot be loaded; the message names it and the remedy."""
+
+
+def find_folder(name_or_path: str | Path | None) -> Path:
+    """The folder of a model: a path, or a hub id, which is fetched (or taken from the hub's cache).
+
+    Raises:
+        ModelError: there is none; where something like it is near, the message names that.
+    """
+    if name_or_path is None:
+        return PACKAGED
+    if not isinstance(name_or_path, (str, Path)):
+        raise ModelError(f"a model is named by a folder or a hub id, not by {name_or_path!r} of {type(name_or_path)}.")
+    path, name = Path(name_or_path), str(name_or_path)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ModelError(f"no model in {name}: it has no config.json{_near(path)}.")
+        return path
+    if path.exists():
+        raise ModelError(f"{name} is a file: name the folder that holds the model.")
+    if not _may_be_hub_id(name):
+        raise ModelError(f"no model at {name}: there is no such folder{_near(path)}.")
+    try:
+        return Path(snapshot_download(name, allow_patterns=_FILES))
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"no model at {name}: there is no such folder{_near(path)}, and from the hub it cannot be had "
+            f"({first_line(error)})."
+        ) from error
+
+
+def _may_be_hub_id(name: str) -> bool:
+    """A hub id is `owner/name`; what begins like a path of this machine is none."""
+    return name.count("/") == 1 and name[0] not in "./~" and name[-1] != "/" and not Path(name).parent.exists()
+
+
+def _near(path: Path) -> str:
+    """What may have been meant."""
+    if (path / "model" / "config.json").is_file():
+        return f"; did you mean {path / 'model'}?"
+    if (path / ADAPTER).is_file():
+        return ""
+    if (path / "checkpoints").is_dir():
+        return "; it is a run that is not finished: run `mutua train` again to go on"
+    if path.parent.is_dir():
+        folders = sorted(entry.name for entry in path.parent.iterdir() if entry.is_dir() and entry.name != path.name)
+        if close := get_close_matches(path.name, folders, n=1):
+            return f"; did you mean {path.parent / close[0]}?"
+    return ""
+
+
+@contextmanager
+def blamed_on(place: Path | str, remedy: str) -> Iterator[None]:
+    """Whatever a library says of a file becomes a ModelError that names the file.
+
+    The kinds of errors cannot be listed: a wrong value may divide by zero or fail in any layer's constructor.
+    """
+    try:
+        yield
+    except (ModelError, MemoryError, PermissionError):
+        raise
+    except Exception as error:
+        raise ModelError(f"{place}: {_told(error)}. {remedy}") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; ModelError where there is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(f"{path.parent} lacks {path.name}: it is no whole model; save or fetch it again.") from None
+    except ValueError as error:
+        raise ModelError(f"{path} is not valid JSON ({error}): save or fetch it again.") from None
+    if not isinstance(content, dict):
+        raise ModelError(f"{path} holds {type(content).__name__}, not an object with keys: save or fetch it again.")
+    return content
+
+
+def expect_weights(folder: Path, empty: nn.Module) -> None:
+    """The folder's weights are those of `empty`, a model on the meta device, by name, shape and kind of number.
+
+    Raises:
+        ModelError: naming the file and the first weights that are missing, misshapen or of no use.
+    """
+    expected = {name: list(weight.shape) for name, weight in empty.state_dict().items()}
+    tied = set(getattr(empty, "all_tied_weights_keys", None) or {})
+    found: dict[str, list[int]] = {}
+    for path in _weight_files(folder):
+        try:
+            with safe_open(path, "pt") as file:
+                for name in file.keys():  # noqa: SIM118 (it is no mapping)
+                    piece = file.get_slice(name)
+                    if piece.get_dtype() not in _FLOATS:
+                        raise ModelError(
+                            f"{path}: {name} holds {piece.get_dtype()} numbers, and the config names no quantization: "
+                            "save it in bfloat16 or float32."
+                        )
+                    found[name] = piece.get_shape()
+        except SafetensorError as error:
+            raise ModelError(
+                f"{path} is damaged, or is no safetensors file ({first_line(error)}): save or fetch it again."
+            ) from None
+        except PermissionError as error:
+            raise ModelError(f"{path} cannot be read: {error.strerror}.") from None
+    for problem, names in (
+        ("lacks", [name for name in expected if name not in found and name not in tied]),
+        ("has other shapes for", [name for name in found if name in expected and found[name] != expected[name]]),
+        ("has weights that its config has no place for:", [name for name in found if name not in expected]),
+    ):
+        if names:
+            raise ModelError(f"model {folder}: {listed(problem, names)}")
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a model, all of them there."""
+    index = folder / SAFE_WEIGHTS_INDEX_NAME
+    if index.is_file():
+        paths = [folder / name for name in sorted(set(read_json(index).get("weight_map", {}).values()))]
+        for path in paths:
+            if not path.is_file():
+                raise ModelError(f"{folder} lacks {path.name}, which {index.name} names: fetch it again.")
+        if paths:
+            return paths
+    if (folder / SAFE_WEIGHTS_NAME).is_file():
+        return [folder / SAFE_WEIGHTS_NAME]
+    if pickles := [path.name for pattern in _PICKLES for path in folder.glob(pattern)]:
+        raise ModelError(
+            f"{folder} has weights in {pickles[0]} only, a pickle, which could run code of a stranger: save them as "
+            "safetensors."
+        )
+    raise ModelError(f"{folder} has no weights: {SAFE_WEIGHTS_NAME} is missing.")
+
+
+def expect_finite(folder: Path, model: nn.Module) -> None:
+    """Raises ModelError where a weight is nan or infinite: every answer would be empty or noise."""
+    for name, weight in model.named_parameters():
+        if weight.is_floating_point() and not bool(torch.isfinite(weight).all()):
+            raise ModelError(
+                f"model {folder}: {name} holds numbers that are not finite (nan or inf): the training that made it "
+                "went wrong; take an earlier checkpoint."
+            )
+
+
+def listed(problem: str, names: Sequence[str]) -> str:
+    """ "the checkpoint lacks a, b, c and 5 more." """
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"the checkpoint {problem} {', '.join(sorted(names)[:3])}{more}."
+
+
+def first_line(error: Exception) -> str:
+    """What a library's error says, without its advice; of one that says nothing, its name."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".:")
+
+
+def _told(error: Exception) -> str:
+    """What is wrong, in one line: the last one of a validation error, whose first only names the validator."""
+    lines = [line.strip() for line in str(error).strip().splitlines()] or [""]
+    if len(lines) > 1 and "alidation error" in lines[0]:
+        return lines[1].partition(": ")[2][:_LONGEST].rstrip(".:")
+    kind = "" if isinstance(error, (ValueError, OSError)) and lines[0] else f"{type(error).__name__} "
+    return f"{kind}{lines[0][:_LONGEST]}".strip().rstrip(".:")
