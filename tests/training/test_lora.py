@@ -14,6 +14,7 @@ from tiny_model import assistant, make_model, picture, user
 from torch import Tensor
 from training_runs import at_step, child, do_step, expect_equal, lines
 
+import mutua
 from mutua.models import MutuaForConditionalGeneration
 from mutua.models.model_folder import ModelError
 from mutua.training import CheckpointError, Recipe, train
@@ -318,6 +319,16 @@ def test_the_finished_model_is_the_base_with_its_adapter(reference, base: Path, 
     assert (logits_of(merged, text)[0] - untrained).abs().max() > 1e-3
     with adapted.disable_adapter():  # the language model itself is untouched
         assert torch.equal(logits_of(adapted, text)[0], untrained)
+
+
+def test_the_folder_of_adapters_loads_as_the_finished_model(reference, chats) -> None:
+    merged, _ = mutua.load(reference[0] / "model")
+    adapted, processor = mutua.load(reference[0] / "adapter", policy="causal", dtype="float64")
+    assert type(adapted) is MutuaForConditionalGeneration
+    assert (adapted.config.attention_policy, adapted.dtype, adapted.training) == ("causal", torch.float64, False)
+    assert processor.num_image_tokens == merged.config.num_image_tokens
+    for name, weight in merged.state_dict().items():
+        assert (adapted.state_dict()[name] - weight).abs().max() < 1e-5
 
 
 def test_the_finished_model_needs_no_peft(reference: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
