@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
+from typing import SupportsIndex
 
 from mutua.chat.probes import message, misleading_conversations
 from mutua.chat.reply_spans import Rendering, find_replies
@@ -23,7 +24,8 @@ from mutua.chat.template import ChatTemplate, ChatTemplateError, Message, Span, 
 class RenderedChat(str):
     """A rendered chat that remembers its replies: what `MutuaProcessor.apply_chat_template(tokenize=False)` returns.
 
-    A part of it, or a longer text made of it, is a plain string.
+    The end of it from within its last reply on, which trainers of prompts and completions cut off, remembers that it is
+    a reply. Any other part of it, or a longer text made of it, is a plain string.
 
     Attributes:
         rendering: the text with its replies.
@@ -35,6 +37,17 @@ class RenderedChat(str):
         self = super().__new__(cls, rendering.text)
         self.rendering = rendering
         return self
+
+    def __getitem__(self, place: SupportsIndex | slice) -> str:
+        part = super().__getitem__(place)
+        replies = self.rendering.replies
+        if isinstance(place, slice) and replies and part:
+            start, stop, step = place.indices(len(self))
+            reply_start, reply_stop = replies[-1]
+            # What a template writes behind the last reply, a line break say, must be no header of another one.
+            if reply_start <= start < reply_stop and step == 1 and not self[reply_stop:stop].strip():
+                return RenderedChat(Rendering(part, ((0, len(part)),)))
+        return part
 
     def __getnewargs__(self) -> tuple[Rendering]:  # type: ignore[override]  # what a copy is made of
         return (self.rendering,)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mutua.attention import get_policy
+from mutua.attention import Policy, get_policy
 from mutua.roles import Modality, TokenRoles
 
 
@@ -91,6 +91,35 @@ def expect_roles(
         raise ValueError("packed rows (several documents in a row) cannot be decoded with a cache: one row each.")
 
 
+def refuse_gradients_on_prompts(hidden_BNT: Tensor, roles: TokenRoles, policy: Policy) -> None:
+    """Refuses, in the backward pass, to learn to predict prompt tokens: what labels the base model's callers have, it
+    does not see, but a token that is predicted sends a gradient to the state before it.
+
+    So it holds for every loss that is computed outside the model (TRL's trainers, Liger's kernels), and whatever wraps
+    the model. The backward pass raises ValueError.
+    """
+    if not hidden_BNT.requires_grad or policy.is_causal or torch.compiler.is_compiling():
+        return
+    document_BN = torch.where(roles.is_token_BN, roles.document_BN, -1)
+    may_learn_BN = torch.zeros_like(roles.is_response_BN)
+    same_document_BN = document_BN[:, 1:] == document_BN[:, :-1]
+    may_learn_BN[:, :-1] = roles.is_response_BN[:, 1:] & same_document_BN
+
+    def refuse(gradient_BNT: Tensor) -> None:
+        # Where a loss is not finite, every gradient may be: that is for the trainer to tell.
+        learns_BN = (gradient_BNT.nan_to_num(0.0, 0.0, 0.0) != 0).any(-1) & ~may_learn_BN
+        if bool(learns_BN.any()):
+            row, column = (int(i) for i in learns_BN.nonzero()[0])
+            raise ValueError(
+                f"the loss trains what follows row {row}, token {column}, which is no response: policy {policy.name!r} "
+                "may have shown it to its own past. Train on responses alone: assistant_only_loss=True for TRL's "
+                "SFTTrainer, or data_collator=mutua.data.Collator(processor), or labels of -100 elsewhere. A prompt "
+                "and its reply in one raw text are no reply: pass messages. Or train with policy 'causal'."
+            )
+
+    hidden_BNT.register_hook(refuse)
+
+
 def expect_labels_on_responses(
     labels_BN: Tensor, token_type_ids: Tensor | None, attention_mask_BN: Tensor | None, policy: str
 ) -> None:
@@ -103,5 +132,6 @@ def expect_labels_on_responses(
         row, column = (int(i) for i in is_leak_BN.nonzero()[0])
         raise ValueError(
             f"label {int(labels_BN[row, column])} at row {row}, token {column} stands on a prompt token, which policy "
-            f"{policy!r} may show to its own past: set labels to -100 outside the responses, or train with 'causal'."
+            f"{policy!r} may show to its own past: set labels to -100 outside the responses (assistant_only_loss=True "
+            "for TRL's SFTTrainer, or data_collator=mutua.data.Collator(processor)), or train with 'causal'."
         )

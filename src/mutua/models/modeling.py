@@ -17,7 +17,13 @@ from transformers.utils import can_return_tuple
 
 from mutua.attention import BACKENDS, MaskRequest, get_policy, resolve
 from mutua.attention.abilities import ABILITIES, backends_with
-from mutua.models.checks import expect_labels_on_responses, expect_roles, expect_shapes, roles_of_forward
+from mutua.models.checks import (
+    expect_labels_on_responses,
+    expect_roles,
+    expect_shapes,
+    refuse_gradients_on_prompts,
+    roles_of_forward,
+)
 from mutua.models.configuration import MutuaConfig
 from mutua.models.connectors import CONNECTORS, PerceiverResampler
 from mutua.models.generate import RolesInGeneration, passes_rope_switch
@@ -71,6 +77,7 @@ class MutuaModel(MutuaPreTrainedModel):
         self.vision_tower = AutoModel.from_config(config.vision_config)
         self.connector = CONNECTORS[config.connector](config)
         self.language_model = AutoModel.from_config(config.text_config)
+        self.has_head = False  # whether a language-model head takes what this model returns
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -107,9 +114,15 @@ class MutuaModel(MutuaPreTrainedModel):
         past_key_values: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         vision_features: Tensor | None = None,
+        labels_are_checked: bool = False,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
-        """See `MutuaForConditionalGeneration.forward`."""
+        """See `MutuaForConditionalGeneration.forward`.
+
+        Args:
+            labels_are_checked: the caller knows that nothing but responses will be predicted from the result. Else, and
+                if there is a head to predict with, the backward pass makes sure.
+        """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("pass exactly one of input_ids and inputs_embeds.")
         self._refuse_weights(kwargs.get("output_attentions"))
@@ -158,6 +171,8 @@ class MutuaModel(MutuaPreTrainedModel):
             **kwargs,
         )
         text.note_on(out.past_key_values)
+        if self.training and self.has_head and token_type_ids is not None and not labels_are_checked:
+            refuse_gradients_on_prompts(out.last_hidden_state, roles, policy)
         return out
 
     def _refuse_weights(self, output_attentions: bool | None) -> None:
@@ -181,6 +196,7 @@ class MutuaForConditionalGeneration(MutuaPreTrainedModel, RolesInGeneration, Gen
     def __init__(self, config: MutuaConfig) -> None:
         super().__init__(config)
         self.model = MutuaModel(config)
+        self.model.has_head = True
         self.lm_head = nn.Linear(
             config.text_config.hidden_size, config.text_config.vocab_size, bias=config.lm_head_bias
         )
@@ -237,6 +253,7 @@ class MutuaForConditionalGeneration(MutuaPreTrainedModel, RolesInGeneration, Gen
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             vision_features=vision_features,
+            labels_are_checked=labels is not None,
             **kwargs,
         )
         if labels is not None and supervised_positions is not None:
