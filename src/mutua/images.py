@@ -90,7 +90,8 @@ def _open_each(images: Sequence[Any], before: str) -> list[Image.Image]:
         try:
             opened.append(open_image(image))
         except ImageError as error:
-            raise ImageError(f"{before}picture {nth} of {len(images)}: {error}") from None
+            place = f"{before}picture {nth} of {len(images)}: " if before or len(images) > 1 else ""
+            raise ImageError(f"{place}{error}") from None
     return opened
 
 

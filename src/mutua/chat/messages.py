@@ -147,8 +147,8 @@ class _Check:
         for key, value in others.items():
             if not any(self._named(name) for name in (_REASONING if key in _REASONING else (key,))):
                 raise ValueError(
-                    f"{place} has {key!r}, and the chat template has no place for it: remove it, or take a template that "
-                    "has one."
+                    f"{place} has {key!r}, and the chat template has no place for it: remove it, or take a template "
+                    "that has one."
                 )
             self._check_texts(value, f"{place}.{key}")
         if content is None and others and role == "assistant":  # e.g. nothing but tool calls

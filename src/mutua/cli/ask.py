@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -31,10 +30,6 @@ def ask(
 ) -> None:
     """Ask a question about one picture or several."""
     with report_errors():
-        if Path(question).is_file():
-            raise ValueError(
-                f"the last word must be the question, but {question!r} is a file: add a question in quotes."
-            )
         from transformers import TextStreamer
 
         from mutua.api import conversation, reply

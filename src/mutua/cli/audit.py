@@ -80,8 +80,6 @@ def _sample(words: list[str], number: int) -> Sample:
     if len(words) > 1 or not words[0].endswith(".jsonl"):
         if number != 1:
             raise ValueError("--sample chooses from a .jsonl file; here is one question.")
-        if Path(words[-1]).is_file():
-            raise ValueError(f"the last word must be the question, but {words[-1]!r} is a file: add one in quotes.")
         return Sample.model_validate({"id": "asked", "messages": conversation(words[:-1], words[-1])})
     samples = JsonLines(words[0])
     if number > len(samples):

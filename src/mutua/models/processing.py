@@ -81,8 +81,8 @@ class MutuaProcessor(ProcessorMixin):
             given = [len(of_text) for of_text in images] if by_text else [len(images)]
             if given != (counts if by_text else [sum(counts)]):
                 raise ValueError(
-                    f"{given} pictures came for texts with {counts} placeholders {self.image_token!r}: give one for each, "
-                    "in order."
+                    f"{given} pictures came for texts with {counts} placeholders {self.image_token!r}: give one for "
+                    "each, in order."
                 )
         super().validate_inputs(images=images, text=text, **kwargs)
 
