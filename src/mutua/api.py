@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from PIL.Image import Image
 
-from mutua.images import open_image
+from mutua.images import open_images
 from mutua.models import MutuaForConditionalGeneration, MutuaProcessor
 from mutua.models.loading import load_model, load_processor
 from mutua.models.model_folder import PACKAGED, ModelError
@@ -46,18 +45,32 @@ def load(
     return model, processor
 
 
-def conversation(images: Sequence[str | Path | Image], question: str) -> list[dict[str, Any]]:
+_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")  # endings that no question has
+
+
+def conversation(images: Any, question: str) -> list[dict[str, Any]]:
     """One user message: the pictures in order, then the question, in Transformers' chat format.
 
+    Args:
+        images: a picture as `mutua.images.open_image` takes it, or a list of them.
+
     Raises:
-        ImageError: a picture cannot be opened.
-        ValueError: the question is empty.
+        ImageError: a picture cannot be used.
+        ValueError: the question is empty, no text, or the name of a picture.
     """
+    if not isinstance(question, str):
+        raise ValueError(
+            f"the question is no text, but of type {type(question).__name__}: pictures come first, then the question."
+        )
     if not question.strip():
         raise ValueError("the question is empty: ask something, e.g. 'what colour is the circle?'")
     if any("\ud800" <= letter <= "\udfff" for letter in question):  # so Python holds a terminal's undecodable bytes
         raise ValueError(f"the question {question!r} is no valid text: type it in UTF-8")
-    pictures = [image if isinstance(image, Image) else open_image(image) for image in images]
+    if os.path.isfile(question) or (question.lower().endswith(_PICTURES) and not any(map(str.isspace, question))):
+        raise ValueError(
+            f"the last word must be the question, but {question!r} is the name of a file: add a question in quotes."
+        )
+    pictures = open_images(list(images) if isinstance(images, (list, tuple)) else [images])
     parts: list[dict[str, Any]] = [{"type": "image", "image": picture} for picture in pictures]
     return [{"role": "user", "content": [*parts, {"type": "text", "text": question}]}]
 
@@ -95,16 +108,16 @@ def reply(
 def ask(
     model: MutuaForConditionalGeneration,
     processor: MutuaProcessor,
-    images: str | Path | Image | Sequence[str | Path | Image],
+    images: Any,
     question: str,
     **generate: Any,
 ) -> str:
     """The answer to a question about one picture or several.
 
     Args:
-        images: paths or PIL images; an empty list asks without a picture.
+        images: a picture as `mutua.images.open_image` takes it, such as a path or a PIL image, or a list of them; an
+            empty list asks without a picture.
         question: plain text.
         **generate: for `generate`, e.g. `max_new_tokens=256` or `streamer=...`; greedy with 64 tokens by default.
     """
-    pictures = [images] if isinstance(images, (str, Path, Image)) else images
-    return reply(model, processor, conversation(pictures, question), **generate).text
+    return reply(model, processor, conversation(images, question), **generate).text

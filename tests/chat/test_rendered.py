@@ -25,8 +25,8 @@ from hypothesis import strategies as st
 from tiny_model import assistant, user
 
 from mutua.chat.control_tokens import control_tokens_of
+from mutua.chat.messages import open_images_of
 from mutua.chat.rendered import RenderedChat
-from mutua.chat.template import images_of
 
 PROCESSOR = build_processor()
 CONTROL_TOKENS = control_tokens_of(PROCESSOR.tokenizer).keys() - {"<image>"}
@@ -46,7 +46,7 @@ def in_one_call(batch: list, template: str, **kwargs):
 
 
 def process(texts: list[str], batch: list, **kwargs):
-    images = [images_of(messages) for messages in batch]
+    images = open_images_of(batch)
     return PROCESSOR(text=texts, images=images if any(images) else None, padding=True, return_tensors="pt", **kwargs)
 
 

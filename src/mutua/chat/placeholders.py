@@ -27,6 +27,11 @@ def placeholders_of(processor: Any) -> dict[str, Modality]:
     return {text: modality for text, modality in texts.items() if text is not None}
 
 
+def part_types_of(processor: Any) -> list[str]:
+    """The types of content parts that a processor has an input for."""
+    return ["text", *(name for name in _MODALITIES if getattr(processor, f"{name}_token", None) is not None)]
+
+
 def feature_ids_of(processor: Any) -> dict[int, Modality]:
     """The ids of tokens whose embeddings are replaced by features, and of what.
 

@@ -11,9 +11,10 @@ from itertools import groupby
 from typing import Any
 
 from mutua.chat.control_tokens import control_tokens_of
+from mutua.chat.messages import Message
 from mutua.chat.reply_spans import find_replies
 from mutua.chat.reply_tokens import tokenize_rendering
-from mutua.chat.template import ChatTemplate, ChatTemplateError, Message, template_source, to_template_form
+from mutua.chat.template import ChatTemplate, ChatTemplateError, template_source, to_template_form
 
 Tokens = tuple[int, ...]
 

@@ -16,9 +16,10 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import SupportsIndex
 
+from mutua.chat.messages import Message
 from mutua.chat.probes import message, misleading_conversations
 from mutua.chat.reply_spans import Rendering, find_replies
-from mutua.chat.template import ChatTemplate, ChatTemplateError, Message, Span, to_template_form
+from mutua.chat.template import ChatTemplate, ChatTemplateError, Span, to_template_form
 
 
 class RenderedChat(str):

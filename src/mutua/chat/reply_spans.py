@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import NoReturn
 
-from mutua.chat.template import ChatTemplate, ChatTemplateError, Message, Span, count_images, texts_of
+from mutua.chat.messages import Message, count_images, texts_of
+from mutua.chat.template import ChatTemplate, ChatTemplateError, Span
 
 REMEDY = (
     "Put {% generation %} ... {% endgeneration %} into the template, around the assistant's message and its end token."

@@ -17,8 +17,9 @@ from typing import Any, NoReturn
 
 import torch
 
-from mutua.chat.control_tokens import check_messages, control_tokens_of
-from mutua.chat.placeholders import ImageForm, beginnings, feature_ids_of, placeholders_of, runs_of
+from mutua.chat.control_tokens import control_tokens_of
+from mutua.chat.messages import check_messages
+from mutua.chat.placeholders import ImageForm, beginnings, feature_ids_of, part_types_of, placeholders_of, runs_of
 from mutua.chat.reply_spans import Rendering, expect_images, find_replies
 from mutua.chat.reply_tokens import tokenize_rendering
 from mutua.chat.template import ChatTemplate, template_source, to_template_form
@@ -48,16 +49,15 @@ def roles_of(
         ValueError: a message holds a control token, the tokens are not those of the conversations, or it cannot be
             known where one image ends and the next begins.
     """
-    batch = conversations if isinstance(conversations[0], (list, tuple)) else [conversations]
     image_token = getattr(processor, "image_token", None)
     variables = {**processor.tokenizer.special_tokens_map, **variables}
     template = ChatTemplate(template_source(processor, chat_template), variables)
     control_tokens = control_tokens_of(processor.tokenizer)
+    batch = check_messages(conversations, control_tokens, template, part_types_of(processor))
     aligner = _Aligner(processor, inputs, set(control_tokens.values()))
     is_token_BN = inputs["attention_mask"].bool()
     is_response_BN, begins_item_BN = torch.zeros_like(is_token_BN), torch.zeros_like(is_token_BN)
     for row, messages in enumerate(batch):
-        check_messages(messages, control_tokens)
         rendering = find_replies(
             template,
             to_template_form(template, messages, image_token) if image_token else messages,

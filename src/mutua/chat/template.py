@@ -15,11 +15,11 @@ from typing import Any
 from jinja2.exceptions import TemplateError
 from transformers.utils.chat_template_utils import render_jinja_template
 
-Message = Mapping[str, Any]
+from mutua.chat.messages import PART_TYPES, Message, count_images
+
 Span = tuple[int, int]
 
 _MARK = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
-_IMAGE_TYPES = ("image", "image_url")
 
 
 class ChatTemplateError(ValueError):
@@ -89,35 +89,6 @@ def template_source(processor: Any, chat_template: str | None = None) -> str:
     return source
 
 
-def texts_of(message: Message) -> list[str]:
-    """The texts of a message's content, part by part."""
-    content = message.get("content") or ""
-    if isinstance(content, str):
-        return [content]
-    # Parts out of an Arrow table have every key, empty ones too.
-    return [part["text"] for part in content if part.get("text") is not None]
-
-
-def count_images(messages: Sequence[Message]) -> int:
-    """How many image parts the messages hold."""
-    contents = [message.get("content") or "" for message in messages]
-    return sum(part["type"] in _IMAGE_TYPES for content in contents if not isinstance(content, str) for part in content)
-
-
-def images_of(messages: Sequence[Message]) -> list[Any]:
-    """What the image parts hold (a PIL image, a path, an address), in order; a part may hold nothing."""
-    found: list[Any] = []
-    for message in messages:
-        content = message.get("content") or ""
-        for part in () if isinstance(content, str) else content:
-            if part["type"] == "image":
-                found += [part[key] for key in ("image", "url", "path", "base64") if part.get(key) is not None]
-            elif part["type"] == "image_url":
-                address = part["image_url"]
-                found.append(address["url"] if isinstance(address, Mapping) else address)
-    return found
-
-
 def to_template_form(template: ChatTemplate, messages: Sequence[Message], image_token: str) -> list[dict[str, Any]]:
     """The messages with their content in the form that the template takes, by role.
 
@@ -133,21 +104,20 @@ def to_template_form(template: ChatTemplate, messages: Sequence[Message], image_
 
 
 def _in_form(message: Message, as_parts: bool, image_token: str) -> dict[str, Any]:
-    message = {key: value for key, value in message.items() if value is not None}  # as Transformers does
     content = message.get("content")
     if content is None:
-        return message
+        return dict(message)
     if as_parts:
         return {**message, "content": [{"type": "text", "text": content}] if isinstance(content, str) else content}
     if isinstance(content, str):
-        return message
+        return dict(message)
     for part in content:
-        if part["type"] not in (*_IMAGE_TYPES, "text"):
+        if part["type"] not in PART_TYPES:
             raise ChatTemplateError(
                 f"a part of type {part['type']!r} in the {message['role']} message: the chat template takes text, and "
                 "only images are put in as a placeholder."
             )
-    return {**message, "content": "".join(image_token if p["type"] in _IMAGE_TYPES else p["text"] for p in content)}
+    return {**message, "content": "".join(image_token if p["type"] == "image" else p["text"] for p in content)}
 
 
 _TEXT, _PRINTED_PART = "a probe of parts", re.compile(r"""['"]type['"]\s*:""")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from typing import Annotated
 
@@ -31,10 +30,6 @@ def ask(
 ) -> None:
     """Ask a question about one picture or several."""
     with report_errors():
-        if os.path.isfile(question):
-            raise ValueError(
-                f"the last word must be the question, but {question!r} is a file: add a question in quotes."
-            )
         from transformers import TextStreamer
 
         from mutua.api import conversation, reply

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -81,8 +80,6 @@ def _sample(words: list[str], number: int) -> Sample:
     if len(words) > 1 or not words[0].endswith(".jsonl"):
         if number != 1:
             raise ValueError("--sample chooses from a .jsonl file; here is one question.")
-        if os.path.isfile(words[-1]):
-            raise ValueError(f"the last word must be the question, but {words[-1]!r} is a file: add one in quotes.")
         return Sample.model_validate({"id": "asked", "messages": conversation(words[:-1], words[-1])})
     samples = JsonLines(words[0])
     if number > len(samples):

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mutua.data.sample import Sample
+from mutua.data.sample import Sample, SampleError
 from mutua.models.processing import MutuaProcessor
 from mutua.roles import TokenRoles
 
@@ -60,13 +60,25 @@ def cut_to_turns(sample: Sample, processor: MutuaProcessor, max_tokens: int) -> 
 
 
 def encode_prompts(samples: Sequence[Sample], processor: MutuaProcessor) -> dict[str, Tensor]:
-    """The processor's tensors for prompts that wait for a reply, padded on the left as `generate` needs them."""
-    batch = processor.apply_chat_template(
-        [sample.prompt() for sample in samples],
-        add_generation_prompt=True,
-        tokenize=True,
-        return_dict=True,
-        return_tensors="pt",
-        processor_kwargs={"padding_side": "left"},
-    )
+    """The processor's tensors for prompts that wait for a reply, padded on the left as `generate` needs them.
+
+    Raises:
+        SampleError: a sample cannot be encoded; the message names it and its source.
+    """
+    try:
+        batch = processor.apply_chat_template(
+            [sample.prompt() for sample in samples],
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            processor_kwargs={"padding_side": "left"},
+        )
+    except ValueError as error:
+        if len(samples) == 1:
+            named = f"{samples[0].source}: sample {samples[0].id!r}: " if samples[0].source else ""
+            raise SampleError(f"{named}{error}") from error
+        for sample in samples:
+            encode_prompts([sample], processor)
+        raise
     return dict(batch)

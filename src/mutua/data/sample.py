@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal, TypeAlias
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from mutua.images import open_image, url_problem
+
 
 class SampleError(ValueError):
     """A sample in a file is wrong; the message names file, line, field, value and what is the matter.
@@ -22,6 +24,12 @@ class SampleError(ValueError):
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _none_is_absent(cls, given: Any) -> Any:
+        # Arrow gives every message and part the keys of all others.
+        return {key: value for key, value in given.items() if value is not None} if isinstance(given, dict) else given
 
 
 class TextPart(_Frozen):
@@ -38,19 +46,24 @@ class TextPart(_Frozen):
 
 
 class ImagePart(_Frozen):
-    """An image as a file path, read when it is needed, or as a PIL image in memory."""
+    """An image as a file path, read when it is needed, or as a PIL image in memory.
+
+    Whatever else `open_image` takes, such as bytes, becomes a PIL image.
+    """
 
     type: Literal["image"] = "image"
     image: Path | Image.Image
 
     @field_validator("image", mode="before")
     @classmethod
-    def _no_address(cls, image: Any) -> Any:
+    def _path_or_picture(cls, image: Any) -> Any:
+        if isinstance(image, Path | Image.Image):
+            return image
+        if not isinstance(image, str) or not image or image[:5].lower() == "data:":
+            return open_image(image)
         # Checked before the string becomes a Path, which would fold "http://" into "http:/".
-        if isinstance(image, str) and image.lower().startswith(("http://", "https://")):
-            raise ValueError("no network: download it first and give the path of the file")
-        if not isinstance(image, str | Path | Image.Image):
-            raise ValueError("an image is the path of a file")
+        if problem := url_problem(image):
+            raise ValueError(problem)
         return image
 
 

@@ -16,11 +16,13 @@ from torch import Tensor
 from transformers import BatchFeature, ProcessorMixin
 from transformers.processing_utils import MultiModalData
 
-from mutua.chat.control_tokens import check_messages, control_tokens_of
+from mutua.chat.control_tokens import control_tokens_of
+from mutua.chat.messages import Message, check_messages, hold_images, is_batch, open_images_of
 from mutua.chat.rendered import RenderedChat, read_rendered
 from mutua.chat.reply_spans import Rendering, expect_images, find_replies
 from mutua.chat.reply_tokens import expand, reply_tokens, shift
-from mutua.chat.template import ChatTemplate, ChatTemplateError, Message, images_of, template_source, to_template_form
+from mutua.chat.template import ChatTemplate, ChatTemplateError, template_source, to_template_form
+from mutua.images import open_images
 from mutua.roles import NONE, Modality, TokenRoles
 
 # Arguments of Transformers' method that are no options of the call, whatever the template does with them.
@@ -64,6 +66,26 @@ class MutuaProcessor(ProcessorMixin):
         count = len(image_sizes or [])
         return MultiModalData(num_image_tokens=[self.num_image_tokens] * count, num_image_patches=[1] * count)
 
+    def prepare_inputs_layout(self, images: Any = None, text: Any = None, **kwargs: Any) -> tuple[Any, ...]:
+        """As in Transformers, where every call begins with it; all pictures become 8-bit RGB here."""
+        images = open_images(images) if images is not None else None
+        if isinstance(images, list) and not any(images):
+            images = None  # an empty list, or one for each text
+        return super().prepare_inputs_layout(images=images, text=text, **kwargs)
+
+    def validate_inputs(self, images: Any = None, text: Any = None, **kwargs: Any) -> None:
+        """Raises ValueError unless there is one picture a placeholder: text by text where pictures come by text."""
+        if text is not None and isinstance(images, list):
+            counts = [one.count(self.image_token) for one in text]
+            by_text = isinstance(images[0], list)
+            given = [len(of_text) for of_text in images] if by_text else [len(images)]
+            if given != (counts if by_text else [sum(counts)]):
+                raise ValueError(
+                    f"{given} pictures came for texts with {counts} placeholders {self.image_token!r}: give one for "
+                    "each, in order."
+                )
+        super().validate_inputs(images=images, text=text, **kwargs)
+
     def __call__(self, images: Any = None, text: Any = None, return_roles: bool = True, **kwargs: Any) -> BatchFeature:
         """Rendered chats, whose replies are found, and raw text.
 
@@ -77,12 +99,16 @@ class MutuaProcessor(ProcessorMixin):
         """
         if not return_roles or text is None:
             return super().__call__(images=images, text=text, **kwargs)
-        texts = [text] if isinstance(text, str) else list(text)
+        texts = [text] if isinstance(text, str) else text
+        if not isinstance(texts, (list, tuple)) or not all(isinstance(one, str) for one in texts):
+            raise ValueError(
+                f"text is a string or a list of strings, not {type(text).__name__}: pass images as images=."
+            )
         control_tokens = control_tokens_of(self.tokenizer)
         renderings = [self._read(one, control_tokens) for one in texts]
         if all(renderings):
             kwargs.setdefault("add_special_tokens", False)  # what a chat needs is in the template
-        return self._encode(texts, renderings, control_tokens, images=images, **kwargs)
+        return self._encode(list(texts), renderings, control_tokens, images=images, **kwargs)
 
     def _read(self, text: str, control_tokens: Mapping[str, int]) -> Rendering | None:
         """A rendered chat with its replies; None for raw text."""
@@ -125,29 +151,27 @@ class MutuaProcessor(ProcessorMixin):
         Raises:
             ChatTemplateError: it does not follow from the template which text is a reply, or the template changes what
                 was said (see `mutua.chat.reply_spans`).
-            ValueError: a message's text holds a control token (it could change who is speaking), or a token straddles
-                the border of a reply.
+            ValueError: a message that cannot be taken as it is (see `mutua.chat.messages`), a picture that cannot be
+                used, or a token straddles the border of a reply.
         """
-        batched = isinstance(conversation[0], (list, tuple))
-        given = conversation if batched else [conversation]
         template = ChatTemplate(template_source(self, chat_template), {**self.tokenizer.special_tokens_map, **kwargs})
         control_tokens = control_tokens_of(self.tokenizer)
-        for messages in given:
-            check_messages(messages, control_tokens)
+        given = check_messages(conversation, control_tokens, template)
+        batched = is_batch(conversation)
         end = {"add_generation_prompt": add_generation_prompt, "continue_final_message": continue_final_message}
         if not tokenize:
             texts = [self._text(template, messages, control_tokens, **end) for messages in given]
             return texts if batched else texts[0]
         renderings = [self._render(template, messages, control_tokens, **end) for messages in given]
-        images = [images_of(messages) for messages in given]
+        more = {**kwargs, **(processor_kwargs or {})}
         options = {
             "padding": True,
             "add_special_tokens": False,
-            "images": images if any(images) else None,
             "return_tensors": return_tensors,
             # As Transformers: what the template has no use for is an option of the call.
             **{name: value for name, value in kwargs.items() if name not in _VARIABLES and name not in template.source},
             **(processor_kwargs or {}),
+            "images": _images(given, more.get("images")),
         }
         out = self._encode([rendering.text for rendering in renderings], renderings, control_tokens, **options)
         if return_assistant_tokens_mask:
@@ -246,6 +270,15 @@ class MutuaProcessor(ProcessorMixin):
             .to_codes()
             .tolist()
         )
+
+
+def _images(conversations: Sequence[Sequence[Message]], apart: Any) -> Any:
+    """The images of the conversations, which come in their parts, or all of them apart."""
+    if apart is None or (isinstance(apart, (list, tuple)) and not apart):
+        return open_images_of(conversations)
+    if any(hold_images(messages) for messages in conversations):
+        raise ValueError("images came apart (images=...) and in the image parts of messages, too: give each one once.")
+    return apart
 
 
 def _assistant_masks(codes: Any) -> Any:

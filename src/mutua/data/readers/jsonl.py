@@ -101,4 +101,5 @@ def _first_error(error: ValidationError) -> tuple[str, str]:
 
 
 def _shown(value: Any) -> str:
-    return f" (got {value!r})" if isinstance(value, str | int | float | bool | None) else ""
+    shown = repr(value) if isinstance(value, str | int | float | bool | None) else ""
+    return f" (got {shown if len(shown) <= 100 else shown[:100] + '...'})" if shown else ""

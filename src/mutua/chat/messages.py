@@ -1,0 +1,248 @@
+"""Messages as callers hand them in: the one check that all of them pass, and what is in them afterwards."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from PIL.Image import Image
+
+from mutua.images import ImageError, open_image
+
+if TYPE_CHECKING:
+    from mutua.chat.template import ChatTemplate
+
+Message = Mapping[str, Any]
+
+PART_TYPES = ("text", "image")
+_ROLES = ("system", "user", "assistant")
+_FURTHER_ROLES = ("developer", "tool", "function", "ipython")  # where the template names them
+_VARIABLES = ("tools", "documents")  # of a template: what is said beside the messages
+_IMAGE_KEYS = ("image", "url", "path", "base64")
+_REASONING = ("reasoning_content", "reasoning", "thinking")  # one thing: Transformers hands on any as all three
+
+
+def check_messages(
+    conversations: Any, control_tokens: Iterable[str], template: ChatTemplate, part_types: Sequence[str] = PART_TYPES
+) -> list[list[Message]]:
+    """Conversations (or a single one), each a list of messages as the rest of this package takes them.
+
+    A key whose value is None counts as absent, as Arrow gives every message and part the keys of all others. OpenAI's
+    `image_url` parts become `image` parts. Images may come apart from their parts.
+
+    Args:
+        control_tokens: what no text may hold.
+        template: what it does not name, it would drop: further roles, further keys of a message, `tools`, `documents`.
+        part_types: those that the processor has an input for.
+
+    Raises:
+        ValueError: naming the message and part (counted from 0, as Python does), and the conversation of a batch.
+    """
+    if not isinstance(conversations, (list, tuple)):
+        raise ValueError(
+            f"a conversation is a list of messages, such as {{'role': 'user', 'content': 'hello'}}, not "
+            f"{_shown(conversations)}."
+        )
+    if not conversations:
+        raise ValueError("the conversation is empty: give at least one message, {'role': 'user', 'content': ...}.")
+    check = _Check(tuple(control_tokens), template.source, tuple(part_types))
+    for name in _VARIABLES:
+        check.variable(name, template.variables.get(name))
+    batch = conversations if is_batch(conversations) else [conversations]
+    return [check.conversation(one, before) for before, one in zip(_befores(batch), batch, strict=True)]
+
+
+def is_batch(conversations: Sequence[Any]) -> bool:
+    """Whether these are several conversations."""
+    return isinstance(conversations[0], (list, tuple))
+
+
+def texts_of(message: Message) -> list[str]:
+    """The texts of a message's content, part by part."""
+    content = message.get("content") or ""
+    return [content] if isinstance(content, str) else [part["text"] for part in content if part["type"] == "text"]
+
+
+def count_images(messages: Sequence[Message]) -> int:
+    """How many image parts the messages hold."""
+    return len(_images_by_place(messages))
+
+
+def open_images_of(conversations: Sequence[Sequence[Message]]) -> list[list[Image]]:
+    """The images of each conversation, in order, in RGB.
+
+    Raises:
+        ImageError: an image part holds none, or one that cannot be used (see `open_image`); with message and part.
+    """
+    befores = _befores(conversations)
+    return [
+        [_open(image, before + place) for place, image in _images_by_place(messages).items()]
+        for before, messages in zip(befores, conversations, strict=True)
+    ]
+
+
+def _open(image: Any, place: str) -> Image:
+    if image is None:
+        raise ImageError(
+            f"{place} is an image part without an image: give it one ({{'type': 'image', 'image': ...}}), or give all "
+            "of them apart, as images=..."
+        )
+    try:
+        return open_image(image)
+    except ImageError as error:
+        raise ImageError(f"{place}: {error}") from None
+
+
+def hold_images(messages: Sequence[Message]) -> bool:
+    """Whether any image part holds its image, which may come apart."""
+    return any(image is not None for image in _images_by_place(messages).values())
+
+
+def _images_by_place(messages: Sequence[Message]) -> dict[str, Any]:
+    """What each image part holds, in order."""
+    return {
+        f"messages[{m}].content[{p}]": next((part[key] for key in _IMAGE_KEYS if part.get(key) is not None), None)
+        for m, message in enumerate(messages)
+        if not isinstance(message.get("content") or "", str)
+        for p, part in enumerate(message["content"])
+        if part["type"] == "image"
+    }
+
+
+def _befores(conversations: Sequence[Any]) -> list[str]:
+    """What a place begins with: nothing where there is only one conversation."""
+    return [f"conversation {row}: " for row in range(1, len(conversations) + 1)] if len(conversations) > 1 else [""]
+
+
+class _Check:
+    """What messages are held against."""
+
+    def __init__(self, control_tokens: tuple[str, ...], template: str, part_types: tuple[str, ...]) -> None:
+        self.control_tokens, self.template, self.part_types = control_tokens, template, part_types
+
+    def conversation(self, messages: Any, before: str) -> list[Message]:
+        if not isinstance(messages, (list, tuple)) or not messages:
+            raise ValueError(f"{before}a conversation is a list of messages, not {_shown(messages)}.")
+        return [self._message(message, f"{before}messages[{nth}]") for nth, message in enumerate(messages)]
+
+    def variable(self, name: str, value: Any) -> None:
+        if value is None or _empty(value):
+            return
+        if not self._named(name):
+            raise ValueError(
+                f"{name} came, and the chat template has no place for them: leave them out, or take one that has."
+            )
+        self._check_texts(value, name)
+
+    def _message(self, message: Any, place: str) -> Message:
+        if not isinstance(message, Mapping):
+            raise ValueError(
+                f"{place} is {_shown(message)}, not a message such as {{'role': 'user', 'content': 'hi'}}."
+            )
+        message = _without_none(message)
+        role, content = message.get("role"), message.get("content")
+        self._check_role(role, place)
+        others = {key: value for key, value in message.items() if key not in ("role", "content") and not _empty(value)}
+        for key, value in others.items():
+            if not any(self._named(name) for name in (_REASONING if key in _REASONING else (key,))):
+                raise ValueError(
+                    f"{place} has {key!r}, and the chat template has no place for it: remove it, or take a template "
+                    "that has one."
+                )
+            self._check_texts(value, f"{place}.{key}")
+        if content is None and others and role == "assistant":  # e.g. nothing but tool calls
+            return message
+        if isinstance(content, str):
+            self._check_texts(content, place)
+            return message
+        if not isinstance(content, (list, tuple)) or not content:
+            raise ValueError(
+                f"{place} ({role}) has no content, or none that can be said: give text or a list of parts, not "
+                f"{_shown(content)}."
+            )
+        parts = [self._part(part, f"{place}.content[{nth}]") for nth, part in enumerate(content)]
+        if role == "assistant" and any(part["type"] == "image" for part in parts):
+            raise ValueError(f"{place}: an image in an assistant message: images belong in user messages.")
+        return {**message, "content": parts}
+
+    def _check_role(self, role: Any, place: str) -> None:
+        taken = [*_ROLES, *(name for name in _FURTHER_ROLES if re.search(rf"['\"]{name}['\"]", self.template))]
+        if role not in taken:
+            raise ValueError(
+                f"{place} has {'no role' if role is None else f'the role {role!r}'}: with this chat template it is "
+                f"{', '.join(taken[:-1])} or {taken[-1]}."
+            )
+
+    def _part(self, part: Any, place: str) -> dict[str, Any]:
+        if not isinstance(part, Mapping):
+            raise ValueError(f"{place} is {_shown(part)}, not a part such as {{'type': 'text', 'text': 'hi'}}.")
+        part = _without_none(part)
+        if part.get("type") == "image_url":
+            address = part.pop("image_url", None)
+            url = address.get("url") if isinstance(address, Mapping) else address
+            part = {**part, "type": "image", **({} if url is None else {"url": url})}
+        kind = part.get("type")
+        if kind not in self.part_types:
+            given = "without a type" if kind is None else f"of type {kind!r}"
+            raise ValueError(f"{place} is a part {given}: this model's parts are {' and '.join(self.part_types)}.")
+        held = [key for key in _IMAGE_KEYS if key in part]
+        if kind == "text":
+            if not isinstance(part.get("text"), str):
+                raise ValueError(f"{place} is a text part whose text is {_shown(part.get('text'))}: give a string.")
+            self._check_texts(part["text"], place)
+        elif kind == "image" and part.get("text"):
+            raise ValueError(f"{place} holds text beside its image: give each a part of its own.")
+        if kind == "text" and held:
+            raise ValueError(f"{place} holds {held[0]!r} beside its text: give each a part of its own.")
+        if kind == "image" and len(held) > 1:
+            raise ValueError(f"{place} is one image, but holds {' and '.join(map(repr, held))}: give one of them.")
+        if isinstance(part.get("base64"), str) and not part["base64"].startswith("data:"):
+            part["base64"] = f"data:image;base64,{part['base64']}"
+        return part
+
+    def _check_texts(self, value: Any, place: str) -> None:
+        for text in _strings_in(value):
+            for token in self.control_tokens:
+                if token in text:
+                    raise ValueError(
+                        f"{place}: the text {_around(text, token)!r} holds the control token {token!r}, which could "
+                        "change who is speaking: remove it."
+                    )
+
+    def _named(self, name: str) -> bool:
+        return re.search(rf"\b{re.escape(name)}\b", self.template) is not None
+
+
+def _strings_in(value: Any) -> Iterator[str]:
+    """Every string in nested lists and mappings."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from (*_strings_in(key), *_strings_in(inner))
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            yield from _strings_in(inner)
+
+
+def _without_none(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in mapping.items() if value is not None}
+
+
+def _empty(value: Any) -> bool:
+    return isinstance(value, (str, list, tuple, Mapping)) and not value
+
+
+def _shown(value: Any) -> str:
+    """The value and its type, cut."""
+    if value is None:
+        return "None"
+    text = repr(value)
+    return f"{text if len(text) <= 60 else text[:60] + '...'} ({type(value).__name__})"
+
+
+def _around(text: str, token: str) -> str:
+    """The piece of the text where the token stands."""
+    at = text.index(token)
+    return text[max(at - 40, 0) : at + len(token) + 40]
