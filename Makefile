@@ -2,9 +2,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+ECOSYSTEM := .venv-ecosystem
 READY := $(VENV)/.ready
 
-.PHONY: run test test-slow check format clean
+.PHONY: run test test-slow test-ecosystem check format clean
 
 run: $(READY)
 	$(BIN)/mutua quickstart
@@ -14,6 +15,10 @@ test: $(READY)
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
+
+# Inside other people's trainers and servers, in an environment of its own.
+test-ecosystem: $(ECOSYSTEM)/.ready
+	$(ECOSYSTEM)/bin/python -m pytest tests/ecosystem
 
 check: $(READY)
 	$(BIN)/ruff format --check src tests benchmarks
@@ -32,5 +37,12 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
+$(ECOSYSTEM)/.ready: pyproject.toml constraints.txt tests/ecosystem/requirements.txt
+	test -d $(ECOSYSTEM) || $(PYTHON) -m venv $(ECOSYSTEM)
+	$(ECOSYSTEM)/bin/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
+	$(ECOSYSTEM)/bin/python -m pip install --quiet --constraint constraints.txt \
+		--requirement tests/ecosystem/requirements.txt --editable '.[dev]'
+	touch $@
+
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) $(ECOSYSTEM) runs

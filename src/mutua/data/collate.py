@@ -5,12 +5,13 @@ Shape suffixes: B batch, N tokens, T supervised tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from mutua.data.rows import sample_from_row
 from mutua.data.sample import Sample, SampleError
 from mutua.models.processing import MutuaProcessor
 from mutua.roles import TokenRoles
@@ -32,6 +33,40 @@ def encode(
     )
     is_response_BN = TokenRoles.from_codes(batch["token_type_ids"]).is_response_BN
     return {**batch, "labels": torch.where(is_response_BN, batch["input_ids"], IGNORE)}
+
+
+class Collator:
+    """Rows to batches, for Transformers' `Trainer` and TRL's `SFTTrainer` (`data_collator=Collator(processor)`).
+
+    The batch is the one that `mutua train` makes of the same samples: token roles, pictures, and labels on the
+    responses alone.
+
+    Args:
+        processor: the model's.
+        max_tokens: longer samples are refused, as a batch that is cut would lose its replies; None takes all.
+    """
+
+    def __init__(self, processor: MutuaProcessor, max_tokens: int | None = None) -> None:
+        self.processor, self.max_tokens = processor, max_tokens
+
+    def __call__(self, rows: Sequence[Sample | Mapping[str, Any]]) -> dict[str, Tensor]:
+        """Samples, or rows as `mutua.data.rows` takes them, to the arguments of the model's forward.
+
+        Raises:
+            ValueError: a row that is no sample, has no reply to learn from, or is too long; the message names it.
+        """
+        samples = [
+            row if isinstance(row, Sample) else sample_from_row(row, f"row {place} of the batch")
+            for place, row in enumerate(rows)
+        ]
+        batch = encode(samples, self.processor)
+        lengths_B, learned_B = batch["attention_mask"].sum(-1), (batch["labels"] != IGNORE).any(-1)
+        for sample, length, is_learned in zip(samples, lengths_B.tolist(), learned_B.tolist(), strict=True):
+            if self.max_tokens is not None and length > self.max_tokens:
+                raise ValueError(f"sample {sample.id!r} has {length} tokens, and max_tokens allows {self.max_tokens}.")
+            if not is_learned:
+                raise ValueError(f"sample {sample.id!r} holds no reply to learn from: give it an assistant message.")
+        return batch
 
 
 def supervised_positions(labels_BN: Tensor) -> Tensor:

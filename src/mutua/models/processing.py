@@ -236,6 +236,12 @@ class MutuaProcessor(ProcessorMixin):
                     control_ids,
                     lambda text: self.tokenizer(text, add_special_tokens=False)["input_ids"],
                 )
+                if rendering.replies and options.get("truncation") and not any(row):
+                    raise ValueError(
+                        f"max_length={options.get('max_length')} cuts off every reply of text {nth}, "
+                        f"{texts[nth][:60]!r} ..., so nothing of it could be learned: raise max_length, or leave the "
+                        "sample out."
+                    )
             is_response.append(row)
             begins_item.append(self._item_beginnings(ids, replacements))
         out["token_type_ids"] = self._codes(out["input_ids"], out["attention_mask"], is_response, begins_item)
