@@ -170,7 +170,7 @@ class Watched:
         model.model.register_forward_pre_hook(self._keep, with_kwargs=True)
 
     def _keep(self, model: Any, args: Any, kwargs: dict[str, Any]) -> None:
-        if model.training and kwargs.get("pixel_values") is not None:
+        if torch.is_grad_enabled() and kwargs.get("pixel_values") is not None:  # not where it answers
             names = ("input_ids", "attention_mask", "token_type_ids", "pixel_values")
             given = {name: kwargs.get(name) for name in names}
             self.seen.append({name: value.detach().clone() for name, value in given.items() if value is not None})
