@@ -78,13 +78,14 @@ def open_images(images: Any) -> Any:
         return open_image(images)
     is_list = [isinstance(image, (list, tuple)) for image in images]
     if not any(is_list):
-        return _open_each(images, "")
+        return open_list(images)
     if not all(is_list):
         raise ImageError("images holds pictures and lists of pictures side by side: give one list for each text.")
-    return [_open_each(of_text, f"text {nth}, ") for nth, of_text in enumerate(images, 1)]
+    return [open_list(of_text, f"text {nth}, ") for nth, of_text in enumerate(images, 1)]
 
 
-def _open_each(images: Sequence[Any], before: str) -> list[Image.Image]:
+def open_list(images: Sequence[Any], before: str = "") -> list[Image.Image]:
+    """`open_image` for each picture of a list; in an ImageError `before` and its place, counted from 1, come first."""
     opened = []
     for nth, image in enumerate(images, 1):
         try:
