@@ -7,6 +7,7 @@ import json
 import struct
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, features
 from tiny_model import make_model, make_processor, picture
 
 from mutua.api import conversation
@@ -67,7 +68,7 @@ def of_palette() -> Stored:
 
 def clear_gray() -> Stored:
     return saved(Image.fromarray(GRAYS_HW), transparency=int(GRAYS_HW[0, 0])), np.where(
-        GRAYS_HW == GRAYS_HW[0, 0], 255, GRAYS_HW
+        GRAYS_HW[0, 0] == GRAYS_HW, 255, GRAYS_HW
     )
 
 
@@ -206,6 +207,7 @@ def encoded(form: str, **options: Any) -> bytes:
 
 
 FILES = [encoded("PNG"), encoded("JPEG", exif=Image.Exif().tobytes()), encoded("GIF"), encoded("TIFF"), encoded("WEBP")]
+FILES += [encoded("AVIF")] if features.check("avif") else []
 
 
 @pytest.mark.filterwarnings("ignore")  # Pillow's, of what it can put right
@@ -215,9 +217,5 @@ def test_a_damaged_file_is_a_picture_or_an_error_of_ours(content, changes, cut):
     damaged = bytearray(content)
     for place, value in changes:
         damaged[place % len(damaged)] = value
-    try:
-        image = open_image(bytes(damaged[: len(damaged) // 2] if cut else damaged))
-    except ImageError as error:
-        assert len(str(error)) < 300
-    else:
-        assert image.mode == "RGB"
+    with suppress(ImageError):
+        assert open_image(bytes(damaged[: len(damaged) // 2] if cut else damaged)).mode == "RGB"

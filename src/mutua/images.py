@@ -32,6 +32,8 @@ _ORIENTATION = Base.Orientation.value
 _URL = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)  # a single letter is a drive
 _ONE_PICTURE = ("MPO", "PSD")  # formats whose further frames are previews and layers of the first
 _CHANNELS = (1, 3, 4)
+# What Pillow's decoders raise for damaged data; libraries that it calls have their own words for it.
+_DAMAGED = (OSError, SyntaxError, ValueError, RuntimeError, ArithmeticError, LookupError, EOFError, struct.error)
 
 
 class ImageError(ValueError):
@@ -180,7 +182,7 @@ def _opened(file: Any, name: str) -> Image.Image:
         raise ImageError(f"image too large: {name} would decode to more than {limit} pixels; scale it down.") from None
     except ImageError:
         raise
-    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for a damaged header
+    except _DAMAGED as error:
         raise ImageError(f"damaged image: {name} ({error})") from None
 
 
@@ -197,7 +199,7 @@ def _decoded(image: Image.Image, name: str) -> Image.Image:
         return _in_rgb(image, name)
     except ImageError:
         raise
-    except (OSError, SyntaxError, ValueError, struct.error) as error:  # what Pillow's decoders raise for damaged data
+    except _DAMAGED as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise ImageError(f"cannot read {name}: {error.strerror or error}") from None
         raise ImageError(f"damaged image: {name} ({error})") from None
