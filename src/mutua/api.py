@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 
-from mutua.images import open_images
+from mutua.images import open_list
 from mutua.models import MutuaForConditionalGeneration, MutuaProcessor
 from mutua.models.loading import load_model, load_processor
 from mutua.models.model_folder import PACKAGED, ModelError
@@ -70,7 +70,7 @@ def conversation(images: Any, question: str) -> list[dict[str, Any]]:
         raise ValueError(
             f"the last word must be the question, but {question!r} is the name of a file: add a question in quotes."
         )
-    pictures = open_images(list(images) if isinstance(images, (list, tuple)) else [images])
+    pictures = open_list(images if isinstance(images, (list, tuple)) else [images])
     parts: list[dict[str, Any]] = [{"type": "image", "image": picture} for picture in pictures]
     return [{"role": "user", "content": [*parts, {"type": "text", "text": question}]}]
 

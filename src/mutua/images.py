@@ -32,6 +32,8 @@ _ORIENTATION = Base.Orientation.value
 _URL = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)  # a single letter is a drive
 _ONE_PICTURE = ("MPO", "PSD")  # formats whose further frames are previews and layers of the first
 _CHANNELS = (1, 3, 4)
+# What Pillow's decoders raise for damaged data; libraries that it calls have their own words for it.
+_DAMAGED = (OSError, SyntaxError, ValueError, RuntimeError, ArithmeticError, LookupError, EOFError, struct.error)
 
 
 class ImageError(ValueError):
@@ -78,13 +80,14 @@ def open_images(images: Any) -> Any:
         return open_image(images)
     is_list = [isinstance(image, (list, tuple)) for image in images]
     if not any(is_list):
-        return _open_each(images, "")
+        return open_list(images)
     if not all(is_list):
         raise ImageError("images holds pictures and lists of pictures side by side: give one list for each text.")
-    return [_open_each(of_text, f"text {nth}, ") for nth, of_text in enumerate(images, 1)]
+    return [open_list(of_text, f"text {nth}, ") for nth, of_text in enumerate(images, 1)]
 
 
-def _open_each(images: Sequence[Any], before: str) -> list[Image.Image]:
+def open_list(images: Sequence[Any], before: str = "") -> list[Image.Image]:
+    """`open_image` for each picture of a list; in an ImageError `before` and its place, counted from 1, come first."""
     opened = []
     for nth, image in enumerate(images, 1):
         try:
@@ -179,7 +182,7 @@ def _opened(file: Any, name: str) -> Image.Image:
         raise ImageError(f"image too large: {name} would decode to more than {limit} pixels; scale it down.") from None
     except ImageError:
         raise
-    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for a damaged header
+    except _DAMAGED as error:
         raise ImageError(f"damaged image: {name} ({error})") from None
 
 
@@ -196,7 +199,7 @@ def _decoded(image: Image.Image, name: str) -> Image.Image:
         return _in_rgb(image, name)
     except ImageError:
         raise
-    except (OSError, SyntaxError, ValueError, struct.error) as error:  # what Pillow's decoders raise for damaged data
+    except _DAMAGED as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise ImageError(f"cannot read {name}: {error.strerror or error}") from None
         raise ImageError(f"damaged image: {name} ({error})") from None
