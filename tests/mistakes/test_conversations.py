@@ -17,6 +17,7 @@ from tiny_model import make_model, make_processor, picture
 from typer.testing import Result
 from what_users_read import Mistake, check, mutua, rows
 
+from mutua.api import Answer
 from mutua.data.collate import encode_prompts
 from mutua.data.sample import Sample
 
@@ -299,14 +300,14 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[dict[str, Any]]]:
     """The conversations that the model is asked to answer; it says ok to each, and to "stop" what Ctrl-C does."""
     conversations: list[list[dict[str, Any]]] = []
 
-    def reply(_model: Any, _processor: Any, messages: list[dict[str, Any]], **_: Any) -> str:
+    def reply(_model: Any, _processor: Any, messages: list[dict[str, Any]], **_: Any) -> Answer:
         conversations.append(messages)
         if messages[-1]["content"][-1]["text"] == "stop":
             raise KeyboardInterrupt
         if messages[-1]["content"][-1]["text"] == "too long":
             raise ValueError("beyond the model's 2,048 positions")
         print("ok")
-        return "ok"
+        return Answer("ok", "stop", 2)
 
     monkeypatch.setattr("mutua.api.reply", reply)
     return conversations

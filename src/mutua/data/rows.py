@@ -17,7 +17,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from mutua.data.sample import Sample, SampleError
+from mutua.data.sample import Sample, SampleError, first_problem
 
 MARK = "<image>"
 
@@ -47,11 +47,7 @@ def sample_from_row(row: Mapping[str, Any], place: str, source: str = "") -> Sam
             {"id": name, "messages": messages, "family": row.get("family") or "", "source": source}
         )
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(
-            str(step) for step in first["loc"] if step not in ("text", "image") or step == first["loc"][-1]
-        )
-        problem = f"{field}: {first['msg'].removeprefix('Value error, ')}"
+        problem = ": ".join(first_problem(error))
     except ValueError as error:
         problem = str(error)
     refused = SampleError(f"{place}: {problem}")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from mutua.images import open_image, url_problem
 
@@ -158,3 +158,17 @@ class Sample(_Frozen):
         """`chat()` without the final assistant message: what a model is given before it answers."""
         messages = self.messages[:-1] if self.messages[-1].role == "assistant" else self.messages
         return [message.chat() for message in messages]
+
+
+def first_problem(error: ValidationError) -> tuple[str, str]:
+    """The field and the message of the first thing that pydantic found wrong with a sample."""
+    first = error.errors()[0]
+    # pydantic puts the chosen part type after its index (content.0.image.image): no key of ours, so it is left out.
+    location = list(first["loc"])
+    if len(location) > 4 and location[2] == "content":
+        del location[4]
+    problem = first["msg"].removeprefix("Value error, ")
+    shown = repr(first["input"]) if isinstance(first["input"], str | int | float | bool | None) else ""
+    if shown and not problem.startswith(shown.strip("'")):
+        problem += f" (got {shown if len(shown) <= 100 else shown[:100] + '...'})"
+    return ".".join(map(str, location)), problem

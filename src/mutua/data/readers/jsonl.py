@@ -4,12 +4,12 @@ import json
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn, overload
+from typing import NoReturn, overload
 
 from PIL import Image
 from pydantic import ValidationError
 
-from mutua.data.sample import ImagePart, Message, Sample, SampleError
+from mutua.data.sample import ImagePart, Message, Sample, SampleError, first_problem
 from mutua.images import ImageError, open_image
 
 
@@ -62,7 +62,7 @@ class JsonLines(Sequence[Sample]):
         try:
             return Sample.model_validate(json.loads(line))
         except ValidationError as error:
-            self._refuse(number, *_first_error(error))
+            self._refuse(number, *first_problem(error))
         except (ValueError, RecursionError) as error:  # not JSON, or not UTF-8
             self._refuse(number, "", f"not valid JSON: {error}")
 
@@ -88,18 +88,3 @@ class JsonLines(Sequence[Sample]):
 
     def _refuse(self, number: int, field: str, problem: str) -> NoReturn:
         raise SampleError(": ".join(part for part in (f"{self.path}:{number}", field, problem) if part))
-
-
-def _first_error(error: ValidationError) -> tuple[str, str]:
-    """The field and the message of the first thing that pydantic found wrong."""
-    first = error.errors()[0]
-    # pydantic puts the chosen part type after its index (content.0.image.image): no key of the file, so it is left out.
-    location = list(first["loc"])
-    if len(location) > 4 and location[2] == "content":
-        del location[4]
-    return ".".join(map(str, location)), f"{first['msg'].removeprefix('Value error, ')}{_shown(first['input'])}"
-
-
-def _shown(value: Any) -> str:
-    shown = repr(value) if isinstance(value, str | int | float | bool | None) else ""
-    return f" (got {shown if len(shown) <= 100 else shown[:100] + '...'})" if shown else ""
