@@ -25,7 +25,7 @@ def test_a_file_or_a_mistake(tmp_path):
     (tmp_path / "mine.jsonl").write_text(json.dumps(sample) + "\n")
     assert [sample.answer for sample in open_source(str(tmp_path / "mine.jsonl"))] == ["yes"]
     assert blind_guess(str(tmp_path / "mine.jsonl")) is None
-    with pytest.raises(ValueError, match=r"no data 'imagenet': use easy-vqa, scenes, or the path of a \.jsonl file"):
+    with pytest.raises(ValueError, match=r"no data 'imagenet': use easy-vqa, scenes, or the path of a file or folder"):
         open_source("imagenet")
 
 

@@ -29,7 +29,9 @@ _ROLES = {
 
 IMAGE_MARK = "<image>"
 
-_CHATS = ("messages", "conversations", "prompt", "query")
+CHATS = ("messages", "conversations", "prompt", "query")
+"""The columns of which one holds the conversation, or begins it."""
+
 # What other trainers take for a part of the conversation: to pass it over would train on something else.
 _NOT_TAKEN = (
     *("text", "tools", "functions", "documents", "objects", "chosen", "rejected", "rejected_response"),
@@ -39,21 +41,22 @@ _MARK = re.compile(rf"\n*{IMAGE_MARK}\n*")
 _IMAGE_KEYS = ("image", "path", "url", "image_url")
 
 
-def sample_from_row(row: Mapping[str, Any], place: str, source: str = "") -> Sample:
+def sample_from_row(row: Mapping[str, Any], place: str, source: str = "", id: str = "") -> Sample:
     """The row as a sample. Pictures that are paths stay so, pictures in memory are decoded.
 
     A key whose value is None or empty counts as absent: so Arrow fills the rows of a table.
 
     Args:
         row: see above.
-        place: where the row stands: what errors begin with and, where the row has no `id`, the sample's id.
+        place: where the row stands: what errors begin with.
         source: where the row came from, unless it says so itself.
+        id: names the sample, unless the row does; left out, the place does.
 
     Raises:
         SampleError: with the place, the field, the value and the remedy.
     """
     named = row.get("id") if isinstance(row, Mapping) else None
-    reader = _Row(str(place if named in (None, "") else named), place)
+    reader = _Row(str(id or place if named in (None, "") else named), place)
     if not isinstance(row, Mapping):
         reader.refuse("", f"a row is a mapping of columns, such as {{'messages': [...]}}, not {_shown(row)}")
     return reader.sample({key: value for key, value in row.items() if not _is_absent(value)}, source)
@@ -105,7 +108,7 @@ class _Row:
             self.refuse(_field_of_row(field, turns, chat), problem)
 
     def _chat_key(self, row: Mapping[str, Any]) -> str:
-        keys = [key for key in _CHATS if key in row]
+        keys = [key for key in CHATS if key in row]
         if not keys:
             self.refuse(
                 "",

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from mutua.data.readers import EasyVQA, EasyVQASource, JsonLinesSource, Scenes, ScenesSource
+from mutua.data.readers import EasyVQA, EasyVQASource, Scenes, ScenesSource
+from mutua.data.readers.looking import source_at
 from mutua.data.sample import Sample
 from mutua.evaluation.blind import blind_accuracy
 
@@ -17,12 +18,16 @@ HELD_OUT: dict[str, EasyVQASource | ScenesSource] = {
 
 
 def open_source(name: str) -> Sequence[Sample]:
-    """The samples of the held-out source of that name, or of a file. ValueError if it is neither."""
-    if name.endswith(".jsonl"):
-        return JsonLinesSource(type="jsonl", path=Path(name)).open()
-    if name not in HELD_OUT:
-        raise ValueError(f"no data {name!r}: use {', '.join(HELD_OUT)}, or the path of a .jsonl file.")
-    return HELD_OUT[name].open()
+    """The samples of the held-out source of that name, or of a file or folder (see `source_at`).
+
+    Raises:
+        ValueError: it is neither, or nothing that is known for data.
+    """
+    if name in HELD_OUT:
+        return HELD_OUT[name].open()
+    if "." not in name and ":" not in name and not Path(name).exists():  # no path, but a name
+        raise ValueError(f"no data {name!r}: use {', '.join(HELD_OUT)}, or the path of a file or folder of samples.")
+    return source_at(name).open()
 
 
 def blind_guess(source: str) -> dict[str, float] | None:

@@ -26,7 +26,9 @@ class WeightedSource(Section):
     weight: Positive = Field(
         default=1.0, description="this source's share of the samples, relative to the other weights"
     )
-    source: Source = Field(description="a source by its `type`: scenes, easy-vqa or jsonl, and that reader's settings")
+    source: Source = Field(
+        description="a source by its `type`: scenes, easy-vqa, jsonl, llava or datasets, and its settings"
+    )
 
 
 class DataSettings(Section):

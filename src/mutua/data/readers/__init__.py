@@ -9,8 +9,10 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 
+from mutua.data.readers.dataset_rows import DatasetRows
 from mutua.data.readers.easy_vqa import EasyVQA
 from mutua.data.readers.jsonl import JsonLines
+from mutua.data.readers.llava import Llava
 from mutua.data.scenes import Scenes
 from mutua.data.scenes.questions import EVAL_FAMILIES, Family
 from mutua.data.scenes.scene import Split
@@ -49,6 +51,40 @@ class JsonLinesSource(_Settings):
         return JsonLines(self.path)
 
 
-Source: TypeAlias = Annotated[ScenesSource | EasyVQASource | JsonLinesSource, Field(discriminator="type")]
+class LlavaSource(_Settings):
+    type: Literal["llava"] = "llava"
+    path: Path
+    images: Path | None = None
 
-__all__ = ["EasyVQA", "EasyVQASource", "JsonLines", "JsonLinesSource", "Scenes", "ScenesSource", "Source"]
+    def open(self) -> Llava:
+        return Llava(self.path, self.images)
+
+
+class DatasetsSource(_Settings):
+    type: Literal["datasets"] = "datasets"
+    path: Path
+    split: str | None = None
+    columns: dict[str, str] | None = None
+    images: Path | None = None
+
+    def open(self) -> DatasetRows:
+        return DatasetRows(self.path, self.split, self.columns, self.images)
+
+
+Source: TypeAlias = Annotated[
+    ScenesSource | EasyVQASource | JsonLinesSource | LlavaSource | DatasetsSource, Field(discriminator="type")
+]
+
+__all__ = [
+    "DatasetRows",
+    "DatasetsSource",
+    "EasyVQA",
+    "EasyVQASource",
+    "JsonLines",
+    "JsonLinesSource",
+    "Llava",
+    "LlavaSource",
+    "Scenes",
+    "ScenesSource",
+    "Source",
+]

@@ -1,0 +1,140 @@
+"""Tables of the `datasets` package as a source: a folder of `save_to_disk`, Parquet and Arrow files. No network."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mutua.data.readers.llava import pictures_folder
+from mutua.data.readers.reader import Reader
+from mutua.data.rows import CHATS, sample_from_row
+from mutua.data.sample import Sample, SampleError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+_SAVED, _SAVED_SPLITS = "state.json", "dataset_dict.json"
+_SHARD = re.compile(r"^(.+?)-\d+-of-\d+$")  # as the hub names the files of a split: train-00000-of-00002.parquet
+
+
+class DatasetRows(Reader):
+    """The rows of a table, in any of the forms of `mutua.data.rows`.
+
+    Args:
+        path: a folder that `save_to_disk` wrote, a `.parquet` or `.arrow` file, or a folder of Parquet files.
+        split: which split, where there are several.
+        columns: the table's column by the name that it has in `mutua.data.rows`, e.g. {"messages": "chat"}; no other
+            column is read then. Left out, the columns have those names.
+        images: the folder where the paths of pictures start; left out, that of the files. Pictures that the table
+            holds itself need none.
+
+    Raises:
+        ImportError: the `datasets` package is missing.
+        SampleError: nothing of that kind is there, no such split or column, or no column that holds a conversation.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        split: str | None = None,
+        columns: Mapping[str, str] | None = None,
+        images: str | Path | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self.pictures = pictures_folder(images, self.path if self.path.is_dir() else self.path.parent)
+        table = _open(self.path, split)
+        self.columns = dict(columns or {name: name for name in table.column_names})
+        for name in self.columns.values():
+            if name not in table.column_names:
+                raise SampleError(f"{self.path}: columns: no column {name!r}; it has {', '.join(table.column_names)}")
+        if not self.columns.keys() & set(CHATS):
+            raise SampleError(
+                f"{self.path}: no conversation in its columns {', '.join(table.column_names)}: name the column that "
+                "holds it, e.g. columns: {messages: chat, images: pictures} or {query: question, response: answer}"
+            )
+        # As Arrow holds them, so that pictures are opened in our one way.
+        self._table = table.select_columns(list(self.columns.values())).with_format("arrow")
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def place(self, index: int) -> str:
+        return f"{self.path}[{index}]"
+
+    def without_images(self, index: int) -> Sample:
+        """A sample whose pictures are paths still, where the table holds paths."""
+        index = range(len(self))[index]
+        (row,) = self._table[index].to_pylist()
+        renamed = {ours: row[theirs] for ours, theirs in self.columns.items()}
+        name = self.path.name
+        return sample_from_row(renamed, self.place(index), name, f"{name}[{index}]")
+
+
+def is_dataset(path: Path) -> bool:
+    """Whether `DatasetRows` can read what lies there."""
+    if path.is_dir():
+        return bool(_kind_of_folder(path))
+    return path.suffix in (".parquet", ".arrow")
+
+
+def _kind_of_folder(folder: Path) -> str | None:
+    for name in (_SAVED, _SAVED_SPLITS):
+        if (folder / name).is_file():
+            return name
+    return "parquet" if any(folder.rglob("*.parquet")) else None
+
+
+def _open(path: Path, split: str | None) -> Dataset:
+    if not path.exists():
+        raise SampleError(f"{path}: no such file or folder")
+    kind = _kind_of_folder(path) if path.is_dir() else path.suffix
+    if kind not in (_SAVED, _SAVED_SPLITS, "parquet", ".parquet", ".arrow"):
+        raise SampleError(
+            f"{path}: is no folder of save_to_disk, holds no .parquet file, and is neither .parquet nor .arrow itself; "
+            "JSON is read by the type llava"
+        )
+    try:
+        import datasets
+    except ImportError as error:
+        raise ImportError('the datasets package is not installed: pip install "mutua[train]"') from error
+    if kind == _SAVED_SPLITS:
+        names = sorted(folder.parent.name for folder in path.glob(f"*/{_SAVED}"))
+        path = path / _one_split(path, names, split)
+        split = None
+    try:
+        if path.is_dir() and kind != "parquet":
+            table = datasets.load_from_disk(str(path))
+        elif kind == ".arrow":
+            table = datasets.Dataset.from_file(str(path))
+        else:
+            files = _shards(path, split) if kind == "parquet" else [path]
+            table = datasets.Dataset.from_parquet([str(file) for file in files])
+    except SampleError:
+        raise
+    except Exception as error:  # of the file system, of Arrow, of a table's own description: they have no common class
+        reason = " ".join(str(error.__cause__ or error).split())[:300]
+        raise SampleError(f"{path}: cannot be read as a table: {reason}") from error
+    saved_as = None if table.split is None or kind in ("parquet", ".parquet") else str(table.split)
+    if split is not None and kind != "parquet" and saved_as != split:
+        raise SampleError(f"{path}: no split {split!r}: it is one table{f', of {saved_as}' if saved_as else ''}")
+    return table
+
+
+def _shards(folder: Path, split: str | None) -> list[Path]:
+    """The files of a split, in order."""
+    files: dict[str, list[Path]] = {}
+    for file in sorted(folder.rglob("*.parquet")):
+        shard = _SHARD.match(file.stem)
+        files.setdefault(shard[1] if shard else file.stem, []).append(file)
+    return files[_one_split(folder, sorted(files), split)]
+
+
+def _one_split(path: Path, names: list[str], split: str | None) -> str:
+    if split is None and len(names) == 1:
+        return names[0]
+    if split in names:
+        return split
+    asked = "has several splits" if split is None else f"no split {split!r}"
+    raise SampleError(f"{path}: {asked}; it has {', '.join(names)}: set split to one, or give the path of its files")

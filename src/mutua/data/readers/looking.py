@@ -1,0 +1,60 @@
+"""Which source a path on the command line is: said before it (`llava:data.json`), or seen by looking."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from mutua.data.readers import DatasetsSource, JsonLinesSource, LlavaSource
+from mutua.data.readers.dataset_rows import is_dataset
+from mutua.data.readers.json_records import form_of
+from mutua.data.sample import SampleError
+
+FileSource = JsonLinesSource | LlavaSource | DatasetsSource
+
+_KINDS: dict[str, type[JsonLinesSource] | type[LlavaSource] | type[DatasetsSource]] = {
+    kind.model_fields["type"].default: kind for kind in (JsonLinesSource, LlavaSource, DatasetsSource)
+}
+_OURS, _NOT_OURS = {"id", "messages"}, {"image", "images", "system"}  # what a row of our own has, and has not
+
+
+def source_at(name: str) -> FileSource:
+    """The source of a path, or of `type:path`.
+
+    Raises:
+        SampleError: nothing is there, or nothing that is known for data; the message says what it looks like.
+    """
+    kind, colon, rest = name.partition(":")
+    if colon and kind in _KINDS and not Path(name).exists():
+        return _KINDS[kind](path=Path(rest))
+    path = Path(name)
+    if not path.exists():
+        raise SampleError(f"{name}: no such file or folder")
+    if is_dataset(path):
+        return DatasetsSource(path=path)
+    if path.is_dir():
+        raise SampleError(
+            f"{name}: a folder without data that is known: neither one of save_to_disk, nor one with .parquet files. "
+            "Name a file in it"
+        )
+    if not path.is_file() or path.suffix not in (".json", ".jsonl"):
+        raise SampleError(
+            f"{name}: is neither .jsonl, .json, .parquet nor .arrow: if it is one of them, say which reader is meant, "
+            f"{' or '.join(f'{kind}:{name}' for kind in _KINDS)}"
+        )
+    return LlavaSource(path=path) if _is_of_others(path) else JsonLinesSource(path=path)
+
+
+def _is_of_others(path: Path) -> bool:
+    """Whether a JSON file holds rows of other trainers, by its first one."""
+    if form_of(path) == "list":
+        return True
+    with path.open("rb") as file:
+        first = next((line for line in file if line.strip()), b"{}")
+    try:
+        row = json.loads(first)
+    except (ValueError, RecursionError) as error:
+        if path.suffix == ".jsonl":  # a line that is wrong is told where it is read
+            return False
+        raise SampleError(f"{path}: neither a JSON list of samples nor JSON Lines: its first line: {error}") from None
+    return isinstance(row, dict) and (not row.keys() >= _OURS or bool(row.keys() & _NOT_OURS))

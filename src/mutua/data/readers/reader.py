@@ -1,0 +1,80 @@
+"""What the readers of files have in common: samples name pictures, which are opened when a sample is asked for."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import overload
+
+from PIL import Image
+
+from mutua.data.sample import ImagePart, Message, Sample, SampleError
+from mutua.images import ImageError, open_image
+
+
+class Reader(Sequence[Sample]):
+    """The samples of a file or folder; each is read, checked and its pictures decoded when it is asked for.
+
+    Raises SampleError, which names the place.
+
+    Attributes:
+        path: what is read.
+        pictures: the folder where relative paths of pictures start.
+    """
+
+    path: Path
+    pictures: Path
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def without_images(self, index: int) -> Sample:
+        """A sample whose pictures are paths still, as the file has them; they need not be there."""
+
+    @abstractmethod
+    def place(self, index: int) -> str:
+        """Where in the file or folder a sample stands, as errors say it."""
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Sample]: ...
+    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        index = range(len(self))[index]
+        sample = self.without_images(index)
+        try:
+            messages = tuple(self._with_images(m, message) for m, message in enumerate(sample.messages))
+        except ImageError as error:
+            refused = SampleError(f"{self.place(index)}: {error}")
+            refused.sample_id = sample.id
+            raise refused from error
+        return sample.model_copy(update={"messages": messages, "source": sample.source or self.path.name})
+
+    def check(self) -> None:
+        """Reads every sample with its images. Raises SampleError at the first that is wrong."""
+        for index in range(len(self)):
+            self[index]
+
+    def _with_images(self, m: int, message: Message) -> Message:
+        parts = [
+            ImagePart(image=self._open(part.image, m, p))
+            if isinstance(part, ImagePart) and isinstance(part.image, Path)
+            else part
+            for p, part in enumerate(message.content)
+        ]
+        return message.model_copy(update={"content": tuple(parts)})
+
+    def _open(self, image: Path, m: int, p: int) -> Image.Image:
+        """The picture of a part. Raises ImageError."""
+        try:
+            return open_image(self.pictures / image)
+        except ImageError as error:
+            raise ImageError(f"{self._field(m, p)}{error}") from None
+
+    def _field(self, m: int, p: int) -> str:
+        """What an error about the picture of a part begins with, where the file has the fields of a sample."""
+        return ""
