@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from mutua.cli import ask, audit, chat, convert, doctor, evaluate, leakage, mask, quickstart, train
+from mutua.cli import ask, audit, chat, convert, data, doctor, evaluate, leakage, mask, quickstart, train
 
 app = typer.Typer(
     name="mutua",
@@ -19,6 +19,7 @@ app.command(name="ask", epilog=ask.EXAMPLES)(ask.ask)
 app.command(name="chat", epilog=chat.EXAMPLES)(chat.chat)
 app.command(name="train", epilog=train.EXAMPLES)(train.train)
 app.command(name="eval", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
+app.add_typer(data.data_app, name="data")
 app.command(name="leakage", epilog=leakage.EXAMPLES)(leakage.leakage)
 app.command(name="audit", epilog=audit.EXAMPLES)(audit.audit)
 app.command(name="mask", epilog=mask.EXAMPLES)(mask.mask)

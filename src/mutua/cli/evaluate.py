@@ -33,7 +33,10 @@ def evaluate(
         list[str] | None, typer.Option("--model", "-m", help="Folder or hub id; repeatable. Default: the packaged one.")
     ] = None,
     data: Annotated[
-        list[str] | None, typer.Option("--data", "-d", help="easy-vqa, scenes or a .jsonl file; repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--data", "-d", help="easy-vqa, scenes, or a file or folder of samples (docs/data.md); repeatable."
+        ),
     ] = None,
     policy: Annotated[str | None, typer.Option("--policy", "-p", help="Another attention policy: mma, causal.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Questions per source, spread evenly over it.")] = None,
@@ -69,7 +72,10 @@ def evaluate(
 
 @contextmanager
 def progress() -> Iterator[Callable[[str, str, int, int], None]]:
-    """For `measure`: a bar for each pair of model and source, or lines where stderr is no terminal."""
+    """For `measure`: a bar for each pair of model and source, or lines where stderr is no terminal.
+
+    Where the model has no name, the source stands alone.
+    """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
     tasks: dict[str, TaskID] = {}
@@ -79,7 +85,7 @@ def progress() -> Iterator[Callable[[str, str, int, int], None]]:
 
         def show(model: str, source: str, done: int, total: int) -> None:
             nonlocal printed
-            pair = f"{model} on {source}"
+            pair = f"{model} on {source}" if model else source
             if pair not in tasks:
                 tasks[pair] = bars.add_task(pair, total=total)
             bars.update(tasks[pair], completed=done)

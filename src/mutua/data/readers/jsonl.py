@@ -37,3 +37,6 @@ class JsonLines(Reader):
 
     def _field(self, m: int, p: int) -> str:
         return f"messages.{m}.content.{p}.image: "
+
+    def _hint(self) -> str:
+        return ""

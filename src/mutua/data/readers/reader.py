@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -73,8 +74,13 @@ class Reader(Sequence[Sample]):
         try:
             return open_image(self.pictures / image)
         except ImageError as error:
-            raise ImageError(f"{self._field(m, p)}{error}") from None
+            hint = "" if os.path.lexists(self.pictures / image) else self._hint()
+            raise ImageError(f"{self._field(m, p)}{error}{hint}") from None
 
     def _field(self, m: int, p: int) -> str:
         """What an error about the picture of a part begins with, where the file has the fields of a sample."""
         return ""
+
+    def _hint(self) -> str:
+        """What an error about a picture that is not there ends with, where the folder of pictures can be set."""
+        return f"; paths start at {self.pictures}, and `images` names another folder"

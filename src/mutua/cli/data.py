@@ -1,0 +1,165 @@
+"""`mutua data`: what a source holds, before a run meets it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mutua.cli.common import FAILED, INTERRUPTED, err, out, report_errors
+
+if TYPE_CHECKING:
+    from mutua.data.check import Report
+    from mutua.data.sample import Sample
+
+EXAMPLES = """Examples:
+
+  mutua data check pets.jsonl                        (a file of ours, or of LLaVA, ShareGPT or ms-swift)
+
+  mutua data check llava:data.json -m models/mine    (counts tokens too, as that model has them)
+
+  mutua data check rows/train -o page.html           (a folder of save_to_disk; samples to look at)
+
+  mutua data check recipes/mine.yaml                 (every source of a recipe)
+"""
+
+data_app = typer.Typer(help="What training data hold, and what is wrong with them.", no_args_is_help=True)
+
+
+@data_app.command(name="check", epilog=EXAMPLES)
+def check(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="easy-vqa, scenes, a file or folder (jsonl:, llava: or datasets: before it), a recipe.",
+        ),
+    ],
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Model whose tokens are counted and must not be in a text.")
+    ] = None,
+    show: Annotated[int, typer.Option(min=0, help="Samples to show of each source.")] = 3,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Draw the shown samples to this .html page, with pictures.")
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option("--images", help="Folder where the paths of the pictures of a llava file start.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
+) -> None:
+    """Read every sample once: count, show a few, and find what a run would skip or stop at (then exit code 1)."""
+    with report_errors():
+        if output is not None and (output.suffix != ".html" or not output.absolute().parent.is_dir()):
+            raise ValueError(f"--output {output}: name an .html file in a folder that is there.")
+        from mutua.cli.evaluate import progress
+        from mutua.data.check import check_source
+        from mutua.data.sheet import sheet
+
+        opened, max_tokens, cuts = _open(source, images)
+        processor = None
+        if model is not None:
+            from mutua.models.loading import load_processor
+            from mutua.models.longest_text import longest_text
+
+            config, processor = load_processor(model)
+            max_tokens = max_tokens or longest_text(config.text_config)
+        reports = []
+        with progress() as bar:
+            for name, samples in opened.items():
+                report = check_source(
+                    samples,
+                    name,
+                    processor=processor,
+                    max_tokens=max_tokens if processor else None,
+                    cuts=cuts,
+                    show=show,
+                    progress=lambda done, total, name=name: bar("", name, done, total),  # type: ignore[misc]
+                )
+                reports.append(report)
+                if report.read < report.samples:
+                    break
+        if output is not None:
+            output.write_text(sheet({report.name: report.shown for report in reports}), encoding="utf-8")
+            err.print(f"drawn: {output}", style="dim")
+    if as_json:
+        typer.echo(json.dumps({"sources": [report.summary() for report in reports]}, ensure_ascii=False))
+    else:
+        for report in reports:
+            _print(report)
+    if reports[-1].read < reports[-1].samples:
+        err.print("interrupted", style="yellow")
+        raise typer.Exit(INTERRUPTED)
+    if not all(report.is_usable for report in reports):
+        raise typer.Exit(FAILED)
+
+
+def _open(name: str, images: Path | None) -> tuple[Mapping[str, Sequence[Sample]], int | None, bool]:
+    """The sources that are meant, by name; how long a sample may be, and whether a longer one is cut."""
+    from mutua.data.readers import LlavaSource
+    from mutua.data.readers.looking import source_at
+    from mutua.evaluation import open_source
+
+    if images is not None:
+        found = source_at(name)
+        if not isinstance(found, LlavaSource):
+            raise ValueError(f"--images is for files of LLaVA and its like, and {name} is read as {found.type}.")
+        return {name: found.model_copy(update={"images": images}).open()}, None, False
+    if not name.endswith((".yaml", ".yml")):
+        return {name: open_source(name)}, None, False
+    from mutua.training import load_recipe
+    from mutua.training.samples import source_names
+
+    recipe = load_recipe(name)
+    trained = zip(source_names(recipe), (weighted.source for weighted in recipe.data.train), strict=True)
+    measured = ((f"evaluate.sources.{key}", source) for key, source in recipe.evaluate.sources.items())
+    opened = {}
+    for key, source in [*trained, *measured]:
+        try:
+            opened[key] = source.open()
+        except ValueError as error:
+            raise ValueError(f"{name}: {key}: {error}") from None
+    return opened, recipe.data.max_tokens, recipe.data.too_long == "cut"
+
+
+def _print(report: Report) -> None:
+    from mutua.data.check import NOTED, SKIPPED
+
+    def line(text: str) -> None:
+        out.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    whole = "" if report.read == report.samples else f", {report.read:,} of them read"
+    line(f"{report.name}: {report.samples:,} samples{whole}")
+    pictures = ", ".join(f"{samples:,} with {count}" for count, samples in sorted(report.pictures.items()))
+    line(f"  replies {report.replies:,}; pictures: samples {pictures or 'none'}")
+    if lengths := report.lengths:
+        allowed = "" if report.max_tokens is None else f" (allowed {report.max_tokens:,})"
+        line(f"  tokens: {', '.join(f'{name} {tokens:,}' for name, tokens in lengths.items())}{allowed}")
+    for title, kinds in (("a run skips, or stops at:", SKIPPED), ("worth a look:", NOTED)):
+        found = {kind: text for kind, text in kinds.items() if kind in report.counts}
+        if found:
+            line(f"  {title}")
+        for kind, text in found.items():
+            line(f"    {report.counts[kind]:,} {text}")
+            for finding in report.findings[kind]:
+                line(f"      {finding.place}: {finding.text}")
+            if (more := report.counts[kind] - len(report.findings[kind])) > 0:
+                line(f"      and {more:,} more")
+    for sample in report.shown:
+        line(f"  {sample.id}")
+        for message in sample.messages:
+            line(f"    {message.role}: {_said(message.chat()['content'])}")
+    if report.read == report.samples and not report.counts:
+        line("  nothing to complain of")
+
+
+def _said(parts: Sequence[Mapping[str, object]]) -> str:
+    """A message in a line, its pictures by their sizes."""
+    said = []
+    for part in parts:
+        width, height = getattr(part.get("image"), "size", (0, 0))
+        said.append(str(part["text"]) if part["type"] == "text" else f"[picture {width} x {height}]")
+    text = " ".join(" ".join(said).split())
+    return text if len(text) <= 200 else f"{text[:200]}..."

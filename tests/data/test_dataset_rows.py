@@ -1,0 +1,115 @@
+"""The source `datasets`: folders of `save_to_disk`, Parquet and Arrow files, with splits and columns of other names."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+from foreign_data import COLOURS, chat_table, turns, write_pictures
+from PIL import Image, ImageColor
+from pydantic import TypeAdapter
+
+from mutua.data.readers import DatasetRows, DatasetsSource, Source
+from mutua.data.readers.looking import source_at
+from mutua.data.sample import ImagePart
+from mutua.training.fingerprint import fingerprint
+
+datasets = pytest.importorskip("datasets")
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+def saved(table: Any, path: Path) -> Path:
+    table.save_to_disk(str(path))
+    return path
+
+
+def parquet(table: Any, path: Path) -> Path:
+    path.parent.mkdir(exist_ok=True, parents=True)
+    table.to_parquet(str(path))
+    return path
+
+
+def assert_all_there(reader: DatasetRows, size: int = 4) -> None:
+    assert len(reader) == size
+    for nth, sample in enumerate(reader):
+        image = sample.messages[0].content[0]
+        assert isinstance(image, ImagePart)
+        assert isinstance(image.image, Image.Image)
+        assert image.image.getpixel((0, 0)) == ImageColor.getrgb(COLOURS[nth % 3])
+        assert (sample.question, sample.answer) == (f"question {nth}", f"answer {nth}")
+
+
+def test_a_folder_of_save_to_disk(tmp_path: Path) -> None:
+    path = saved(chat_table(), tmp_path / "table")
+    assert source_at(str(path)) == DatasetsSource(path=path)
+    reader = pickle.loads(pickle.dumps(source_at(str(path)).open()))
+    assert_all_there(reader)
+    assert (reader[-1].id, reader[-1].source) == ("table[3]", "table")
+    assert_all_there(DatasetRows(next(path.glob("*.arrow"))))
+
+
+def test_a_parquet_file_and_a_folder_of_shards(tmp_path: Path) -> None:
+    table = chat_table()
+    assert_all_there(DatasetRows(parquet(table, tmp_path / "table.parquet")))
+    hub = tmp_path / "hub"
+    for nth in range(2):
+        parquet(table.select(range(2 * nth, 2 * nth + 2)), hub / f"data/train-0000{nth}-of-00002.parquet")
+    assert source_at(str(hub)) == DatasetsSource(path=hub)
+    assert_all_there(DatasetRows(hub))
+    parquet(table.select([0]), hub / "data/test-00000-of-00001.parquet")
+    assert_all_there(DatasetRows(hub, split="test"), 1)
+    assert_all_there(DatasetRows(hub, split="train"))
+
+
+def test_splits(tmp_path: Path) -> None:
+    table = chat_table()
+    path = saved(datasets.DatasetDict({"train": table, "test": table.select([0])}), tmp_path / "table")
+    assert_all_there(DatasetRows(path, split="train"))
+    assert_all_there(DatasetRows(path / "test"), 1)
+    settings = {"type": "datasets", "path": str(path), "split": "test"}
+    assert len(TypeAdapter(Source).validate_python(settings).open()) == 1
+
+
+def test_columns_of_other_names(tmp_path: Path) -> None:
+    rows = [{"question": "what?", "answer": "that", "picture": Image.new("RGB", (8, 6), "red"), "tools": "a hammer"}]
+    path = saved(datasets.Dataset.from_list(rows), tmp_path / "table")
+    reader = DatasetRows(path, columns={"query": "question", "response": "answer", "image": "picture"})
+    assert (reader[0].question, reader[0].answer) == ("what?", "that")
+    assert isinstance(reader[0].messages[0].content[0], ImagePart)
+
+
+def test_paths_of_pictures_and_llava_in_parquet(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "pictures")
+    rows = [{"id": "a", "image": "red.png", "conversations": turns("<image>\nwhat?", "that")}]
+    rows.append({"id": "b", "image": None, "conversations": turns("hi", "ho")})
+    reader = DatasetRows(
+        parquet(datasets.Dataset.from_list(rows), tmp_path / "t.parquet"), images=tmp_path / "pictures"
+    )
+    assert [[len(message.content) for message in sample.messages] for sample in reader] == [[2, 1], [1, 1]]
+    part = reader.without_images(0).messages[0].content[0]
+    assert isinstance(part, ImagePart)
+    assert part.image == Path("red.png")
+
+
+def test_its_fingerprint_stays_where_it_moves(tmp_path: Path) -> None:
+    path = saved(chat_table(), tmp_path / "table")
+    before = fingerprint(DatasetRows(path))
+    (tmp_path / "elsewhere").mkdir()
+    assert fingerprint(DatasetRows(path.rename(tmp_path / "elsewhere/table"))) == before
+    assert fingerprint(DatasetRows(saved(chat_table(3), tmp_path / "table"))) != before
+
+
+def test_no_connection_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise AssertionError("opened a connection")
+
+    path = parquet(chat_table(), tmp_path / "table.parquet")
+    monkeypatch.setattr("socket.socket.connect", refuse)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    assert_all_there(DatasetRows(path))
