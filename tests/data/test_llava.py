@@ -62,7 +62,7 @@ def test_json_lines_of_share_gpt_and_ms_swift(tmp_path: Path) -> None:
         [("system", "be brief"), ("user", "hi"), ("assistant", "ho")],
         [("user", "hi"), ("assistant", "ho")],
         [("user", RED, "hi")],
-        [("system", "be brief"), ("user", "a"), ("assistant", "b"), ("user", "hi ", RED), ("assistant", "ho")],
+        [("system", "be brief"), ("user", "a"), ("assistant", "b"), ("user", "hi", RED), ("assistant", "ho")],
     ]
     assert [sample.id for sample in reader] == [f"data.jsonl[{nth}]" for nth in range(4)]
 

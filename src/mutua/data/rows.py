@@ -37,6 +37,7 @@ _NOT_TAKEN = (
     *("text", "tools", "functions", "documents", "objects", "chosen", "rejected", "rejected_response"),
     *("video", "videos", "audio", "audios"),
 )
+_FOREIGN = {*CHATS[1:], "image", "images", "system"}
 _MARK = re.compile(rf"\n*{IMAGE_MARK}\n*")
 _IMAGE_KEYS = ("image", "path", "url", "image_url")
 
@@ -60,6 +61,11 @@ def sample_from_row(row: Mapping[str, Any], place: str, source: str = "", id: st
     if not isinstance(row, Mapping):
         reader.refuse("", f"a row is a mapping of columns, such as {{'messages': [...]}}, not {_shown(row)}")
     return reader.sample({key: value for key, value in row.items() if not _is_absent(value)}, source)
+
+
+def is_foreign(row: Any) -> bool:
+    """Whether a row has the form of other tools, not that of a `Sample` itself."""
+    return isinstance(row, Mapping) and (not row.keys() >= {"id", "messages"} or bool(row.keys() & _FOREIGN))
 
 
 @dataclass

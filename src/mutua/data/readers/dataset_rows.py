@@ -89,7 +89,7 @@ def _kind_of_folder(folder: Path) -> str | None:
 def _open(path: Path, split: str | None) -> Dataset:
     if not path.exists():
         raise SampleError(f"{path}: no such file or folder")
-    kind = _kind_of_folder(path) if path.is_dir() else path.suffix
+    kind = _kind_of_folder(path) if path.is_dir() else path.suffix if path.is_file() else None
     if kind not in (_SAVED, _SAVED_SPLITS, "parquet", ".parquet", ".arrow"):
         raise SampleError(
             f"{path}: is no folder of save_to_disk, holds no .parquet file, and is neither .parquet nor .arrow itself; "

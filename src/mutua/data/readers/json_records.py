@@ -24,19 +24,20 @@ class JsonRecords:
 
     Args:
         path: the file.
-        form: what it is; None takes a file that begins with a bracket for a list.
+        form: what it must be; None takes a file that begins with a bracket for a list.
 
     Attributes:
         content: CRC-32 of the file when it was opened.
 
     Raises:
-        SampleError: no such file, or a list that is damaged.
+        SampleError: no such file, not of that form, or a list that is damaged.
     """
 
-    def __init__(self, path: Path, form: Literal["lines", "list"] | None = None) -> None:
+    def __init__(self, path: Path, form: Literal["lines"] | None = None) -> None:
         self.path, self.content = path, 0
-        found = form_of(path)
-        self.form = form or found
+        self.form = form_of(path)
+        if form not in (None, self.form):
+            raise SampleError(f"{path}: holds a JSON list, not a sample a line: the type llava reads it")
         self._starts, self._ends, self._lines = array("Q"), array("Q"), array("Q")
         with path.open("rb") as file:
             if self.form == "list":

@@ -6,6 +6,7 @@ from pydantic import ValidationError
 
 from mutua.data.readers.json_records import JsonRecords
 from mutua.data.readers.reader import Reader
+from mutua.data.rows import is_foreign
 from mutua.data.sample import Sample, SampleError, first_problem
 
 
@@ -29,11 +30,13 @@ class JsonLines(Reader):
         return self._records.place(index)
 
     def without_images(self, index: int) -> Sample:
+        row = self._records[index]
         try:
-            return Sample.model_validate(self._records[index])
+            return Sample.model_validate(row)
         except ValidationError as error:
-            refused = SampleError(": ".join(part for part in (self.place(index), *first_problem(error)) if part))
-            raise refused from error
+            problem = ": ".join(part for part in (self.place(index), *first_problem(error)) if part)
+            hint = "; rows of LLaVA, ShareGPT, ms-swift and TRL are read by the type llava" if is_foreign(row) else ""
+            raise SampleError(problem + hint) from error
 
     def _field(self, m: int, p: int) -> str:
         return f"messages.{m}.content.{p}.image: "

@@ -8,6 +8,7 @@ from pathlib import Path
 from mutua.data.readers import DatasetsSource, JsonLinesSource, LlavaSource
 from mutua.data.readers.dataset_rows import is_dataset
 from mutua.data.readers.json_records import form_of
+from mutua.data.rows import is_foreign
 from mutua.data.sample import SampleError
 
 FileSource = JsonLinesSource | LlavaSource | DatasetsSource
@@ -15,7 +16,6 @@ FileSource = JsonLinesSource | LlavaSource | DatasetsSource
 _KINDS: dict[str, type[JsonLinesSource] | type[LlavaSource] | type[DatasetsSource]] = {
     kind.model_fields["type"].default: kind for kind in (JsonLinesSource, LlavaSource, DatasetsSource)
 }
-_OURS, _NOT_OURS = {"id", "messages"}, {"image", "images", "system"}  # what a row of our own has, and has not
 
 
 def source_at(name: str) -> FileSource:
@@ -30,6 +30,8 @@ def source_at(name: str) -> FileSource:
     path = Path(name)
     if not path.exists():
         raise SampleError(f"{name}: no such file or folder")
+    if not path.is_file() and not path.is_dir():
+        raise SampleError(f"{name}: is neither a file nor a folder: save the data in a file first")
     if is_dataset(path):
         return DatasetsSource(path=path)
     if path.is_dir():
@@ -37,7 +39,7 @@ def source_at(name: str) -> FileSource:
             f"{name}: a folder without data that is known: neither one of save_to_disk, nor one with .parquet files. "
             "Name a file in it"
         )
-    if not path.is_file() or path.suffix not in (".json", ".jsonl"):
+    if path.suffix not in (".json", ".jsonl"):
         raise SampleError(
             f"{name}: is neither .jsonl, .json, .parquet nor .arrow: if it is one of them, say which reader is meant, "
             f"{' or '.join(f'{kind}:{name}' for kind in _KINDS)}"
@@ -57,4 +59,4 @@ def _is_of_others(path: Path) -> bool:
         if path.suffix == ".jsonl":  # a line that is wrong is told where it is read
             return False
         raise SampleError(f"{path}: neither a JSON list of samples nor JSON Lines: its first line: {error}") from None
-    return isinstance(row, dict) and (not row.keys() >= _OURS or bool(row.keys() & _NOT_OURS))
+    return is_foreign(row)

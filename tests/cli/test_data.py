@@ -1,0 +1,131 @@
+"""`mutua data check`, and foreign data in `mutua eval` and `mutua train`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from foreign_data import chat_table, llava_rows, turns, write_lines, write_llava, write_pictures
+from tiny_model import make_model, make_processor
+from what_users_read import mutua
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("model")
+    network = make_model("mma")
+    network.save_pretrained(path)
+    make_processor(network).save_pretrained(path)
+    return path
+
+
+def test_check_says_what_is_there(tmp_path):
+    result = mutua("data", "check", write_llava(tmp_path))
+    assert result.exit_code == 0, result.output
+    assert "data.json: 3 samples" in result.stdout
+    assert "replies 4; pictures: samples 1 with 0, 1 with 1, 1 with 3" in result.stdout
+    assert "user: [picture 8 x 6] what colour is it?" in result.stdout
+    assert "1 prompt without a picture" in result.stdout
+
+
+def test_check_finds_what_a_run_would_skip(tmp_path, model):
+    write_pictures(tmp_path)
+    path = write_lines(
+        tmp_path / "data.jsonl",
+        {"image": "red.png", "conversations": turns("what?", "that")},
+        {"image": "none.png", "conversations": turns("what?", "that")},
+        {"image": "red.png", "conversations": turns("<|end|>?", "that")},
+        {"image": "red.png", "conversations": turns("what? " * 400, "that")},
+    )
+    result = mutua("data", "check", path, "-m", model)
+    assert result.exit_code == 1
+    shown = " ".join(result.stdout.split())
+    assert f"1 missing or broken picture {path}:2: file not found: {tmp_path / 'none.png'}" in shown
+    assert f"1 control token in a text {path}:3: <|end|> in '<|end|>?'" in shown
+    assert "tokens: median" in shown
+    assert "nothing to complain of" not in shown
+
+
+def test_check_as_json(tmp_path):
+    result = mutua("data", "check", write_llava(tmp_path), "--json")
+    (report,) = json.loads(result.stdout)["sources"]
+    assert (report["samples"], report["usable"], report["found"]) == (3, True, {"no picture": 1})
+
+
+def test_check_draws_a_page(tmp_path):
+    page = tmp_path / "page.html"
+    assert mutua("data", "check", write_llava(tmp_path), "-o", page, "--show", 2).exit_code == 0
+    assert page.read_text(encoding="utf-8").count("<img ") == 4
+
+
+def test_check_with_a_folder_of_pictures(tmp_path):
+    write_pictures(tmp_path / "pictures")
+    (tmp_path / "data.json").write_text(json.dumps(llava_rows()))
+    assert mutua("data", "check", tmp_path / "data.json").exit_code == 1
+    assert mutua("data", "check", tmp_path / "data.json", "--images", tmp_path / "pictures").exit_code == 0
+
+
+def test_check_of_a_recipe_goes_through_its_sources(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        f"name: mine\noutput: {tmp_path / 'run'}\nmodel: {{preset: tiny}}\n"
+        f"data: {{train: [{{source: {{type: llava, path: '{write_llava(tmp_path)}'}}}}]}}\n"
+        "train: {steps: 1, batch_size: 1, learning_rate: 1e-3}\n"
+        "evaluate: {sources: {held out: {type: scenes, split: test, size: 7}}}\n"
+    )
+    result = mutua("data", "check", recipe)
+    assert result.exit_code == 0, result.output
+    assert f"data.train.0 (llava {tmp_path / 'data.json'}): 3 samples" in result.stdout
+    assert "evaluate.sources.held out: 7 samples" in result.stdout
+
+
+def test_ctrl_c_prints_what_was_found(tmp_path, monkeypatch):
+    from mutua.data.readers import Llava
+
+    def stop(self: Llava, index: int) -> None:
+        raise KeyboardInterrupt
+
+    path = write_llava(tmp_path)
+    monkeypatch.setattr(Llava, "without_images", stop)
+    result = mutua("data", "check", path)
+    assert result.exit_code == 130
+    assert "3 samples, 0 of them read" in result.stdout
+    assert "interrupted" in result.stderr
+
+
+def test_eval_on_foreign_data(tmp_path, model):
+    assert mutua("eval", "-m", model, "-d", write_llava(tmp_path), "--json", tmp_path / "r.json").exit_code == 0
+    (scores,) = json.loads((tmp_path / "r.json").read_text()).values()
+    assert [record["expected"] for record in next(iter(scores.values()))["records"]] == [
+        "it is red",
+        "blue, green",
+        "hällo",
+    ]
+
+
+def test_train_on_foreign_data_and_go_on(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    chat_table().to_parquet(str(tmp_path / "table.parquet"))
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        f"name: mine\noutput: {tmp_path / 'run'}\n"
+        "model:\n"
+        "  preset: tiny\n"
+        "  vision: {hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 64}\n"
+        "  text: {hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 64}\n"
+        "data:\n"
+        "  train:\n"
+        f"    - source: {{type: llava, path: '{write_llava(tmp_path)}'}}\n"
+        f"    - source: {{type: datasets, path: '{tmp_path / 'table.parquet'}'}}\n"
+        "  tokenizer_texts: 8\n"
+        "train: {steps: 2, batch_size: 4, learning_rate: 1e-3, workers: 1, checkpoint_every: 1}\n"
+        f"evaluate: {{sources: {{mine: {{type: datasets, path: '{tmp_path / 'table.parquet'}'}}}}, limit: 1}}\n"
+    )
+    result = mutua("train", recipe)
+    assert result.exit_code == 0, result.output
+    assert not (tmp_path / "run/quarantine.jsonl").exists() or not (tmp_path / "run/quarantine.jsonl").read_text()
+    checkpoints = sorted((tmp_path / "run").glob("checkpoints/*/run.json"))
+    sources = json.loads(checkpoints[-1].read_text())["sources"]
+    assert [source["samples"] for source in sources] == [3, 4]
