@@ -16,6 +16,7 @@ from training_runs import at_step, child, expect_equal, lines
 
 from mutua.folders import FolderError
 from mutua.models import MutuaForConditionalGeneration, MutuaProcessor
+from mutua.models.model_folder import ModelError
 from mutua.training import (
     Recipe,
     RecipeError,
@@ -284,7 +285,7 @@ def test_training_goes_on_from_a_folder(
 
 
 def test_a_folder_without_a_model_is_named(tmp_path: Path, recipe_in, console: Console) -> None:
-    with pytest.raises(FileNotFoundError, match=r"model\.path .*nothing: no model there"):
+    with pytest.raises(ModelError, match=r"model\.path .*nothing: no model at"):
         train(recipe_in(tmp_path, f"model={{path: {tmp_path / 'nothing'}}}"), console)
 
 

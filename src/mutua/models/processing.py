@@ -7,6 +7,7 @@ its replies; a rendered chat that comes as a plain string is read by the templat
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ from mutua.chat.reply_spans import Rendering, expect_images, find_replies
 from mutua.chat.reply_tokens import expand, reply_tokens, shift
 from mutua.chat.template import ChatTemplate, ChatTemplateError, template_source, to_template_form
 from mutua.images import open_images
+from mutua.models.saved_folder import PROCESSOR_MAP, write_module
 from mutua.roles import NONE, Modality, TokenRoles
 
 # Arguments of Transformers' method that are no options of the call, whatever the template does with them.
@@ -53,6 +55,17 @@ class MutuaProcessor(ProcessorMixin):
         self.image_token = image_token
         self.image_token_id = tokenizer.convert_tokens_to_ids(image_token)
         super().__init__(image_processor, tokenizer, chat_template=chat_template or tokenizer.chat_template)
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
+        """As in Transformers, and beside it the module that opens the folder without `import mutua`."""
+        self.auto_map = PROCESSOR_MAP
+        os.makedirs(save_directory, exist_ok=True)
+        write_module(save_directory)
+        return super().save_pretrained(save_directory, *args, **kwargs)
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: str = "AutoProcessor") -> None:
+        """Nothing: Transformers would copy our source files into every saved folder; `auto_map` names the package."""
 
     @property
     def model_input_names(self) -> list[str]:
