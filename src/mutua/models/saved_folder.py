@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 _MODULE = "modeling_mutua"
-_CODE = '''"""The classes of this model are in the package mutua (pip install mutua). After its import nothing needs this."""
+_CODE = '''"""The classes of this model are in the package mutua (pip install mutua)."""
 
 from mutua.models import MutuaConfig, MutuaForConditionalGeneration, MutuaModel, MutuaProcessor
 '''
