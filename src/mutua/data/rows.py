@@ -1,144 +1,277 @@
-"""Rows as other tools hold them become samples: TRL's and `datasets`' columns, LLaVA, ShareGPT and ms-swift JSON.
+"""A row as other tools hold it (TRL, `datasets`, LLaVA, ShareGPT, ms-swift) as a `Sample`.
 
-| columns | from |
-|---|---|
-| `messages` (or `conversations`), each message with `role` and `content` | OpenAI, TRL, ms-swift |
-| `conversations`, each message with `from` and `value` | LLaVA, ShareGPT |
-| `prompt` and `completion`, texts or lists of messages | TRL |
+What a row may hold, by its keys:
 
-Pictures stand in the parts themselves, or in a column `images` (or `image`); then a mark `<image>` in a text, or an
-image part that holds nothing, says where each one belongs, and without any they come before the first user's text.
+- the conversation, as one of `messages`, `conversations`, `prompt` + `completion`, `query` + `response` (+ `history`),
+  and `system` beside any of them;
+- its pictures, inside the parts of the messages, or apart, as `images` or `image`;
+- `id`, `family`, `source`; other keys are no content, and are passed over.
+
+Pictures that come apart go to their places in order: to image parts that hold no image, and to `<image>` marks in
+texts. Where there is no place at all, they open the first user message.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NoReturn
 
 from pydantic import ValidationError
 
 from mutua.data.sample import Sample, SampleError, first_problem
 
-MARK = "<image>"
+_ROLES = {
+    **{name: name for name in ("system", "user", "assistant")},
+    **{"human": "user", "gpt": "assistant", "model": "assistant", "bot": "assistant"},
+}
 
-_ROLES = {"human": "user", "gpt": "assistant", "model": "assistant", "bot": "assistant"}
-_IMAGE_KEYS = ("image", "url", "path")
+IMAGE_MARK = "<image>"
+
+_CHATS = ("messages", "conversations", "prompt", "query")
+# What other trainers take for a part of the conversation: to pass it over would train on something else.
+_NOT_TAKEN = (
+    *("text", "tools", "functions", "documents", "objects", "chosen", "rejected", "rejected_response"),
+    *("video", "videos", "audio", "audios"),
+)
+_MARK = re.compile(rf"\n*{IMAGE_MARK}\n*")
+_IMAGE_KEYS = ("image", "path", "url", "image_url")
 
 
 def sample_from_row(row: Mapping[str, Any], place: str, source: str = "") -> Sample:
-    """The sample in a row.
+    """The row as a sample. Pictures that are paths stay so, pictures in memory are decoded.
+
+    A key whose value is None or empty counts as absent: so Arrow fills the rows of a table.
 
     Args:
-        row: columns by name; other columns than those above, `id`, `family` and `system` are let be.
-        place: where the row stands, for errors and, where the row has no `id`, as the sample's id.
-        source: the data set that the row came from.
+        row: see above.
+        place: where the row stands: what errors begin with and, where the row has no `id`, the sample's id.
+        source: where the row came from, unless it says so itself.
 
     Raises:
-        SampleError: no chat is in the row, its pictures are not as many as the places for them, or what
-            `mutua.data.sample.Sample` refuses; the message begins with `place`.
+        SampleError: with the place, the field, the value and the remedy.
     """
-    name = str(place if row.get("id") is None else row["id"])
-    try:
-        if not isinstance(row, Mapping):
-            raise ValueError(f"a row is an object with columns, not {type(row).__name__}")
-        messages = [_message(message) for message in _messages(row)]
-        _put_images(messages, _images(row))
-        return Sample.model_validate(
-            {"id": name, "messages": messages, "family": row.get("family") or "", "source": source}
-        )
-    except ValidationError as error:
-        problem = ": ".join(first_problem(error))
-    except ValueError as error:
-        problem = str(error)
-    refused = SampleError(f"{place}: {problem}")
-    refused.sample_id = name
-    raise refused
+    named = row.get("id") if isinstance(row, Mapping) else None
+    reader = _Row(str(place if named in (None, "") else named), place)
+    if not isinstance(row, Mapping):
+        reader.refuse("", f"a row is a mapping of columns, such as {{'messages': [...]}}, not {_shown(row)}")
+    return reader.sample({key: value for key, value in row.items() if not _is_absent(value)}, source)
 
 
-def _messages(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """All messages of a row, in order."""
-    for column in ("messages", "conversations"):
-        if row.get(column) is not None:
-            messages = _list_of_messages(row[column], column)
-            break
-    else:
-        if row.get("prompt") is None or row.get("completion") is None:
-            found = ", ".join(map(str, row)) or "nothing"
-            raise ValueError(f"no messages, conversations, or prompt and completion; the columns are {found}")
-        messages = [
-            message
-            for column, role in (("prompt", "user"), ("completion", "assistant"))
-            for message in (
-                [{"role": role, "content": row[column]}]
-                if isinstance(row[column], str)
-                else _list_of_messages(row[column], column)
+@dataclass
+class _Part:
+    """A part of a turn as a `Sample` takes it, and the field of the row that an error about it names."""
+
+    field: str
+    given: dict[str, Any]
+
+
+@dataclass
+class _Turn:
+    field: str
+    role: str
+    parts: list[_Part]
+
+
+class _Row:
+    """One row on its way to a sample."""
+
+    def __init__(self, id: str, place: str) -> None:
+        self.id, self.place = id, place
+
+    def refuse(self, field: str, problem: str) -> NoReturn:
+        error = SampleError(": ".join(part for part in (self.place, field, problem) if part))
+        error.sample_id = self.id
+        raise error
+
+    def sample(self, row: Mapping[str, Any], source: str) -> Sample:
+        for key in _NOT_TAKEN:
+            if key in row:
+                self.refuse(key, f"a sample has no place for it (got {_shown(row[key])}): remove the column")
+        chat = self._chat_key(row)
+        turns = list(self._turns(row, chat))
+        self._fill(turns, self._pictures(row))
+        given = {
+            "id": self.id,
+            "messages": [{"role": turn.role, "content": [part.given for part in turn.parts]} for turn in turns],
+            "family": row.get("family", ""),
+            "source": row.get("source", source),
+        }
+        try:
+            return Sample.model_validate(given)
+        except ValidationError as error:
+            field, problem = first_problem(error)
+            self.refuse(_field_of_row(field, turns, chat), problem)
+
+    def _chat_key(self, row: Mapping[str, Any]) -> str:
+        keys = [key for key in _CHATS if key in row]
+        if not keys:
+            self.refuse(
+                "",
+                f"no conversation in its columns {', '.join(row) or '(none)'}: it is looked for in messages, "
+                "conversations, prompt and completion, or query and response",
             )
-        ]
-    system = row.get("system")
-    return messages if not system else [{"role": "system", "content": system}, *messages]
+        if len(keys) > 1:
+            self.refuse("", f"{keys[0]} and {keys[1]} hold a conversation each: remove the one that is not meant")
+        return keys[0]
+
+    def _turns(self, row: Mapping[str, Any], chat: str) -> Iterator[_Turn]:
+        if "system" in row:
+            yield self._turn("system", "system", row["system"])
+        if chat in ("messages", "conversations"):
+            yield from self._messages(chat, row[chat])
+        elif chat == "prompt":
+            for key, role in (("prompt", "user"), ("completion", "assistant")):
+                if isinstance(row.get(key), str):
+                    yield self._turn(key, role, row[key])
+                elif key in row:
+                    yield from self._messages(key, row[key])
+        else:
+            for nth, pair in enumerate(self._list("history", row.get("history", []))):
+                if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
+                    self.refuse(f"history.{nth}", f"is a query and its response, not {_shown(pair)}")
+                yield self._turn(f"history.{nth}.0", "user", pair[0])
+                yield self._turn(f"history.{nth}.1", "assistant", pair[1])
+            yield self._turn("query", "user", row["query"])
+            if "response" in row:
+                yield self._turn("response", "assistant", row["response"])
+
+    def _messages(self, key: str, messages: Any) -> Iterator[_Turn]:
+        for nth, message in enumerate(self._list(key, messages)):
+            field = f"{key}.{nth}"
+            if not isinstance(message, Mapping):
+                self.refuse(
+                    field, f"a message is a mapping such as {{'role': ..., 'content': ...}}, not {_shown(message)}"
+                )
+            message = {name: value for name, value in message.items() if not _is_absent(value)}
+            speaker, said = ("from", "value") if "from" in message else ("role", "content")
+            for name in message.keys() - {speaker, said}:
+                self.refuse(
+                    f"{field}.{name}", f"a message has no place for it (got {_shown(message[name])}): remove it"
+                )
+            role = message.get(speaker)
+            if not isinstance(role, str) or role not in _ROLES:
+                self.refuse(f"{field}.{speaker}", f"{_shown(role)} is no speaker: use one of {', '.join(_ROLES)}")
+            if said not in message:
+                self.refuse(f"{field}.{said}", "is missing or empty: give the message a text, or leave it out")
+            yield self._turn(field, _ROLES[role], message[said], said)
+
+    def _turn(self, field: str, role: str, content: Any, key: str = "") -> _Turn:
+        inside = f"{field}.{key}" if key else field
+        if isinstance(content, str):
+            return _Turn(field, role, [_Part(inside, part) for part in _split(content)])
+        parts = []
+        for nth, part in enumerate(self._list(inside, content)):
+            parts += [_Part(f"{inside}.{nth}", one) for one in self._parts(f"{inside}.{nth}", part)]
+        return _Turn(field, role, parts)
+
+    def _parts(self, field: str, part: Any) -> list[dict[str, Any]]:
+        """A part as a sample takes it; the marks in a text make several of it."""
+        if not isinstance(part, Mapping):
+            self.refuse(field, f"a part is a mapping such as {{'type': 'text', 'text': ...}}, not {_shown(part)}")
+        part = {name: value for name, value in part.items() if value is not None}
+        if part.keys() == {"type", "text"} and part["type"] == "text" and isinstance(part["text"], str):
+            return _split(part["text"])
+        if part.get("type") not in ("image", "image_url"):
+            return [part]
+        held = [name for name in _IMAGE_KEYS if name in part]
+        if len(held) > 1:
+            self.refuse(field, f"is one image, but holds {' and '.join(held)}: leave one")
+        image = {"image": _picture(part.pop(held[0]))} if held else {}
+        return [{**part, "type": "image", **image}]
+
+    def _pictures(self, row: Mapping[str, Any]) -> list[_Part]:
+        """The pictures that come apart from the messages, as parts."""
+        if "images" in row and "image" in row:
+            self.refuse("", "images and image hold pictures each: remove the one that is not meant")
+        key = "images" if "images" in row else "image"
+        held = row.get(key, [])
+        if not isinstance(held, (list, tuple)):
+            return [_Part(key, {"type": "image", "image": _picture(held)})]
+        for nth, picture in enumerate(held):
+            if _is_absent(picture):
+                self.refuse(f"{key}.{nth}", f"is no picture (got {_shown(picture)}): give one, or leave it out")
+        return [_Part(f"{key}.{nth}", {"type": "image", "image": _picture(one)}) for nth, one in enumerate(held)]
+
+    def _fill(self, turns: Sequence[_Turn], pictures: Sequence[_Part]) -> None:
+        """Puts the pictures into their places."""
+        images = [part for turn in turns for part in turn.parts if part.given.get("type") == "image"]
+        places = [part for part in images if part.given.get("image") is None]
+        if pictures and not images:
+            first = next((turn for turn in turns if turn.role == "user"), None)
+            if first is not None:
+                first.parts[:0] = pictures
+                return
+        if len(places) != len(pictures):
+            self.refuse(
+                ", ".join(dict.fromkeys(part.field for part in places)),
+                f"{_count(len(places), 'place')} for a picture ({IMAGE_MARK} marks, and image parts without an image), "
+                f"and {_count(len(pictures), 'picture')} in images or image: give each place its picture",
+            )
+        for place, picture in zip(places, pictures, strict=True):
+            place.field, place.given = f"{place.field} ({picture.field})", {**place.given, **picture.given}
+
+    def _list(self, field: str, given: Any) -> Sequence[Any]:
+        if not isinstance(given, (list, tuple)):
+            self.refuse(field, f"is a list, not {_shown(given)}")
+        return given
 
 
-def _list_of_messages(value: Any, column: str) -> list[Mapping[str, Any]]:
-    if not isinstance(value, (list, tuple)) or not all(isinstance(message, Mapping) for message in value):
-        raise ValueError(f"{column} is no list of messages, but {str(value)[:60]!r}")
-    return list(value)
+def _split(text: str) -> list[dict[str, Any]]:
+    """A plain text as parts: its marks are places for images.
 
-
-def _message(message: Mapping[str, Any]) -> dict[str, Any]:
-    """A message with the keys of ours, its content a list of parts."""
-    role = message.get("role") or message.get("from")
-    content = message.get("content") if message.get("content") is not None else message.get("value")
-    kept = {"role": _ROLES.get(str(role), role)}
-    if isinstance(content, str):
-        return {**kept, "content": list(_parts_of_text(content))}
-    if not isinstance(content, (list, tuple)):
-        raise ValueError(f"the content of a message of {role!r} is {str(content)[:60]!r}: give text or parts")
-    return {**kept, "content": [part for given in content for part in _parts(given)]}
-
-
-def _parts(part: Any) -> Iterator[dict[str, Any]]:
-    if not isinstance(part, Mapping):
-        raise ValueError(f"a part of a message is {str(part)[:60]!r}: give {{'type': 'text', 'text': ...}}")
-    part = {key: value for key, value in part.items() if value is not None}
-    if part.get("type") == "image":
-        held = next((part[key] for key in _IMAGE_KEYS if key in part), None)
-        yield {"type": "image", "image": held}
-    elif part.get("type") == "text" and isinstance(part.get("text"), str):
-        yield from _parts_of_text(part["text"])
-    else:
-        yield part
-
-
-def _parts_of_text(text: str) -> Iterator[dict[str, Any]]:
-    """The pieces of a text between marks. Line breaks beside a mark go with it, as in LLaVA's own code."""
-    pieces = text.split(MARK)
-    for nth, piece in enumerate(pieces):
+    As LLaVA does, the newlines beside a mark are left out, and white space where a text with marks begins or ends.
+    """
+    if IMAGE_MARK not in text:
+        return [{"type": "text", "text": text}]
+    texts = _MARK.split(text)
+    said = [nth for nth, one in enumerate(texts) if one.strip()]
+    if said:
+        texts[said[0]] = texts[said[0]].lstrip()
+        texts[said[-1]] = texts[said[-1]].rstrip()
+    parts: list[dict[str, Any]] = []
+    for nth, one in enumerate(texts):
         if nth:
-            yield {"type": "image", "image": None}
-        if len(pieces) > 1:
-            piece = piece.strip("\n")
-        if piece.strip() or len(pieces) == 1:
-            yield {"type": "text", "text": piece}
+            parts.append({"type": "image"})
+        if nth in said:
+            parts.append({"type": "text", "text": one})
+    return parts
 
 
-def _images(row: Mapping[str, Any]) -> list[Any]:
-    for column in ("images", "image"):
-        if (value := row.get(column)) is not None:
-            return list(value) if isinstance(value, (list, tuple)) else [value]
-    return []
+def _picture(value: Any) -> Any:
+    """A picture as `ImagePart` takes it: `datasets` keeps the path of a file as {"bytes": None, "path": ...}."""
+    if isinstance(value, Mapping):
+        if value.get("url") is not None:
+            return value["url"]
+        if value.get("bytes") is None and value.get("path") is not None:
+            return value["path"]
+    return value
 
 
-def _put_images(messages: Sequence[dict[str, Any]], images: Sequence[Any]) -> None:
-    """Puts the pictures of the row's own column where they belong."""
-    places = [part for message in messages for part in message["content"] if part.get("type") == "image"]
-    empty = [part for part in places if part["image"] is None]
-    if images and not places:
-        first = next((message for message in messages if message["role"] == "user"), None)
-        if first is None:
-            raise ValueError("there are pictures, but no user message that they could belong to")
-        first["content"][:0] = [{"type": "image", "image": image} for image in images]
-        return
-    if len(images) != len(empty):
-        raise ValueError(f"{len(images)} pictures for {len(empty)} places (marks {MARK}, and image parts without one)")
-    for part, image in zip(empty, images, strict=True):
-        part["image"] = image
+def _is_absent(value: Any) -> bool:
+    return value is None or (isinstance(value, (str, list, tuple, Mapping)) and not value)
+
+
+def _field_of_row(field: str, turns: Sequence[_Turn], chat: str) -> str:
+    """The field of the row that a field of the sample came from."""
+    keys = field.split(".")
+    if keys[0] != "messages":
+        return field
+    if len(keys) == 1:
+        return chat
+    turn = turns[int(keys[1])]
+    if len(keys) < 4 or keys[2] != "content":
+        return turn.field
+    # The keys of a part are ours, unless it is one too many.
+    return ".".join([turn.parts[int(keys[3])].field, *(key for key in keys[4:] if key not in ("text", "image"))])
+
+
+def _shown(value: Any) -> str:
+    """A value as an error shows it: not too much of it."""
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:100]}..."
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
