@@ -67,7 +67,10 @@ def test_no_answer() -> None:
         ([{"role": "user", "content": []}], "user message with no content"),
         ([USER, {**USER, "role": "assistant"}], "image in the assistant message: images belong in user messages"),
         ([{**USER, "role": "system"}, USER], "image in the system message: images belong in user messages"),
-        ([{"role": "user", "content": [{"type": "image", "image": "https://a.b/c.png"}]}], "no network: download it"),
+        (
+            [{"role": "user", "content": [{"type": "image", "image": "https://a.b/c.png"}]}],
+            "is a URL, and no network is used: download it",
+        ),
         ([{"role": "user", "content": [{"type": "video", "video": "a.mp4"}]}], "'video' .*does not match any"),
         ([{**USER, "name": "ann"}], "Extra inputs are not permitted"),
     ],
