@@ -79,8 +79,12 @@ class MutuaProcessor(ProcessorMixin):
         count = len(image_sizes or [])
         return MultiModalData(num_image_tokens=[self.num_image_tokens] * count, num_image_patches=[1] * count)
 
-    def prepare_inputs_layout(self, images: Any = None, text: Any = None, **kwargs: Any) -> tuple[Any, ...]:
+    def prepare_inputs_layout(
+        self, images: Any = None, text: Any = None, videos: Any = None, audio: Any = None, **kwargs: Any
+    ) -> tuple[Any, ...]:
         """As in Transformers, where every call begins with it; all pictures become 8-bit RGB here."""
+        if videos is not None or audio is not None:
+            raise ValueError("videos and audio have no input in this model: give images=... and text=... alone.")
         images = open_images(images) if images is not None else None
         if isinstance(images, list) and not any(images):
             images = None  # an empty list, or one for each text
@@ -110,13 +114,11 @@ class MutuaProcessor(ProcessorMixin):
                 said what is not known. Pass the messages to `apply_chat_template` (or `return_roles=False` to get no
                 `token_type_ids`).
         """
+        texts = [text] if isinstance(text, str) else text
+        if text is not None and not (isinstance(texts, (list, tuple)) and all(isinstance(one, str) for one in texts)):
+            raise ValueError(f"text is a string or a list of strings, not {text!r:.60}: pass pictures as images=.")
         if not return_roles or text is None:
             return super().__call__(images=images, text=text, **kwargs)
-        texts = [text] if isinstance(text, str) else text
-        if not isinstance(texts, (list, tuple)) or not all(isinstance(one, str) for one in texts):
-            raise ValueError(
-                f"text is a string or a list of strings, not {type(text).__name__}: pass images as images=."
-            )
         control_tokens = control_tokens_of(self.tokenizer)
         renderings = [self._read(one, control_tokens) for one in texts]
         if all(renderings):
