@@ -1,24 +1,25 @@
-"""Folders that are complete or not there.
+"""Folders and files that are complete or not there.
 
-A folder is written beside its final place under a name that ends in `.partial`, flushed to the disk and renamed. So a
-process that is killed at any moment leaves whole folders, and at most one `.partial` folder.
+Each is written beside its final place under a name with `.partial` in it, flushed to the disk and renamed. So a process
+that is killed at any moment leaves what is whole, and at most one `.partial` beside it.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
 
 PARTIAL = ".partial"
+_TRIAL = bytes(1 << 20)  # so much must fit on the disk before anything is computed for a file
 
 
 class FolderError(OSError):
-    """A folder cannot be written."""
+    """A folder, or a file in one, cannot be written."""
 
 
 @contextmanager
@@ -47,6 +48,57 @@ def whole_folder(target: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+@contextmanager
+def whole_file(target: Path) -> Iterator[Callable[[Callable[[Path], object]], None]]:
+    """Tries at once whether a file can be written, before the block computes what is to be in it.
+
+    Yields a function that takes another, which writes to a path that it is given (of the suffix of `target`). What it
+    wrote takes the place of `target` when it is flushed to the disk. Until then an older file stays as it is.
+
+    Raises:
+        FolderError: there is no such folder, the target is a folder or a device, the disk is full or not writable, at
+            the beginning or when it is written; nothing is left behind.
+    """
+    place = Path(os.path.realpath(target))  # a link stays a link
+    partial = place.with_name(f"{place.stem}{PARTIAL}{place.suffix}")
+    with _told_as_a_folder_error(target):
+        if place.is_dir():
+            raise FolderError(f"{target} is a folder: name a file in it.")
+        if place.exists() and not place.is_file():
+            raise FolderError(f"{target} is a device or a pipe: name a file.")
+        if not place.parent.is_dir():
+            raise FolderError(f"{target}: there is no folder {target.parent}; make it first.")
+
+    def write(into: Callable[[Path], object]) -> None:
+        with _told_as_a_folder_error(target):
+            into(partial)
+            _flush(partial)
+            partial.replace(place)
+            _flush(place.parent)
+
+    try:
+        with _told_as_a_folder_error(target):
+            partial.write_bytes(_TRIAL)
+            _flush(partial)
+        yield write
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def _told_as_a_folder_error(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except FolderError:
+        raise
+    except OSError as error:
+        why = error.strerror or error
+        raise FolderError(
+            f"{target} cannot be written ({why}): name a file where there is room and you may write."
+        ) from error
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -20,7 +20,7 @@ def accuracy(**scores: tuple[int, int]) -> Accuracy:
 
 
 RESULTS = {"causal": accuracy(count=(2, 4), relation=(1, 4)), "mma": accuracy(count=(4, 4), exists=(3, 4))}
-BLIND = {"count": 0.25, "overall": 0.3}
+BLIND = {"count": 0.25, "relation": 0.5, "exists": 0.75}
 
 
 def test_families_down_and_models_across() -> None:
@@ -34,6 +34,7 @@ def test_families_down_and_models_across() -> None:
     assert rows["relation"].split("│")[4].strip() == "-"
     assert "37.5%" in rows["overall"]
     assert "two models" in out.getvalue()
+    assert rows["overall"].split("│")[5].strip() == "50.0%", "four questions of each family"
 
 
 @pytest.mark.parametrize("blind", [None, {"scenes": BLIND, "mine": None}])
@@ -43,6 +44,13 @@ def test_the_figure_is_a_picture(tmp_path: Path, blind: dict | None) -> None:
         assert picture.format == "PNG"
         assert picture.width > picture.height > 400
         assert len(picture.convert("RGB").getcolors(1 << 24)) > 3
+
+
+def test_a_blind_guess_of_some_families_has_no_overall() -> None:
+    out = StringIO()
+    Console(file=out, width=120).print(table({"mma": accuracy(count=(1, 4), exists=(3, 4))}, blind={"count": 0.25}))
+    overall = next(line for line in out.getvalue().splitlines() if "overall" in line)
+    assert overall.split("│")[4].strip() == ""
 
 
 def test_names_are_no_markup(tmp_path: Path) -> None:

@@ -300,7 +300,11 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[dict[str, Any]]]:
     """The conversations that the model is asked to answer; it says ok to each, and to "stop" what Ctrl-C does."""
     conversations: list[list[dict[str, Any]]] = []
 
-    def reply(_model: Any, _processor: Any, messages: list[dict[str, Any]], **_: Any) -> Answer:
+    used = []
+
+    def reply(_model: Any, _processor: Any, messages: list[dict[str, Any]], streamer: Any, **_: Any) -> Answer:
+        assert streamer not in used, "a streamer that was stopped still holds what it has not printed"
+        used.append(streamer)
         conversations.append(messages)
         if messages[-1]["content"][-1]["text"] == "stop":
             raise KeyboardInterrupt

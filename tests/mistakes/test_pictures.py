@@ -198,6 +198,8 @@ TO_THE_PROCESSOR = [
         processed([[picture(1), picture(2)], []], ["<image>", "<image>"]),
         ("[2, 0] pictures came for texts with [1, 1] placeholders", "in order"),
     ),
+    Mistake("a video", lambda _: processor()(text="a", videos=["a.mp4"]), ("videos and audio have no input",)),
+    Mistake("sound", lambda _: processor()(text="a", audio=["a.wav"]), ("videos and audio have no input",)),
     Mistake("text of no string", processed(None, [None]), ("text is a string or a list of strings",)),
 ]
 IN_A_MESSAGE = [

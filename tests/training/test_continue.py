@@ -115,7 +115,7 @@ def test_nothing_else_may_change_and_steps_may_not_shrink(again) -> None:
 def test_a_model_that_no_run_made_is_left_alone(tmp_path: Path, recipe_in) -> None:
     (tmp_path / "run" / "model").mkdir(parents=True)
     (tmp_path / "run" / "model" / "precious").write_text("x")
-    with pytest.raises(RecipeError, match=r"output: .*model is there, and no run made it"):
+    with pytest.raises(RecipeError, match=r"output: .*model is there, and no run wrote it"):
         train(recipe_in(tmp_path), Console(quiet=True))
     assert (tmp_path / "run" / "model" / "precious").exists()
 

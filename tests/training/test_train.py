@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from training_runs import at_step, child, expect_equal, lines
 
 from mutua.folders import FolderError
 from mutua.models import MutuaForConditionalGeneration, MutuaProcessor
+from mutua.models.model_folder import ModelError
 from mutua.training import (
     Recipe,
     RecipeError,
@@ -25,6 +27,7 @@ from mutua.training import (
     train,
 )
 from mutua.training import checkpoint as checkpoint_module
+from mutua.training.batches import StepBatch
 from mutua.training.signals import StopRequest
 from mutua.training.step import Stepper
 
@@ -273,6 +276,53 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(
     assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["step-000004"]
 
 
+def test_an_error_saves_the_last_whole_step(tmp_path: Path, recipe_in, console: Console, monkeypatch) -> None:
+    """Losses go on as if nothing had been, dropout included."""
+    original = Stepper.backward
+    failing = [6]
+
+    def fail(stepper: Stepper, batch: StepBatch) -> Any:
+        out = original(stepper, batch)
+        if stepper.begun in failing:
+            failing.clear()
+            raise MemoryError("none left")
+        return out
+
+    train(recipe_in(tmp_path), console)
+    (tmp_path / "again").mkdir()
+    monkeypatch.setattr(Stepper, "backward", fail)
+    with pytest.raises(MemoryError, match="none left"):
+        train(recipe_in(tmp_path / "again"), console)
+    assert "Step 6 is saved" in console.file.getvalue()
+    train(recipe_in(tmp_path / "again"), console)
+    assert lines(tmp_path / "again/run") == lines(tmp_path / "run")
+
+
+def test_an_error_within_an_update_saves_nothing(tmp_path: Path, recipe_in, console: Console, monkeypatch) -> None:
+    original = torch.optim.AdamW.step
+    calls = []
+
+    def fail(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 7:
+            raise RuntimeError("half of the weights are new")
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", fail)
+    with pytest.raises(RuntimeError, match="half of the weights"):
+        train(recipe_in(tmp_path), console)
+    assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["step-000004"]
+
+
+def test_a_finished_run_sums_up(tmp_path: Path, recipe_in, console: Console) -> None:
+    train(recipe_in(tmp_path), console)
+    told = console.file.getvalue()
+    log = lines(tmp_path / "run")
+    assert f"9 steps, {9 * 4} samples in 0 min" in told
+    assert f"loss {log[0]['loss']:.4f} -> {log[-1]['loss']:.4f}" in told
+    assert f"log: {tmp_path / 'run/log.jsonl'}" in told
+
+
 def test_training_goes_on_from_a_folder(
     reference: tuple[Path, TrainResult], tmp_path: Path, recipe_in, console: Console
 ) -> None:
@@ -284,7 +334,7 @@ def test_training_goes_on_from_a_folder(
 
 
 def test_a_folder_without_a_model_is_named(tmp_path: Path, recipe_in, console: Console) -> None:
-    with pytest.raises(FileNotFoundError, match=r"model\.path .*nothing: no model there"):
+    with pytest.raises(ModelError, match=r"model\.path .*nothing: no model at"):
         train(recipe_in(tmp_path, f"model={{path: {tmp_path / 'nothing'}}}"), console)
 
 

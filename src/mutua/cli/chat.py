@@ -46,9 +46,10 @@ def chat(
 
         pictures = [open_image(image) for image in images or []]
         network, processor = load_model(model, policy)
-        streamer = TextStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
 
         def answer(messages: list[dict[str, Any]]) -> str:
+            # A new one each time: one that was stopped still holds what it has not printed.
+            streamer = TextStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
             said = reply(network, processor, messages, max_new_tokens=max_new_tokens, streamer=streamer)
             tell_how_it_ended(said)
             return said.text

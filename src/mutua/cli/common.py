@@ -1,31 +1,56 @@
-"""What the commands share: how a user's mistake is reported, how a model is loaded, the options with one meaning."""
+"""What the commands share: what is printed and how, how mistakes are reported, a model loaded, a file written."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 if TYPE_CHECKING:
     from mutua import MutuaForConditionalGeneration, MutuaProcessor
     from mutua.api import Answer
 
 FAILED, INTERRUPTED = 1, 130
+_WIDE = 10_000  # characters
 
-out = Console()
-err = Console(stderr=True)
+# As in `mutua.attention.POLICIES`, without the torch that importing it takes: `--help` is instant.
+POLICY_NAMES = "causal, mma, mma-bidirectional, prefix, future-visual, future-text, future, concentric"
 
 ModelOption = Annotated[
     str | None, typer.Option("--model", "-m", help="Folder or hub id of a Mutua model. Default: the packaged tiny one.")
 ]
 PolicyOption = Annotated[
-    str | None, typer.Option("--policy", "-p", help="Attention policy instead of the model's own: mma or causal.")
+    str | None,
+    typer.Option("--policy", "-p", help=f"Attention policy instead of the model's own: {POLICY_NAMES}."),
 ]
+
+
+class PlainConsole(Console):
+    """A console that prints what it is given: brackets and colons in a name are no markup, and no line of text is cut.
+
+    Only a table on a terminal is fitted to a width; into a file or a pipe its cells, paths among them, go whole.
+    """
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        stream = sys.stderr if stderr else sys.stdout
+        is_fitted = "COLUMNS" in os.environ or (stream is not None and stream.isatty())
+        width = None if is_fitted else _WIDE
+        super().__init__(stderr=stderr, width=width, markup=False, emoji=False, highlight=False)
+
+    def print(self, *objects: Any, **settings: Any) -> None:
+        is_text = all(isinstance(shown, str | Text) for shown in objects)
+        super().print(*objects, **{"soft_wrap": is_text, **settings})
+
+
+out = PlainConsole()
+err = PlainConsole(stderr=True)
 
 
 @contextmanager
@@ -37,20 +62,25 @@ def report_errors() -> Iterator[None]:
     """
     try:
         yield
-    except KeyboardInterrupt:
-        err.print("interrupted", style="yellow")
-        raise typer.Exit(INTERRUPTED) from None
-    except (ValueError, ImportError, OSError) as error:
+    except BrokenPipeError:  # nobody reads on, as behind `| head`: Typer ends quietly
+        raise
+    except (KeyboardInterrupt, ValueError, ImportError, OSError) as error:
+        if _is_interrupt(error):
+            err.print("interrupted", style="yellow")
+            raise typer.Exit(INTERRUPTED) from None
         if os.environ.get("MUTUA_DEBUG"):
             raise
-        err.print(f"[red]error:[/red] {_escape(str(error))}", highlight=False, soft_wrap=True)
+        err.print(Text.assemble(("error: ", "red"), str(error)))
         raise typer.Exit(FAILED) from None
 
 
-def _escape(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Whether it began with Ctrl-C: met while Transformers imports a module, that becomes an ImportError."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def load_model(name: str | None, policy: str | None) -> tuple[MutuaForConditionalGeneration, MutuaProcessor]:
@@ -62,6 +92,46 @@ def load_model(name: str | None, policy: str | None) -> tuple[MutuaForConditiona
     if name is None:
         err.print("using the packaged tiny model (64 x 64 pictures of shapes); --model names another", style="dim")
     return load(name, policy=policy)
+
+
+def each_once(option: str, values: Sequence[str]) -> Sequence[str]:
+    """The values of a repeatable option, of which each is one column, table or panel. ValueError if one comes twice."""
+    for value in values:
+        if values.count(value) > 1:
+            raise ValueError(f"{option} {value} is given twice: name each once.")
+    return values
+
+
+@contextmanager
+def result_file(
+    option: str, path: Path | None, suffixes: Sequence[str] = ()
+) -> Iterator[Callable[[Callable[[Path], object]], None]]:
+    """The file that an option names, tried before anything is computed for it; a function that writes it.
+
+    The function is given another that writes to a path, as in `mutua.folders.whole_file`. With no `path` it does
+    nothing.
+
+    Raises:
+        ValueError: the file has none of the `suffixes`, or it cannot be written.
+    """
+    if path is None:
+        yield lambda write: None
+        return
+    from mutua.folders import FolderError, whole_file
+
+    with ExitStack() as stack:
+        try:
+            save = stack.enter_context(whole_file(path))
+        except FolderError as error:
+            raise ValueError(f"{option} {error}") from error
+        if suffixes and path.suffix.lower() not in suffixes:
+            raise ValueError(f"{option} {path}: pictures are drawn as {' or '.join(suffixes)}.")
+
+        def saved(write: Callable[[Path], object]) -> None:
+            save(write)
+            err.print(f"written: {path}", style="dim")
+
+        yield saved
 
 
 def tell_how_it_ended(answer: Answer) -> None:

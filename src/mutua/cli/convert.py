@@ -11,9 +11,9 @@ from mutua.cli.common import err, out, report_errors
 
 CONVERT_EXAMPLES = """Examples:
 
-  mutua convert aki AKI-4B-phi-3.5-mini models/aki-4b        (a folder fetched from the hub)
+  mutua convert aki AKI-4B-phi-3.5-mini models/aki-4b     (a downloaded folder)
 
-  mutua convert aki released models/aki-4b --vision-encoder siglip/ --language-model phi-3.5/     (offline)
+  mutua convert aki AKI-4B-phi-3.5-mini models/aki-4b --vision-encoder siglip/
 
   mutua ask -m models/aki-4b photo.jpg "What is on the table?"
 """
@@ -57,7 +57,7 @@ def convert_aki(
                 lambda done, total: bars.update(task, completed=done, total=total),
             )
         has_tokenizer = (target / "tokenizer.json").is_file()
-    out.print(f"{target}: a Mutua model, policy mma.", highlight=False)
+    out.print(f"{target}: a Mutua model, policy mma.")
     if not has_tokenizer:
         out.print(f"{source} has no tokenizer files, so neither has the model: `mutua ask` needs them.", style="yellow")
 
@@ -76,4 +76,4 @@ def export_aki(
 
         with err.status("writing"):
             export(source, target, converted)
-    out.print(f"{target}: the released AKI format.", highlight=False)
+    out.print(f"{target}: the released AKI format.")

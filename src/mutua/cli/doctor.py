@@ -56,11 +56,13 @@ def doctor(
 def _examine() -> dict[str, dict[str, str]]:
     import torch
 
+    from mutua import __version__
     from mutua.api import PACKAGED
     from mutua.attention import BACKENDS, POLICIES, auto, resolve
     from mutua.attention.abilities import ABILITIES, Forward
 
-    versions = {name: metadata.version(name) for name in ("mutua", "torch", "transformers", "tokenizers", "pillow")}
+    names = ("torch", "transformers", "tokenizers", "pillow")
+    versions = {"mutua": __version__, **{name: metadata.version(name) for name in names}}
     devices = {"cpu": f"{os.cpu_count()} cores, {torch.get_num_threads()} torch threads"}
     for index in range(torch.cuda.device_count()):
         devices[f"cuda:{index}"] = torch.cuda.get_device_name(index)

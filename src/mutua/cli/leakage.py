@@ -10,7 +10,7 @@ from mutua.cli.common import FAILED, PolicyOption, err, load_model, out, report_
 
 EXAMPLES = """Examples:
 
-  mutua leakage                               (the packaged model)
+  mutua leakage      (the packaged model)
 
   mutua leakage runs/mine/model --conversations 20
 
@@ -19,7 +19,9 @@ EXAMPLES = """Examples:
 
 
 def leakage(
-    model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="Folder or hub id.")] = None,
+    model: Annotated[
+        str | None, typer.Argument(metavar="MODEL", help="Folder or hub id. Default: the packaged tiny one.")
+    ] = None,
     policy: PolicyOption = None,
     backend: Annotated[str | None, typer.Option("--backend", "-b", help="Attention backend to test.")] = None,
     conversations: Annotated[int, typer.Option(min=1, help="Random conversations to perturb.")] = 4,
@@ -29,6 +31,7 @@ def leakage(
     with report_errors():
         from rich.progress import Progress
         from rich.table import Table
+        from rich.text import Text
 
         from mutua.inspection.leakage import prove
 
@@ -41,7 +44,7 @@ def leakage(
     used = network.model.language_model.config._attn_implementation
     table = Table("perturbed: watched", "trials", "moved", "must", "", title=f"policy {proof.policy}, backend {used}")
     for finding in proof.findings:
-        verdict = "[green]ok[/green]" if finding.ok else f"[red]{finding.verdict.upper()}[/red]"
+        verdict = Text("ok", "green") if finding.ok else Text(finding.verdict.upper(), "red")
         must = "move" if finding.must_move else "not move"
         table.add_row(finding.name, str(finding.trials), f"{finding.moved:.1e}", must, verdict)
     out.print(table)

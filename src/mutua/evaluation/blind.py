@@ -5,7 +5,7 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol, TypeAlias
 
 from mutua.data.scenes.scene import COLOURS, SHAPES, SIZES
@@ -63,6 +63,16 @@ def blind_accuracy(fit: Iterable[Asked], test: Iterable[Asked]) -> dict[str, flo
             guess = majority.get(key(asked), guess)
             hits[guesser][asked.family] += guess == asked.answer
     return {family: max(right[family] for right in hits) / total for family, total in sorted(totals.items())}
+
+
+def blind_overall(blind: Mapping[str, float], asked: Mapping[str, int]) -> float | None:
+    """What a blind guess scores over all questions, of which `asked` counts those of each family.
+
+    None where a family has no blind guess, or nothing was asked.
+    """
+    if not asked or not set(asked) <= set(blind):
+        return None
+    return sum(blind[family] * count for family, count in asked.items()) / sum(asked.values())
 
 
 def main(fit: int = 20_000, test: int = 5_000) -> None:

@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from mutua.evaluation.accuracy import Accuracy, Score
+from mutua.evaluation.blind import blind_overall
+from mutua.figures import blank_figure
 
 _OVERALL = "overall"
 
@@ -21,17 +23,20 @@ def table(results: Mapping[str, Accuracy], *, blind: Mapping[str, float] | None 
         results: by the name of the model.
         blind: by family, 0 to 1: what the best guesser scores that never sees the image (`mutua.evaluation.blind`).
     """
-    out = Table("family", title=escape(title) or None)
+    # As `Text`: a name with brackets is no markup, whichever console prints it.
+    out = Table("family", title=Text(title, style="italic") if title else None)
     out.add_column("samples", justify="right")
     for model in results:
-        out.add_column(escape(model), justify="right", overflow="fold")
+        out.add_column(Text(model), justify="right", overflow="fold")
     if blind is not None:
         out.add_column("blind guess", justify="right", style="dim")
-    for family, scores in _rows(results).items():
+    rows = _rows(results)
+    guesses = _guesses(rows, blind)
+    for family, scores in rows.items():
         sizes = sorted({str(score.total) for score in scores if score is not None})
-        cells = [escape(family), "/".join(sizes), *map(_cell, scores)]
+        cells: list[str | Text] = [Text(family), "/".join(sizes), *map(_cell, scores)]
         if blind is not None:
-            cells.append(f"{blind[family]:.1%}" if family in blind else "")
+            cells.append(f"{guesses[family]:.1%}" if family in guesses else "")
         if family == _OVERALL:
             out.add_section()
         out.add_row(*cells, style="bold" if family == _OVERALL else None)
@@ -52,27 +57,20 @@ def figure(
         blind: by the name of the source, then by family: what a guesser reaches that never sees the image, drawn as
             dashed lines.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError('figures need matplotlib: pip install "mutua[train]"') from error
-    # Figure and canvas by hand: pyplot would keep global state and look for a display.
-    drawing = Figure(figsize=(9, 3.4 * len(results) + 0.4), dpi=150, layout="constrained")
-    FigureCanvasAgg(drawing)
+    drawing = blank_figure(9, 3.4 * len(results) + 0.4)
     models = list(dict.fromkeys(model for by_model in results.values() for model in by_model))
     handles: dict[str, Any] = {}
     panels = drawing.subplots(len(results), squeeze=False)[:, 0]
     for axes, (source, by_model) in zip(panels, results.items(), strict=True):
         handles |= _draw_bars(axes, by_model, models)
         axes.set_title(source, parse_math=False)
-        rows = list(_rows(by_model))
+        rows = _rows(by_model)
+        guesses = _guesses(rows, (blind or {}).get(source))
         for row, family in enumerate(rows):
-            value = ((blind or {}).get(source) or {}).get(family)
-            if value is not None:
-                line = axes.hlines(value, row - 0.45, row + 0.45, colors="0.2", linestyles="dashed", lw=1)
+            if family in guesses:
+                line = axes.hlines(guesses[family], row - 0.45, row + 0.45, colors="0.2", linestyles="dashed", lw=1)
                 handles["blind guess"] = line
-        axes.set_xticks(range(len(rows)), rows, parse_math=False)
+        axes.set_xticks(range(len(rows)), list(rows), parse_math=False)
         axes.set_ylim(0, 1.02)
         axes.set_ylabel("accuracy")
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
@@ -110,6 +108,14 @@ def _rows(results: Mapping[str, Accuracy]) -> dict[str, list[Score | None]]:
     names = list(dict.fromkeys(family for families in by_model for family in families))
     rows: dict[str, list[Score | None]] = {name: [families.get(name) for families in by_model] for name in names}
     return {**rows, _OVERALL: [result.overall for result in results.values()]}
+
+
+def _guesses(rows: Mapping[str, Sequence[Score | None]], blind: Mapping[str, float] | None) -> dict[str, float]:
+    """What a blind guess scores in each row where that is known, the last one included."""
+    asked = {family: max(score.total for score in scores if score is not None) for family, scores in rows.items()}
+    del asked[_OVERALL]
+    overall = blind_overall(blind or {}, asked)
+    return {**(blind or {}), **({} if overall is None else {_OVERALL: overall})}
 
 
 def _cell(score: Score | None) -> str:

@@ -1,6 +1,12 @@
 """Mutua's model family, known to Transformers' Auto classes once this package is imported."""
 
-from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
+    AutoProcessor,
+)
 
 from mutua.attention import register
 from mutua.models.configuration import MutuaConfig
@@ -12,6 +18,7 @@ register()
 AutoConfig.register("mutua", MutuaConfig, exist_ok=True)
 AutoModel.register(MutuaConfig, MutuaModel, exist_ok=True)
 AutoModelForImageTextToText.register(MutuaConfig, MutuaForConditionalGeneration, exist_ok=True)
+AutoModelForMultimodalLM.register(MutuaConfig, MutuaForConditionalGeneration, exist_ok=True)
 AutoProcessor.register(MutuaConfig, MutuaProcessor, exist_ok=True)
 registered()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
@@ -9,6 +10,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from mutua.attention import get_policy
+from mutua.models.saved_folder import MODEL_MAP, write_module
 from mutua.models.vision import grid_side
 
 
@@ -64,6 +66,17 @@ class MutuaConfig(PreTrainedConfig):
         window = getattr(self.text_config, "sliding_window", None)
         if window is not None and window >= self.text_config.max_position_embeddings:
             self.text_config.sliding_window = None
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """As in Transformers, and beside it the module that opens the folder without `import mutua`."""
+        self.auto_map = MODEL_MAP
+        os.makedirs(save_directory, exist_ok=True)
+        write_module(save_directory)
+        super().save_pretrained(save_directory, *args, **kwargs)
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: str = "AutoConfig") -> None:
+        """Nothing: Transformers would copy our source files into every saved folder; `auto_map` names the package."""
 
     @property
     def num_image_tokens(self) -> int:

@@ -18,6 +18,7 @@ from mutua.models.model_folder import (
     ModelError,
     blamed_on,
     expect_finite,
+    expect_sizes,
     expect_weights,
     find_folder,
     listed,
@@ -30,12 +31,6 @@ from mutua.models.processing import MutuaProcessor
 WEIGHTS: dict[str, Any] = {"use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
 
 _PROCESSOR = ("processor_config.json", "tokenizer_config.json", "tokenizer.json")
-_AT_LEAST_1 = (
-    *("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim", "vocab_size"),
-    *("max_position_embeddings", "image_size", "patch_size"),
-    *("resampler_latents", "resampler_heads", "resampler_head_dim", "resampler_ff_mult"),
-)
-_SMALLEST = {**dict.fromkeys(_AT_LEAST_1, 1), "num_hidden_layers": 0, "resampler_depth": 0, "image_token_id": 0}
 
 
 def load_model(
@@ -112,10 +107,9 @@ def _load_config(folder: Path) -> MutuaConfig:
     for key in ("text_config", "vision_config"):
         if not isinstance(content.get(key), dict) or "model_type" not in content[key]:
             raise ModelError(f"{path}: {key} is missing, or has no model_type: save or fetch it again.")
-    for key, sizes in (("", content), *((f"{key}.", content[key]) for key in ("text_config", "vision_config"))):
-        for name, smallest in _SMALLEST.items():
-            if isinstance(value := sizes.get(name), int) and value < smallest:
-                raise ModelError(f"{path}: {key}{name} is {value}; it must be at least {smallest}.")
+    expect_sizes(f"{path}: ", content)
+    for key in ("text_config", "vision_config"):
+        expect_sizes(f"{path}: {key}.", content[key])
     if (folder / GENERATION_CONFIG_NAME).is_file():
         read_json(folder / GENERATION_CONFIG_NAME)  # Transformers would go on without it
     with blamed_on(path, "No model can be built from that: put it right."):

@@ -8,7 +8,7 @@ memory, is refused within a second.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
@@ -26,6 +26,13 @@ PACKAGED = Path(__file__).parents[1] / "packaged"
 ADAPTER = "adapter_config.json"
 _FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]  # no pickles, no code
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_AT_LEAST_1 = (
+    *("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim", "vocab_size"),
+    *("max_position_embeddings", "image_size", "patch_size"),
+    *("resampler_latents", "resampler_heads", "resampler_head_dim", "resampler_ff_mult"),
+)
+_SMALLEST = {**dict.fromkeys(_AT_LEAST_1, 1), "num_hidden_layers": 0, "resampler_depth": 0, "image_token_id": 0}
+
 _LONGEST = 300  # characters of a library's error: some list hundreds of names
 _FLOATS = ("F64", "F32", "F16", "BF16")
 
@@ -107,6 +114,13 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ModelError(f"{path} holds {type(content).__name__}, not an object with keys: save or fetch it again.")
     return content
+
+
+def expect_sizes(place: str, sizes: Mapping[str, Any]) -> None:
+    """Raises ModelError where a size is one that nothing can have; `place` stands before its name."""
+    for name, smallest in _SMALLEST.items():
+        if isinstance(value := sizes.get(name), int) and value < smallest:
+            raise ModelError(f"{place}{name} is {value}; it must be at least {smallest}.")
 
 
 def expect_weights(folder: Path, empty: nn.Module) -> None:

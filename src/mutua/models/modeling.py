@@ -7,6 +7,7 @@ P patches, V vision width, T text width.
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ from mutua.models.connectors import CONNECTORS, PerceiverResampler
 from mutua.models.generate import RolesInGeneration, passes_rope_switch
 from mutua.models.head_loss import LossOutput, head_loss
 from mutua.models.longest_text import expect_positions
+from mutua.models.saved_folder import write_card
 from mutua.models.text_so_far import TextSoFar
 from mutua.models.vision import check_feature_layer, image_side, prefix_tokens
 from mutua.roles import Modality
@@ -46,6 +48,10 @@ class MutuaPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     # A flash request must raise: Transformers' flash path would ignore the look-ahead.
     _supports_flash_attn = False
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: str = "AutoModel") -> None:
+        """Nothing: Transformers would copy our source files into every saved folder; `auto_map` names the package."""
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
@@ -151,6 +157,8 @@ class MutuaModel(MutuaPreTrainedModel):
             image_tokens_IPT = self.connector(vision_features).to(inputs_embeds.dtype)
             is_image_BN1 = (roles.modality_BN == int(Modality.IMAGE))[..., None]
             inputs_embeds = inputs_embeds.masked_scatter(is_image_BN1, image_tokens_IPT)
+        elif self.training and is_one_of_several_processes():
+            inputs_embeds = inputs_embeds + self._nothing_of_a_blank_image(inputs_embeds)
 
         policy = get_policy(self.config.attention_policy)
         text = TextSoFar(past_key_values, past, policy, roles, attention_mask, is_step)
@@ -175,6 +183,15 @@ class MutuaModel(MutuaPreTrainedModel):
             refuse_gradients_on_prompts(out.last_hidden_state, roles, policy)
         return out
 
+    def _nothing_of_a_blank_image(self, like: Tensor) -> Tensor:
+        """Zero, by way of the vision encoder and the connector.
+
+        Where several processes train one model, all must run the same layers, and every trained weight needs a
+        gradient: with a batch that holds no image, DDP would fail and FSDP wait for ever.
+        """
+        side = image_side(self.config.vision_config, self.config.image_size)
+        return 0.0 * self.connector(self.get_vision_features(like.new_zeros(1, 3, side, side))).sum().to(like.dtype)
+
     def _refuse_weights(self, output_attentions: bool | None) -> None:
         """Raises ValueError where attention weights are asked for and the backend has none: they would be missing."""
         if output_attentions is None:
@@ -185,6 +202,15 @@ class MutuaModel(MutuaPreTrainedModel):
                 f"output_attentions=True: attn_implementation {backend!r} computes no attention weights: "
                 f"model.set_attn_implementation({backends_with('weights')})."
             )
+
+
+def is_one_of_several_processes() -> bool:
+    """Whether other processes train the same model."""
+    return (
+        torch.distributed.is_available()
+        and torch.distributed.is_initialized()
+        and torch.distributed.get_world_size() > 1
+    )
 
 
 class MutuaForConditionalGeneration(MutuaPreTrainedModel, RolesInGeneration, GenerationMixin):
@@ -201,6 +227,12 @@ class MutuaForConditionalGeneration(MutuaPreTrainedModel, RolesInGeneration, Gen
             config.text_config.hidden_size, config.text_config.vocab_size, bias=config.lm_head_bias
         )
         self.post_init()
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """As in Transformers, with a model card where there is none."""
+        os.makedirs(save_directory, exist_ok=True)
+        write_card(save_directory, self.config, get_policy(self.config.attention_policy).summary)
+        super().save_pretrained(save_directory, *args, **kwargs)
 
     def get_image_features(self, pixel_values: Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
         """See `MutuaModel.get_image_features`."""

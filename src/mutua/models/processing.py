@@ -7,6 +7,7 @@ its replies; a rendered chat that comes as a plain string is read by the templat
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ from mutua.chat.reply_spans import Rendering, expect_images, find_replies
 from mutua.chat.reply_tokens import expand, reply_tokens, shift
 from mutua.chat.template import ChatTemplate, ChatTemplateError, template_source, to_template_form
 from mutua.images import open_images
+from mutua.models.saved_folder import PROCESSOR_MAP, write_module
 from mutua.roles import NONE, Modality, TokenRoles
 
 # Arguments of Transformers' method that are no options of the call, whatever the template does with them.
@@ -54,6 +56,17 @@ class MutuaProcessor(ProcessorMixin):
         self.image_token_id = tokenizer.convert_tokens_to_ids(image_token)
         super().__init__(image_processor, tokenizer, chat_template=chat_template or tokenizer.chat_template)
 
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
+        """As in Transformers, and beside it the module that opens the folder without `import mutua`."""
+        self.auto_map = PROCESSOR_MAP
+        os.makedirs(save_directory, exist_ok=True)
+        write_module(save_directory)
+        return super().save_pretrained(save_directory, *args, **kwargs)
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: str = "AutoProcessor") -> None:
+        """Nothing: Transformers would copy our source files into every saved folder; `auto_map` names the package."""
+
     @property
     def model_input_names(self) -> list[str]:
         return [*super().model_input_names, "token_type_ids"]
@@ -66,8 +79,12 @@ class MutuaProcessor(ProcessorMixin):
         count = len(image_sizes or [])
         return MultiModalData(num_image_tokens=[self.num_image_tokens] * count, num_image_patches=[1] * count)
 
-    def prepare_inputs_layout(self, images: Any = None, text: Any = None, **kwargs: Any) -> tuple[Any, ...]:
+    def prepare_inputs_layout(
+        self, images: Any = None, text: Any = None, videos: Any = None, audio: Any = None, **kwargs: Any
+    ) -> tuple[Any, ...]:
         """As in Transformers, where every call begins with it; all pictures become 8-bit RGB here."""
+        if videos is not None or audio is not None:
+            raise ValueError("videos and audio have no input in this model: give images=... and text=... alone.")
         images = open_images(images) if images is not None else None
         if isinstance(images, list) and not any(images):
             images = None  # an empty list, or one for each text
@@ -97,13 +114,11 @@ class MutuaProcessor(ProcessorMixin):
                 said what is not known. Pass the messages to `apply_chat_template` (or `return_roles=False` to get no
                 `token_type_ids`).
         """
+        texts = [text] if isinstance(text, str) else text
+        if text is not None and not (isinstance(texts, (list, tuple)) and all(isinstance(one, str) for one in texts)):
+            raise ValueError(f"text is a string or a list of strings, not {text!r:.60}: pass pictures as images=.")
         if not return_roles or text is None:
             return super().__call__(images=images, text=text, **kwargs)
-        texts = [text] if isinstance(text, str) else text
-        if not isinstance(texts, (list, tuple)) or not all(isinstance(one, str) for one in texts):
-            raise ValueError(
-                f"text is a string or a list of strings, not {type(text).__name__}: pass images as images=."
-            )
         control_tokens = control_tokens_of(self.tokenizer)
         renderings = [self._read(one, control_tokens) for one in texts]
         if all(renderings):

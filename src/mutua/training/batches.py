@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mutua.data.collate import IGNORE, cut_to_turns, encode, supervised_positions
 from mutua.data.mixture import Mixture
+from mutua.data.readers import Source
 from mutua.data.sample import Sample
 from mutua.models import MutuaProcessor
 from mutua.roles import Modality, TokenRoles
@@ -156,9 +157,32 @@ class _Steps(Dataset):
 
 def open_mixture(recipe: Recipe) -> Mixture:
     """The recipe's sources, opened: which samples make up which step."""
-    sources = [weighted.source.open() for weighted in recipe.data.train]
+    sources = [_open(f"data.train.{place}", weighted.source) for place, weighted in enumerate(recipe.data.train)]
     weights = [weighted.weight for weighted in recipe.data.train]
     return Mixture(sources, weights, recipe.seed, recipe.train.batch_size)
+
+
+def open_evaluation(recipe: Recipe) -> dict[str, Sequence[Sample]]:
+    """What the recipe evaluates on, by name. A first look at each, so that hours of training do not end at a wrong
+    path: ValueError names the key."""
+    sources = {}
+    for name, settings in recipe.evaluate.sources.items():
+        key = f"evaluate.sources.{name}"
+        sources[name] = source = _open(key, settings)
+        if not len(source):
+            raise ValueError(f"{key}: it holds no samples to evaluate on")
+        try:
+            source[0].answer  # noqa: B018 (raises where there is none)
+        except SAMPLE_ERRORS as error:
+            raise ValueError(f"{key}: {error}") from None
+    return sources
+
+
+def _open(key: str, settings: Source) -> Sequence[Sample]:
+    try:
+        return settings.open()
+    except SAMPLE_ERRORS as error:
+        raise ValueError(f"{key}: {error}") from None
 
 
 def batches(

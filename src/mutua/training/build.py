@@ -19,7 +19,7 @@ from mutua.data.mixture import Mixture
 from mutua.models import MutuaForConditionalGeneration, MutuaProcessor
 from mutua.models.connectors import connector_keys
 from mutua.models.loading import copy_weights, load_model
-from mutua.models.model_folder import ModelError
+from mutua.models.model_folder import ModelError, blamed_on, expect_sizes
 from mutua.quiet import quiet
 from mutua.training.lora import Adapters, is_lora
 from mutua.training.origin import FolderModel, ModelSettings, PartsModel, PresetModel, TinyModel
@@ -69,7 +69,10 @@ def _tiny(settings: TinyModel, texts: Iterable[str]) -> Model:
     overrides = {} if settings.connector is None else connector_keys(settings.connector)
     if settings.attention_policy is not None:
         overrides["attention_policy"] = settings.attention_policy
-    return tiny_model(tokenizer, tiny_config(tokenizer, vision=settings.vision, text=settings.text, **overrides))
+    expect_sizes("model.vision.", settings.vision)
+    expect_sizes("model.text.", settings.text)
+    with blamed_on("model.vision, model.text", "Give sizes that go together."):
+        return tiny_model(tokenizer, tiny_config(tokenizer, vision=settings.vision, text=settings.text, **overrides))
 
 
 @_build.register

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import zlib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from mutua.training.optimizer import load_optimizer_state, optimizer_state
 from mutua.training.samples import SampleCounts
 
 _STATE, _TENSORS = "trainer.json", "trainer.safetensors"
+_GENERATORS = ("rng/cpu", "rng/cuda")
 
 
 class CheckpointError(ValueError):
@@ -44,9 +46,7 @@ def checkpoints(folder: Path) -> list[Path]:
 
 def seal(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
     """Adds the trainer's state to a folder that holds a saved model, and a list of all files to check them by."""
-    tensors = {**optimizer_state(optimizer, model), "rng/cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        tensors["rng/cuda"] = torch.cuda.get_rng_state()
+    tensors = {**optimizer_state(optimizer, model), **generators()}
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / _TENSORS)
     files = {str(path.relative_to(folder)): _fingerprint(path) for path in folder.rglob("*") if path.is_file()}
     (folder / _STATE).write_text(json.dumps({**asdict(progress), "files": files}, indent=2), encoding="utf-8")
@@ -74,11 +74,23 @@ def read_progress(folder: Path) -> Progress:
 def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Puts optimizer and random generators back to where `seal` saw them. The weights are the caller's business."""
     tensors: dict[str, Tensor] = load_file(folder / _TENSORS)
-    torch.set_rng_state(tensors.pop("rng/cpu").clone())
-    cuda = tensors.pop("rng/cuda", None)
-    if cuda is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(cuda.clone())
+    restore_generators({name: tensors.pop(name) for name in _GENERATORS if name in tensors})
     load_optimizer_state(optimizer, model, tensors)
+
+
+def generators() -> dict[str, Tensor]:
+    """The state of the random generators."""
+    states = {_GENERATORS[0]: torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states[_GENERATORS[1]] = torch.cuda.get_rng_state()
+    return states
+
+
+def restore_generators(states: Mapping[str, Tensor]) -> None:
+    """Undoes what was drawn since `generators`."""
+    torch.set_rng_state(states[_GENERATORS[0]].clone())
+    if _GENERATORS[1] in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states[_GENERATORS[1]].clone())
 
 
 def prune(folder: Path, keep: int) -> None:

@@ -31,11 +31,12 @@ class StepLog:
         partial = path.with_name(path.name + ".new")
         partial.write_text("".join(f"{json.dumps(line)}\n" for line in kept), encoding="utf-8")
         partial.replace(path)
+        self.first: dict[str, Any] | None = kept[0] if kept else None
         self.last: dict[str, Any] | None = kept[-1] if kept else None
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, line: dict[str, Any]) -> None:
-        self.last = line
+        self.first, self.last = self.first or line, line
         try:
             # repr of a float is exact: two logs are equal if and only if the numbers were.
             self._file.write(json.dumps(line) + "\n")
@@ -119,8 +120,8 @@ class RunLog:
             if key not in ("step", "seconds") and value is not None:
                 self._board.add_scalar(f"train/{key}", value, progress.step)
         self._recorded = progress
-        if not self._console.is_terminal and time.monotonic() - self._printed > _SECONDS_BETWEEN_LINES:
-            self._printed = time.monotonic()  # in a file a bar is nothing, a line now and then is a sign of life
+        if time.monotonic() - self._printed > _SECONDS_BETWEEN_LINES:
+            self._printed = time.monotonic()  # a line now and then stays, where the bar is gone in the end
             self._console.print(f"step {progress.step}  {status}", markup=False, soft_wrap=True)
 
     def skipped(self, step: int, skips: Sequence[Skip], names: Sequence[str]) -> None:

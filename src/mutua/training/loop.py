@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from mutua.data.sample import Sample
 from mutua.evaluation.accuracy import evaluate
-from mutua.folders import whole_folder
+from mutua.folders import FolderError, whole_folder
 from mutua.models import MutuaForConditionalGeneration, MutuaProcessor
 from mutua.models.longest_text import longest_text
 from mutua.training import checkpoint
-from mutua.training.batches import StepBatch, batches, open_mixture
+from mutua.training.batches import StepBatch, batches, open_evaluation, open_mixture
 from mutua.training.build import model_to_train
 from mutua.training.checkpoint import Progress
 from mutua.training.export import changed_versions, write_model, write_record
@@ -28,6 +29,7 @@ from mutua.training.lora import Adapters, is_adapter
 from mutua.training.optimizer import build_optimizer
 from mutua.training.precision import recompute_activations, uses_bf16
 from mutua.training.recipe import Recipe
+from mutua.training.room import expect_room
 from mutua.training.run_folder import RunFolder, open_run
 from mutua.training.samples import SampleCounts, add_counts, source_names, too_many_skips
 from mutua.training.signals import StopRequest
@@ -78,7 +80,7 @@ def train(recipe: Recipe, console: Console | None = None) -> TrainResult:
         torch.manual_seed(recipe.seed)
 
         # 2. Data: which samples make up which step.
-        mixture = open_mixture(recipe)
+        mixture, evaluation = open_mixture(recipe), open_evaluation(recipe)
         names = source_names(recipe)
         fingerprints = [fingerprint(source) for source in mixture.sources]
 
@@ -91,6 +93,7 @@ def train(recipe: Recipe, console: Console | None = None) -> TrainResult:
             recompute_activations(model)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         model.to(device)  # type: ignore[arg-type]
+        expect_room(recipe, model)
         say(_introduction(recipe, model, adapters, device))
 
         # 4. Optimizer.
@@ -106,11 +109,13 @@ def train(recipe: Recipe, console: Console | None = None) -> TrainResult:
 
         with RunLog(folder, recipe.name, recipe.train.steps, progress, console) as log:
             run = _Run(
-                recipe, folder, model, processor, adapters, stepper, log, stop, names, fingerprints, progress.step
+                *(recipe, folder, model, processor, adapters, stepper, log, stop, names, fingerprints, evaluation),
+                saved=progress.step,
             )
 
             # 6. and 7. Train, and evaluate where the recipe says so.
             run.evaluate_if_due(progress.step)  # the run before may have been stopped in the middle of it
+            first = progress.step
             feed = batches(
                 mixture,
                 processor,
@@ -119,18 +124,25 @@ def train(recipe: Recipe, console: Console | None = None) -> TrainResult:
                 max_tokens=recipe.data.max_tokens or longest_text(model.config.text_config),
                 pixels=torch.bfloat16 if stepper.bf16 else torch.float32,
             )
-            while progress.step < recipe.train.steps and not stop.requested:
-                started, batch = time.perf_counter(), next(feed)
-                counts = run.count_samples(batch, progress)
-                loss, correct = stepper.backward(batch)
-                found = stepper.update(progress.step, batch, loss, correct)
-                progress = Progress(
-                    step=progress.step + 1,
-                    samples=progress.samples + len(batch.sample_ids),
-                    seconds=progress.seconds + time.perf_counter() - started,
-                    counts=counts,
-                )
-                run.finish_step(progress, found)
+            try:
+                while progress.step < recipe.train.steps and not stop.requested:
+                    chance, started, batch = checkpoint.generators(), time.perf_counter(), next(feed)
+                    counts = run.count_samples(batch, progress)
+                    loss, correct = stepper.backward(batch)
+                    found = stepper.update(progress.step, batch, loss, correct)
+                    progress = Progress(
+                        step=progress.step + 1,
+                        samples=progress.samples + len(batch.sample_ids),
+                        seconds=progress.seconds + time.perf_counter() - started,
+                        counts=counts,
+                    )
+                    chance = checkpoint.generators()
+                    run.finish_step(progress, found)
+            except Exception as error:
+                if stepper.begun == progress.step - first and not isinstance(error, FolderError):
+                    checkpoint.restore_generators(chance)
+                    run.save_what_is_done(progress, say)
+                raise
 
             # 8. Interrupted: save, and say how to go on.
             if stop.requested:
@@ -150,7 +162,7 @@ def train(recipe: Recipe, console: Console | None = None) -> TrainResult:
             with whole_folder(folder.new_model) as partial:
                 write_model(partial, model, processor, recipe, {**run.record(progress), "metrics": metrics})
             folder.place_results()
-        say(f"Finished: {folder.model}")
+        say(_summary(folder, progress, log))
         return TrainResult(folder.model, progress.step, metrics, interrupted=False)
 
 
@@ -168,6 +180,7 @@ class _Run:
     stop: StopRequest
     source_names: list[str]
     fingerprints: list[dict[str, Any]]  # of the sources
+    evaluation: dict[str, Sequence[Sample]]
     saved: int  # the step of the newest checkpoint
 
     def count_samples(self, batch: StepBatch, progress: Progress) -> tuple[SampleCounts, ...]:
@@ -188,6 +201,17 @@ class _Run:
         if is_last or progress.step % settings.checkpoint_every == 0:
             self.save_checkpoint(progress)
         self.evaluate_if_due(progress.step)
+
+    def save_what_is_done(self, progress: Progress, say: Callable[[str, str], None]) -> None:
+        """Before an error ends the run, with the state that the last whole step left, if it is of any use."""
+        if not all(bool(torch.isfinite(weight).all()) for weight in self.stepper.trained):
+            return
+        try:
+            self.save_checkpoint(progress)
+        except Exception as error:  # the one that ends the run is told after it
+            say(f"Step {progress.step} could not be saved: {error}", "yellow")
+        else:
+            say(f"Step {progress.step} is saved: once mended, the same command goes on from there.", "yellow")
 
     def save_checkpoint(self, progress: Progress) -> None:
         if progress.step == self.saved:
@@ -215,7 +239,7 @@ class _Run:
         if not settings.sources or not is_due or (last is not None and last["step"] == step):
             return
         results = {}
-        for name, source in settings.sources.items():
+        for name, samples in self.evaluation.items():
             with self.log.watch(name) as show:
 
                 def report(done: int, total: int, show: Callable[[int, int], None] = show) -> None:
@@ -228,7 +252,7 @@ class _Run:
                         accuracy = evaluate(
                             self.model,
                             self.processor,
-                            source.open(),
+                            samples,
                             batch_size=settings.batch_size,
                             limit=settings.limit,
                             progress=report,
@@ -241,6 +265,24 @@ class _Run:
     def metrics(self) -> dict[str, Any]:
         """The last lines of both logs."""
         return {"train": self.log.training.last, "evaluation": (self.log.evaluations.last or {}).get("results", {})}
+
+
+def _summary(folder: RunFolder, progress: Progress, log: RunLog) -> str:
+    """What a finished run did, and where things are, in a few lines."""
+    minutes, seconds = divmod(round(progress.seconds), 60)
+    rate = progress.samples / progress.seconds if progress.seconds else 0.0
+    logged = (log.training.first, log.training.last)
+    losses = [f"{line['loss']:.4f}" for line in logged if line and line["loss"] is not None]
+    lines = [
+        f"Finished: {folder.model}",
+        f"{progress.step} steps, {progress.samples} samples in {minutes} min {seconds} s ({rate:.0f} a second), "
+        f"loss {' -> '.join(losses) or 'unknown: no sample of the logged steps can be used'}",
+        f"log: {folder.log} and {folder.tensorboard}   checkpoints: {folder.checkpoints}",
+    ]
+    left_out = sum(progress.counts, SampleCounts())
+    if left_out.bad or left_out.too_long:
+        lines.append(f"left out: {left_out.bad} bad samples, {left_out.too_long} too long; see {folder.quarantine}")
+    return "\n".join(lines)
 
 
 class _Stopped(Exception):

@@ -17,6 +17,7 @@ from mutua.training.section import Section
 # Strict: `true` is no number, and "many" and 2.5 are no counts.
 Count = Annotated[int, Field(strict=True, ge=1)]
 CountOrZero = Annotated[int, Field(strict=True, ge=0)]
+Seed = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
 Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(strict=True, ge=0, le=1)]
 Beta = Annotated[float, Field(strict=True, ge=0, lt=1)]
@@ -33,7 +34,7 @@ class WeightedSource(Section):
 
 class DataSettings(Section):
     train: tuple[WeightedSource, ...] = Field(min_length=1, description="the sources of the training mixture")
-    tokenizer_texts: Count = Field(
+    tokenizer_texts: Annotated[int, Field(strict=True, ge=1, le=1_000_000)] = Field(
         default=2000, description="how many texts of the mixture a preset's tokenizer learns from"
     )
     max_tokens: Count | None = Field(
@@ -67,7 +68,7 @@ class LoraSettings(Section):
 
 class TrainSettings(Section):
     steps: Count = Field(description="optimizer steps")
-    batch_size: Count = Field(description="samples per optimizer step")
+    batch_size: Annotated[int, Field(strict=True, ge=1, le=1_000_000)] = Field(description="samples per optimizer step")
     micro_batch_size: Count | None = Field(
         default=None, description="samples per forward pass, less than batch_size to save memory; left out: all at once"
     )
@@ -94,7 +95,9 @@ class TrainSettings(Section):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         default="auto", description="of the arithmetic; weights stay fp32. auto: bf16 where the device computes in it"
     )
-    workers: CountOrZero = Field(default=1, description="background processes that prepare batches; 0: none")
+    workers: Annotated[int, Field(strict=True, ge=0, le=256)] = Field(
+        default=1, description="background processes that prepare batches; 0: none"
+    )
     log_every: Count = Field(default=10, description="steps between lines of the log")
     checkpoint_every: Count = Field(default=500, description="steps between checkpoints: what a power cut can cost")
     keep_checkpoints: Count = Field(default=2, description="how many of the newest checkpoints stay")
@@ -119,7 +122,7 @@ class Recipe(Section):
     """A run, whole. Two runs of equal recipes on one machine give equal weights."""
 
     name: str = Field(min_length=1, description="what the run is called")
-    seed: CountOrZero = Field(default=0, description="of the fresh weights, the order of the data and dropout")
+    seed: Seed = Field(default=0, description="of the fresh weights, the order of the data and dropout")
     output: Path = Field(description="folder of the run; everything the run writes is inside")
     model: ModelSettings = Field(description="what is trained, of one of the kinds below")
     data: DataSettings = Field(description="what it is trained on")

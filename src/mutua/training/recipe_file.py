@@ -40,7 +40,9 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_loader(yaml))
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except RecipeError as error:
+        raise RecipeError(f"{path}: {error}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, or no such date
         raise RecipeError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise RecipeError(f"{path}: holds no keys; a recipe has the keys {', '.join(Recipe.model_fields)}")
@@ -49,7 +51,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
-        raise RecipeError("\n".join(f"{path}: {_explain(one)}" for one in error.errors())) from None
+        raise RecipeError("\n".join(f"{path}: {_explain(one)}" for one in _causes(error.errors()))) from None
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -66,10 +68,18 @@ def _yaml() -> ModuleType:
 
 
 def _loader(yaml: ModuleType) -> Any:
-    """PyYAML's safe loader, which also takes `1e-3` for a number, as YAML 1.2 does and PyYAML does not."""
+    """PyYAML's safe loader, which also takes `1e-3` for a number and refuses a key that is there twice, as YAML 1.2
+    does and PyYAML does not."""
 
     class Loader(yaml.SafeLoader):  # type: ignore[name-defined, misc]
-        pass
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            lines: dict[Any, int] = {}
+            for key_node, _ in node.value:
+                key, line = key_node.value, key_node.start_mark.line + 1
+                if key in lines and key != "<<":
+                    raise RecipeError(f"the key {key!r} is there twice, in lines {lines[key]} and {line}: remove one")
+                lines[key] = line
+            return super().construct_mapping(node, deep)
 
     number = re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$")
     Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789"))
@@ -126,6 +136,17 @@ _EXPECTED = {
     "too_long": "at most {max_length} entries",
     "string_too_short": "at least {min_length} characters",
 }
+
+
+def _causes(errors: Sequence[Any]) -> list[Any]:
+    """Without those that say of a list what follows from a mistake inside it: that it has too few entries."""
+    places = [error["loc"] for error in errors]
+    return [
+        error
+        for error in errors
+        if error["type"] != "too_short"
+        or not any(place != error["loc"] and place[: len(error["loc"])] == error["loc"] for place in places)
+    ]
 
 
 def _explain(error: Any) -> str:

@@ -32,6 +32,9 @@ _MAY_CHANGE = (
     # ... and how much memory it takes, which may change the last digits.
     *("train.micro_batch_size", "train.gradient_checkpointing", "train.cache_vision_mb"),
 )
+_EVALUATE = "evaluate."  # what is measured changes nothing of what is trained, so a wrong path can be put right
+
+_LOCK = ".lock"  # stays, and so tells that a run was here, even one that failed before its first line of the log
 
 
 class RunFolder:
@@ -48,6 +51,22 @@ class RunFolder:
         self.adapter = root / "adapter"
         self.model = root / "model"
         self.new_adapter, self.new_model = root / "adapter.new", root / "model.new"
+        self.lock = root / _LOCK
+
+    def expect_own(self) -> None:
+        """Raises RecipeError where the folder holds something that a run would write, and no run wrote it."""
+        if self.root.exists() and not self.root.is_dir():
+            raise RecipeError(f"output: {self.root} is a file; name a folder")
+        if self.lock.is_file() or self.log.is_file():
+            if self.model.is_dir() and not (self.model / "run.json").is_file():
+                raise RecipeError(f"output: {self.model} is there, and no run made it; choose another output")
+            return
+        written = (self.recipe, self.model, self.adapter, self.checkpoints, self.evaluations, self.quarantine)
+        for path in (*written, self.tensorboard):
+            if path.exists():
+                raise RecipeError(
+                    f"output: {path} is there, and no run wrote it, but this one would; choose another output"
+                )
 
     def checkpoint(self, step: int) -> Path:
         return self.checkpoints / f"step-{step:06d}"
@@ -73,14 +92,17 @@ class RunFolder:
 
     def newest_checkpoint(self, warn: Callable[[str], None]) -> tuple[Path | None, Progress]:
         """The newest checkpoint that is whole. Damaged ones are reported and set aside under another name."""
-        for folder in reversed(checkpoints(self.checkpoints)):
+        found = checkpoints(self.checkpoints)
+        for left, folder in reversed(list(enumerate(found))):
             try:
                 return folder, read_progress(folder)
             except CheckpointError as error:
                 aside = folder.with_name(folder.name + ".damaged")
                 shutil.rmtree(aside, ignore_errors=True)
                 folder.rename(aside)
-                warn(f"{error}. Set aside as {aside.name}; trying the checkpoint before it.")
+                warn(f"{error}. Set aside as {aside}{'; trying the checkpoint before it' if left else ''}.")
+        if found:
+            warn(f"None of the {len(found)} checkpoints is whole: this run starts over, from step 0.")
         return None, Progress()
 
 
@@ -92,8 +114,9 @@ def open_run(recipe: Recipe) -> Iterator[RunFolder]:
         RecipeError: the folder holds a run of another recipe, or another process is at work in it.
     """
     folder = RunFolder(recipe.output)
+    folder.expect_own()
     folder.root.mkdir(parents=True, exist_ok=True)
-    with (folder.root / ".lock").open("a") as lock:
+    with folder.lock.open("a") as lock:
         try:
             # The system lets go of it even after kill -9. Not flock: data workers would inherit that, and they outlive
             # a killed trainer by seconds.
@@ -102,11 +125,11 @@ def open_run(recipe: Recipe) -> Iterator[RunFolder]:
             raise RecipeError(
                 f"output: another process is training in {folder.root}; wait for it, or choose another output"
             ) from None
-        if folder.model.exists() and not folder.recipe.is_file():
-            raise RecipeError(f"output: {folder.model} is there, and no run made it; choose another output")
         # With no checkpoint there is nothing to go on from: a recipe that failed at its start may be mended.
         if folder.recipe.is_file() and (folder.model.is_dir() or checkpoints(folder.checkpoints)):
             _expect_same(folder, load_recipe(folder.recipe), recipe)
+            if (of_model := folder.model / "recipe.yaml").is_file():  # it may have come from elsewhere
+                _expect_same(folder, load_recipe(of_model), recipe)
         remove_leftovers(folder.root)
         remove_leftovers(folder.checkpoints)
         folder.place_results()
@@ -130,7 +153,7 @@ def _expect_same(folder: RunFolder, old: Recipe, new: Recipe) -> None:
                 f"from; choose another output and start from its model (model.path: {folder.model})"
             )
     for key in [*now, *before]:
-        if key not in _MAY_CHANGE and before.get(key) != now.get(key):
+        if key not in _MAY_CHANGE and not key.startswith(_EVALUATE) and before.get(key) != now.get(key):
             raise RecipeError(
                 f"{key}: {now.get(key)!r}, but the run in {new.output} has {before.get(key)!r}. Choose another output "
                 f"for the new run, or remove {new.output} to start over"

@@ -45,6 +45,7 @@ class Stepper:
         self.trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.cache = VisionCache(model, settings.cache_vision_mb) if settings.cache_vision_mb else None
         self.bf16 = uses_bf16(settings, device)
+        self.begun = 0  # updates of the weights, one that has failed half way included
 
     def precision(self) -> AbstractContextManager[None]:
         """What a step computes in."""
@@ -78,6 +79,7 @@ class Stepper:
             TrainingError: loss or gradient is not finite; the weights are still those before the step.
         """
         if not batch.micro_batches:
+            self.begun += 1
             return None
         rate = learning_rate(
             index,
@@ -98,6 +100,7 @@ class Stepper:
                 "before are intact. Lower train.learning_rate, lengthen train.warmup_steps, or set train.precision to "
                 "fp32"
             )
+        self.begun += 1
         self.optimizer.step()
         self.optimizer.zero_grad()
         return StepMetrics(mean_loss, right / batch.supervised_tokens, rate, norm)

@@ -1,0 +1,23 @@
+"""Whether a batch can be held at all, found by arithmetic before it is drawn."""
+
+from __future__ import annotations
+
+import os
+
+from mutua.models import MutuaForConditionalGeneration
+from mutua.models.vision import image_side
+from mutua.training.recipe import Recipe
+
+_BYTES = 4  # of a colour of a pixel, in fp32
+
+
+def expect_room(recipe: Recipe, model: MutuaForConditionalGeneration) -> None:
+    """Raises ValueError where the pictures of one step, one a sample, take more memory than the machine has."""
+    side = image_side(model.config.vision_config, model.config.image_size)
+    needed = recipe.train.batch_size * 3 * side * side * _BYTES
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        raise ValueError(
+            f"train.batch_size: {recipe.train.batch_size} pictures of {side} x {side} take {needed / 2**30:.0f} GiB, "
+            f"and this machine has {there / 2**30:.0f}: lower it"
+        )

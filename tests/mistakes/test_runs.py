@@ -1,0 +1,252 @@
+"""Recipes that cannot work, folders that hold something else, runs that fail: what the user reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_model import make_model
+from what_users_read import Mistake, check, mutua, rows
+
+from mutua.training import load_recipe
+from mutua.training.checkpoint import checkpoints
+from mutua.training.room import expect_room
+
+RECIPE = """\
+name: small
+output: run
+model:
+  preset: tiny
+  vision: {hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 64, image_size: 16}
+  text: {hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 64}
+data:
+  train:
+    - source: {type: scenes, split: train, size: 20}
+  tokenizer_texts: 20
+train: {steps: 2, batch_size: 2, learning_rate: 1e-3, workers: 0, log_every: 1}
+"""
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    return tmp_path
+
+
+def train(*overrides: str) -> Any:
+    return mutua("train", "recipe.yaml", *(word for override in overrides for word in ("--set", override)))
+
+
+def setting(*overrides: str) -> Callable[[Path], Any]:
+    return lambda _: train(*overrides)
+
+
+def with_text(before: str, after: str) -> Callable[[Path], Any]:
+    def do(place: Path) -> Any:
+        assert before in RECIPE
+        (place / "recipe.yaml").write_text(RECIPE.replace(before, after))
+        return train()
+
+    return do
+
+
+def written(content: bytes) -> Callable[[Path], Any]:
+    def do(place: Path) -> Any:
+        (place / "recipe.yaml").write_bytes(content)
+        return train()
+
+    return do
+
+
+def samples(*lines: str) -> str:
+    Path("data.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    return "{type: jsonl, path: data.jsonl}"
+
+
+def line(*messages: tuple[str, Any]) -> str:
+    return json.dumps({"id": "1", "messages": [{"role": role, "content": content} for role, content in messages]})
+
+
+ANSWERED = line(("user", "is it?"), ("assistant", "yes"))
+ASKED = line(("user", "is it?"))
+BROKEN = line(("user", [{"type": "image", "image": "gone.png"}]), ("assistant", "yes"))
+
+
+def on(*lines: str, key: str = "evaluate.sources.mine") -> Callable[[Path], Any]:
+    return lambda _: train(f"{key}={samples(*lines)}")
+
+
+RECIPES = [
+    Mistake("a recipe that is not there", lambda _: mutua("train", "recipes/none.yaml"), ("recipes/none.yaml",)),
+    Mistake("a folder", lambda _: mutua("train", "."), (".: cannot be read", "Is a directory")),
+    Mistake("no keys", written(b""), ("recipe.yaml: holds no keys", "name")),
+    Mistake("a list", written(b"- 1\n"), ("recipe.yaml: holds no keys",)),
+    Mistake("a tab", written(b"train:\n\tsteps: 2\n"), ("recipe.yaml: not YAML", "line 2")),
+    Mistake("not UTF-8", written(b"name: \xff\xfe"), ("recipe.yaml: not YAML",)),
+    Mistake("Python in YAML", written(b"name: !!python/object:os.system {}"), ("not YAML", "could not determine")),
+    Mistake("a date that is none", written(b"name: 2026-99-99"), ("recipe.yaml: not YAML", "month must be in")),
+    Mistake("a key twice", with_text("name: small", "name: a\nname: b"), ("'name' is there twice, in lines 1 and 2",)),
+    Mistake(
+        "a key twice inside",
+        with_text("{steps: 2,", "{steps: 2, steps: 3,"),
+        ("recipe.yaml: the key 'steps' is there twice, in lines 11 and 11",),
+    ),
+    Mistake("a slip in a key", setting("train.stepz=3"), ("train.stepz: unknown key", "did you mean 'steps'?")),
+    Mistake("words for a number", setting("train.steps=many"), ("train.steps: got 'many', expected an integer",)),
+    Mistake("no steps", setting("train.steps=0"), ("train.steps: got 0, expected a number of at least 1",)),
+    Mistake("an infinite rate", setting("train.learning_rate=.inf"), ("train.learning_rate", "finite number")),
+    Mistake("a rate that is none", setting("train.learning_rate=.nan"), ("train.learning_rate", "finite number")),
+    Mistake("a rate below zero", setting("train.learning_rate=-1"), ("train.learning_rate: got -1", "above 0")),
+    Mistake("a seed below zero", setting("seed=-1"), ("seed: got -1, expected a number of at least 0",)),
+    Mistake("a seed too large", setting(f"seed={2**70}"), ("seed: got", "below")),
+    Mistake("an empty name", setting("name=''"), ("name: got '', expected at least 1 characters",)),
+    Mistake("a warm-up without end", setting("train.warmup_steps=2"), ("warmup_steps 2 must be below steps 2",)),
+    Mistake(
+        "ten million samples a step", setting("train.batch_size=10000000"), ("train.batch_size: got", "at most 1000000")
+    ),
+    Mistake("a thousand workers", setting("train.workers=1000"), ("train.workers: got 1000", "at most 256")),
+    Mistake("a billion texts", setting("data.tokenizer_texts=1000000000"), ("data.tokenizer_texts", "at most 1000000")),
+    Mistake("micro-batches above the batch", setting("train.micro_batch_size=3"), ("micro_batch_size 3 is above",)),
+    Mistake("nothing left to train", setting("train.freeze=['*']"), ("train.freeze: * freeze every parameter",)),
+    Mistake("a pattern without a match", setting("train.freeze=[foo.*]"), ("'foo.*' matches no parameter",)),
+    Mistake("heads that do not divide", setting("model.text.hidden_size=30"), ("model.text", "=15", "go together")),
+    Mistake("-1 layers", setting("model.text.num_hidden_layers=-1"), ("model.text.num_hidden_layers is -1",)),
+    Mistake("a width in words", setting("model.text.hidden_size=wide"), ("model.text", "'hidden_size' expected int")),
+    Mistake("an unknown preset", setting("model={preset: huge}"), ("model", "'huge'")),
+    Mistake("a model that is not there", setting("model={path: no/model}"), ("model.path no/model: no model at",)),
+    Mistake("an unknown policy", setting("model.attention_policy=mmma"), ("model.attention_policy", "'mmma'")),
+    Mistake("no data", setting("data.train=[]"), ("data.train: got [], expected at least 1 entries",)),
+    Mistake("an unknown source", setting("data.train.0.source.type=web"), ("data.train.0.source", "'web'")),
+    Mistake("a weight of zero", setting("data.train.0.weight=0"), ("data.train.0.weight: got 0, expected",)),
+    Mistake(
+        "a file that is not there", setting("data.train.0.source={type: jsonl, path: no.jsonl}"), ("data.train.0",)
+    ),
+    Mistake("a file without samples", on(key="data.train.0.source"), ("is empty", "leave it out")),
+    Mistake(
+        "a wrong path to evaluate on",
+        setting("evaluate.sources.mine={type: jsonl, path: no.jsonl}"),
+        ("evaluate.sources.mine: no.jsonl: no such file",),
+    ),
+    Mistake("nothing to evaluate on", on(), ("evaluate.sources.mine", "no samples")),
+    Mistake("no answer to compare with", on(ASKED), ("evaluate.sources.mine", "has no answer")),
+    Mistake("a picture to evaluate on is gone", on(BROKEN), ("evaluate.sources.mine: data.jsonl:1", "gone.png")),
+    Mistake("no sample of any use", on(BROKEN, key="data.train.0.source"), ("data.jsonl:1", "gone.png")),
+    Mistake("--set without a value", setting("train.steps"), ("--set train.steps: write it as key.inside=value",)),
+    Mistake("--set that leads nowhere", setting("name.x.y=3"), ("--set name.x.y=3", "does not lead on")),
+]
+
+
+def into(prepare: Callable[[Path], Any], *overrides: str) -> Callable[[Path], Any]:
+    """Prepares the place, then trains."""
+
+    def do(place: Path) -> Any:
+        prepare(place)
+        return train(*overrides)
+
+    return do
+
+
+def own_recipe(place: Path) -> Any:
+    (place / "self").mkdir()
+    (place / "self" / "recipe.yaml").write_text(RECIPE)
+    return mutua("train", "self/recipe.yaml", "--set", "output=self")
+
+
+def foreign_model(place: Path) -> None:
+    train("output=other")
+    (place / "run").mkdir()
+    (place / "other" / "model").rename(place / "run" / "model")
+
+
+def swapped_model(place: Path) -> None:
+    train("output=other", "seed=7")
+    train()
+    (place / "run" / "model").rename(place / "aside")
+    (place / "other" / "model").rename(place / "run" / "model")
+
+
+def precious_model(place: Path) -> None:
+    train()
+    for path in (place / "run" / "model").iterdir():
+        path.unlink()
+    (place / "run" / "model" / "precious").write_text("x")
+
+
+def read_only(place: Path) -> None:
+    Path("/proc/mutua") if Path("/proc").is_dir() else pytest.skip("no folder that nobody can write to")
+
+
+FOLDERS = [
+    Mistake("the folder of the recipe itself", own_recipe, ("output: self/recipe.yaml is there, and no run wrote it",)),
+    Mistake("the model of another run", into(foreign_model), ("output: run/model is there, and no run wrote it",)),
+    Mistake("a model put in by hand", into(swapped_model), ("seed: 0, but the run in run has 7",)),
+    Mistake("a model folder of something else", into(precious_model), ("output: run/model", "no run made it")),
+    Mistake("a file", into(lambda place: (place / "run").write_text("x")), ("output: run is a file; name a folder",)),
+    Mistake("a folder that cannot be written", into(read_only, "output=/proc/mutua"), ("/proc/mutua",)),
+    Mistake("another recipe", into(lambda _: train(), "seed=7"), ("seed: 7, but the run in run has 0",)),
+    Mistake("fewer steps", into(lambda _: train(), "train.steps=1"), ("train.steps: 1, but the run in run has 2",)),
+]
+
+
+@rows(RECIPES)
+def test_recipes(mistake, place):
+    check(mistake, place)
+    assert not (place / "run" / "checkpoints").is_dir() or not checkpoints(place / "run" / "checkpoints")
+
+
+@rows(FOLDERS)
+def test_folders(mistake, place):
+    check(mistake, place)
+
+
+def test_a_batch_that_no_memory_holds(place):
+    recipe, model = load_recipe("recipe.yaml", ["train.batch_size=1000000"]), make_model(grid=100)
+    with pytest.raises(ValueError, match=r"train\.batch_size: 1000000 pictures of 800 x 800 take 7153 GiB"):
+        expect_room(recipe, model)
+
+
+def test_the_recipe_as_it_was_trains_and_tells_its_loss(place):
+    result = train()
+    assert result.exit_code == 0, result.output
+    assert ", loss " in " ".join(result.output.split())
+
+
+def test_what_is_not_the_runs_own_is_left_as_it_was(place):
+    own_recipe(place)
+    assert (place / "self" / "recipe.yaml").read_text() == RECIPE
+
+
+def test_a_wrong_path_to_evaluate_on_can_be_put_right(place):
+    key = "evaluate.sources.mine"
+    assert train("train.steps=2").exit_code == 0
+    (place / "run" / "model").rename(place / "aside")  # as before the last evaluation
+    assert "no such file" in train(f"{key}={{type: jsonl, path: no.jsonl}}").stderr
+    result = train(f"{key}={samples(ANSWERED)}")
+    assert result.exit_code == 0, result.output
+    assert (place / "run" / "model").is_dir()
+
+
+def test_all_checkpoints_damaged(place):
+    train()
+    (place / "run" / "model").rename(place / "aside")
+    for checkpoint in checkpoints(place / "run" / "checkpoints"):
+        (checkpoint / "trainer.json").write_text("?")
+    result = train()
+    told = " ".join(result.output.split())
+    assert result.exit_code == 0
+    assert "None of the 1 checkpoints is whole: this run starts over, from step 0." in told
+    assert "trying the checkpoint before it" not in told
+
+
+def test_data_that_shrank_before_a_resume(place):
+    source = samples(ANSWERED, ANSWERED)
+    train(f"data.train.0.source={source}")
+    samples(ANSWERED)
+    (place / "run" / "model").rename(place / "aside")
+    result = train(f"data.train.0.source={source}")
+    assert result.exit_code == 1
+    assert "has changed since this run began: it had 2 samples, and has 1 now" in " ".join(result.stderr.split())
