@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from foreign_data import chat_table, llava_rows, turns, write_lines, write_llava, write_pictures
+from PIL import Image
 from tiny_model import make_model, make_processor
 from what_users_read import mutua
 
@@ -18,6 +20,22 @@ def model(tmp_path_factory) -> Path:
     network.save_pretrained(path)
     make_processor(network).save_pretrained(path)
     return path
+
+
+def test_the_example_of_the_docs(tmp_path, monkeypatch):
+    page = (Path(__file__).parents[2] / "docs/data.md").read_text(encoding="utf-8")
+    example = re.search(r"```json\n(\[.*?)```", page, re.DOTALL)
+    printed = re.search(r"```bash\nmutua (data check .*?)\n```\n\n```text\n(.*?)```", page, re.DOTALL)
+    assert example is not None
+    assert printed is not None
+    (tmp_path / "pets").mkdir()
+    (tmp_path / "pets/llava.json").write_text(example[1], encoding="utf-8")
+    for name, size in (("cat", (640, 480)), ("bird", (320, 240))):
+        Image.new("RGB", size).save(tmp_path / f"pets/{name}.png")
+    monkeypatch.chdir(tmp_path)
+    result = mutua(*printed[1].split())
+    assert result.exit_code == 1
+    assert result.stdout == printed[2]
 
 
 def test_check_says_what_is_there(tmp_path):

@@ -150,7 +150,7 @@ MISTAKES = [
     Mistake("a list that is cut off", file("data.json", '[{"id": 1}, {"id'), ("data.json: not valid JSON", "cut off")),
     Mistake("a list with an error", file("data.json", "[{}, oops]"), ("not valid JSON at byte 5", "item 1")),
     Mistake("one object", file("data.json", '{\n"data": []\n}'), ("neither a JSON list of samples nor JSON Lines",)),
-    Mistake("an empty list", file("data.json", "[]"), ("nothing to evaluate", "holds no samples")),
+    Mistake("an empty list", file("data.json", "[]"), ("data.json holds no samples",)),
     Mistake(
         "a line that is no JSON", file("data.jsonl", '{"conversations": []}\n{'), ("data.jsonl:1: no conversation",)
     ),
