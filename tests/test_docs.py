@@ -1,33 +1,214 @@
-"""The examples of README and docs run as they are printed: the Python blocks of a page, one after the other."""
+"""What README, docs and `--help` print is so: Python blocks and commands run, links and paths lead somewhere.
+
+Everything runs in a stage: a folder with the recipes and pictures of this repository, and what a reader has by then of
+their own, such as a picture, a chat or a trained model.
+"""
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
+import shutil
+from importlib import import_module
+from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import typer
+from aki_checkpoint import write_checkpoint
+from typer.testing import CliRunner
+
+from mutua.api import PACKAGED
+from mutua.cli import app
 
 ROOT = Path(__file__).parent.parent
-PAGES = ["README.md", "docs/attention.md", "docs/chat-templates.md", "docs/compose.md"]
+PAGES = ["README.md", *sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))]
+CARD = "src/mutua/packaged/README.md"
+COMMANDS = sorted(
+    {
+        command.callback.__module__
+        for typers in (app, *(group.typer_instance for group in app.registered_groups))
+        for command in typers.registered_commands
+    }
+)
+
+# Added to a command, to have it done in seconds.
+SHORTER = {
+    "train": "--set train.steps=1 --set train.batch_size=2 --set train.warmup_steps=0 --set train.workers=0 "
+    "--set data.tokenizer_texts=50",
+    "eval": "--limit 2",
+    "ask": "--max-new-tokens 2",
+    "chat": "--max-new-tokens 2",
+    "leakage": "--conversations 1",
+}
+SHORTER_PYTHON = {'["train.steps=500"]': str(SHORTER["train"].replace("--set ", "").split())}
+
+# Not run, by how they begin: of these, options, recipes and paths are looked at.
+READ_ONLY = {
+    "make": "sets up an environment of its own, trains for minutes",
+    "mutua quickstart": "trains for minutes; tests/cli/test_quickstart.py runs it short",
+    "mutua train recipes/smollm2.yaml": "needs a language model from a package index",
+    "mutua eval --data easy-vqa -m runs/smollm2": "needs the two models of the line above",
+    "mutua train recipes/tiny": "goes on from a model that takes hours; docs/training.md runs the first",
+    "mutua eval -m runs/tiny-relation": "measures what took those hours",
+    "mutua export aki runs/mine": "needs an AKI model that was trained on; tests/convert/test_aki.py has one",
+    "pip install": "needs a package index",
+    ". .venv": "the environment that make run made",
+    "tensorboard": "serves until it is stopped",
+    "python -m pytest": "needs a GPU",
+    "python -m mutua.evaluation.blind": "takes ten seconds",
+    "python benchmarks/attention.py": "measures for minutes",
+    "python benchmarks/convert.py": "writes 8.66 GB",
+}
+PROGRAMS = ("mutua", "make", "pip", "python", "tensorboard", ".", "pytest", "torchrun", "accelerate", "printf")
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_python_examples_run(page, capsys):
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
-    assert blocks
+@pytest.fixture
+def stage(tmp_path, monkeypatch) -> Path:
+    shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
+    shutil.copytree(ROOT / "docs/images", tmp_path / "docs/images")
+    for name in ("scene.png", "a.png", "b.png", "photo.jpg", "pets/images/cat.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / "docs/images/scene.png", tmp_path / name)
+    parts = [{"type": "image", "image": "scene.png"}, {"type": "text", "text": "is there a red object?"}]
+    chat = [{"role": "user", "content": parts}, {"role": "assistant", "content": "yes"}]
+    for name in ("chat.jsonl", "mine.jsonl"):
+        lines = [json.dumps({"id": str(number), "messages": chat}) for number in range(3)]
+        (tmp_path / name).write_text("\n".join(lines) + "\n")
+    for name in ("mine.jinja", "chat_template.jinja"):
+        shutil.copy(PACKAGED / "chat_template.jinja", tmp_path / name)
+    for run in ("quickstart/captions", "quickstart/mma", "quickstart/causal", "mine", "a", "b"):
+        (tmp_path / "runs" / run).mkdir(parents=True)
+        (tmp_path / "runs" / run / "model").symlink_to(PACKAGED)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("mutua.evaluation.blind_guess", lambda source: None)  # ten seconds
+    return tmp_path
+
+
+def text_of(page: str) -> str:
+    return (ROOT / page).read_text(encoding="utf-8")
+
+
+def commands_in(text: str) -> list[str]:
+    """The command lines among what is printed as code, continued lines joined, comments left out."""
+    shell = re.findall(r"```(?:bash|sh|console)\n(.*?)```", text, re.DOTALL)
+    indented = re.findall(r"^ {2,4}(\S.*)$", re.sub(r"```.*?```", "", text, flags=re.DOTALL).replace("\\\n", " "), re.M)
+    lines = [line.strip() for block in shell for line in block.replace("\\\n", " ").splitlines()]
+    found = [line for line in [*lines, *indented] if line.split(" ")[0] in PROGRAMS]
+    return [re.sub(r"\s{2,}[#(].*", "", line) for line in found]
+
+
+def is_read_only(command: str) -> bool:
+    return any(command.startswith(beginning) for beginning in READ_ONLY)
+
+
+def read(command: str) -> None:
+    """Options, paths and extras that a command names are there."""
+    words = shlex.split(command)
+    if words[0] == "make":
+        assert re.search(rf"^{words[1]}:", text_of("Makefile"), re.M), command
+    for file in (word for word in words if word.endswith((".py", ".txt"))):
+        assert (ROOT / file).is_file(), command
+        if file.startswith("benchmarks"):
+            assert {word for word in words if word.startswith("--")} <= set(
+                re.findall(r'"(--[\w-]+)"', text_of("benchmarks/" + Path(file).name))
+            ), command
+    for extra in re.findall(r"\[(\w+)\]", command):
+        assert f"\n{extra} = [" in text_of("pyproject.toml"), command
+    if words[1] == "-m" and words[0] == "python":
+        assert find_spec(words[2]), command
+    if words[0] == "mutua":
+        read_ours(words[1:])
+
+
+def read_ours(words: list[str]) -> None:
+    """The words name one of our commands, with options that it has; a recipe is a recipe."""
+    command = typer.main.get_command(app)
+    while hasattr(command, "commands"):
+        command, *words = command.commands[words[0]], *words[1:]
+    options = {option for parameter in command.params for option in parameter.opts}
+    assert {word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)} <= options, words
+    if command.name == "train" and words:
+        from mutua.training import load_recipe
+
+        load_recipe(ROOT / words[0], [value for option, value in pairwise(words) if option == "--set"])
+
+
+def run(command: str) -> None:
+    *before, ours = command.split(" | ")
+    _, name, *words = shlex.split(ours)
+    if name == "convert":
+        prepare_aki(Path(words[2]))
+    if name == "train":
+        shutil.rmtree("runs/mine", ignore_errors=True)  # what a reader has by then this command makes
+    said = f"{shlex.split(before[0])[1]}\n" if before else "is there a red object?\n/quit\n"
+    done = CliRunner().invoke(app, [name, *words, *SHORTER.get(name, "").split()], input=said)
+    assert done.exit_code == 0, f"{command}\n{done.output}\n{done.exception!r}"
+
+
+def prepare_aki(target: Path) -> None:
+    """What is downloaded, at a tiny size, and a free place to write to."""
+    if target.is_dir():
+        shutil.rmtree(target)
+    source = Path("AKI-4B-phi-3.5-mini")
+    if not source.is_dir():
+        write_checkpoint(source, tokenizer=True)
+        shutil.copytree(source / "vision", "siglip")
+        shutil.copytree(source / "language", "phi-3.5")
+
+
+@pytest.mark.parametrize("page", [*PAGES, CARD])
+def test_commands_run(page, stage):
+    for command in commands_in(text_of(page)):
+        read(command) if is_read_only(command) else run(command)
+
+
+@pytest.mark.parametrize("module", COMMANDS)
+def test_the_examples_of_help_run(module, stage):
+    texts = [text for name, text in vars(import_module(module)).items() if name.endswith("EXAMPLES")]
+    commands = commands_in("\n".join(texts))
+    assert commands
+    for command in commands:
+        assert len(command) <= 77, f"{command}: help would break it in two lines"
+        read(command) if is_read_only(command) else run(command)
+
+
+def test_what_is_only_read_is_still_printed():
+    modules = [import_module(module) for module in COMMANDS]
+    texts = [*map(text_of, [*PAGES, CARD])]
+    texts += [text for module in modules for name, text in vars(module).items() if name.endswith("EXAMPLES")]
+    printed = [command for text in texts for command in commands_in(text)]
+    for beginning in READ_ONLY:
+        assert any(command.startswith(beginning) for command in printed) or f"`{beginning}" in "".join(texts), beginning
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if "```python" in text_of(page)])
+def test_python_examples_run(page, stage, capsys):
+    blocks = re.findall(r"```python\n(.*?)```", text_of(page), re.DOTALL)
+    lines = "\n".join(re.findall(r"```json\n(.*?)```", text_of(page), re.DOTALL)).replace("\n", "")
+    (stage / "pets/data.jsonl").write_text(lines)
+    if page == "docs/aki.md":
+        (stage / "models").mkdir()
+        (stage / "models/aki-4b").symlink_to(PACKAGED)
     names: dict[str, object] = {}
     for block in blocks:
+        for long, short in SHORTER_PYTHON.items():
+            block = block.replace(long, short)
         exec(compile(block, page, "exec"), names)
-    assert capsys.readouterr().out
+    assert capsys.readouterr().out or not any("print(" in block for block in blocks)
 
 
-@pytest.mark.parametrize(
-    "page", [*PAGES, "docs/architecture.md", "docs/training.md", "docs/data.md", "docs/performance.md", "docs/aki.md"]
-)
-def test_links_lead_somewhere(page):
-    path = ROOT / page
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", path.read_text(encoding="utf-8")):
+@pytest.mark.parametrize("page", [*PAGES, CARD])
+def test_links_and_paths_lead_somewhere(page):
+    path, text = ROOT / page, text_of(page)
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", text):
         assert (path.parent / target).exists(), f"{page} links to {target}"
+    for target in re.findall(r"(?<![\w/.-])(?:src|docs|tests|recipes|benchmarks)/[\w./-]*\w", text):
+        assert (ROOT / target).exists() or target == "recipes/x.yaml", f"{page} names {target}"
+    for words in re.findall(r"`mutua ([a-z][^`]*)`", text):
+        read_ours(shlex.split(words))
 
 
 def test_every_policy_is_on_the_page():

@@ -18,7 +18,7 @@ EXAMPLES = """Examples:
 
   mutua chat scene.png
 
-  printf 'how many circles are there?\\nis there a red object?\\n' | mutua chat scene.png
+  printf 'how many circles?\\nis there a red object?\\n' | mutua chat scene.png
 
 In the chat: /image PATH adds a picture to your next message, /new starts over with the first pictures, /help lists the
 commands, /quit (or Ctrl-D) ends. Ctrl-C stops an answer.
@@ -30,9 +30,7 @@ _COMMANDS = """/image PATH  adds a picture to your next message
 
 
 def chat(
-    images: Annotated[
-        list[str] | None, typer.Argument(metavar="[IMAGE]...", help="Pictures of the first turn.")
-    ] = None,
+    images: Annotated[list[str] | None, typer.Argument(metavar="IMAGE...", help="Pictures of the first turn.")] = None,
     model: ModelOption = None,
     policy: PolicyOption = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 64,
