@@ -1,0 +1,169 @@
+"""What other people's trainers would do wrong without a word: forwards, rows and options as they make them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_model import assistant, make_model, make_processor, picture, user
+from torch import Tensor
+from what_users_read import Mistake, check, rows
+
+from mutua.data import Collator, sample_from_row
+from mutua.roles import TokenRoles
+
+CHAT = [user(picture(1), "is it red?"), assistant("yes no")]
+
+
+def inputs_of(chat: list[dict[str, Any]], policy: str = "mma", **options: Any) -> tuple[Any, dict[str, Tensor]]:
+    model = make_model(policy)
+    out = make_processor(model).apply_chat_template(
+        [chat], tokenize=True, return_dict=True, return_tensors="pt", **options
+    )
+    return model.train(), dict(out)
+
+
+def fused_loss(model: Any, inputs: dict[str, Tensor], labels_BN: Tensor) -> Tensor:
+    """As TRL computes it: the base model's states, and the head on its own. No forward of ours sees a label."""
+    hidden_BNT = model.base_model(**inputs, use_cache=False).last_hidden_state[:, :-1]
+    logits_BNV = hidden_BNT @ model.get_output_embeddings().weight.T
+    return torch.nn.functional.cross_entropy(logits_BNV.flatten(0, 1), labels_BN[:, 1:].flatten(), ignore_index=-100)
+
+
+def all_tokens(inputs: dict[str, Tensor]) -> Tensor:
+    return inputs["input_ids"].clone()
+
+
+def replies(inputs: dict[str, Tensor]) -> Tensor:
+    roles = TokenRoles.from_codes(inputs["token_type_ids"], inputs["attention_mask"])
+    return torch.where(roles.is_response_BN, inputs["input_ids"], -100)
+
+
+def one_more(inputs: dict[str, Tensor]) -> Tensor:
+    """The replies, and the last token of the question's header."""
+    labels_BN = replies(inputs)
+    first = int((labels_BN[0] != -100).int().argmax())
+    labels_BN[0, first - 1] = inputs["input_ids"][0, first - 1]
+    return labels_BN
+
+
+def by_fused_head(labels: Callable[[dict[str, Tensor]], Tensor], **changes: Any) -> Callable[[Path], Any]:
+    def do(_: Path) -> Any:
+        model, inputs = inputs_of(CHAT)
+        return fused_loss(model, inputs | changes, labels(inputs)).backward()
+
+    return do
+
+
+def by_forward(labels: Callable[[dict[str, Tensor]], Tensor]) -> Callable[[Path], Any]:
+    def do(_: Path) -> Any:
+        model, inputs = inputs_of(CHAT)
+        return model(**inputs, labels=labels(inputs))
+
+    return do
+
+
+def with_lora(_: Path) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    model, inputs = inputs_of(CHAT)
+    adapted = get_peft_model(model, LoraConfig(target_modules=["q_proj"]))
+    return fused_loss(adapted.get_base_model(), inputs, all_tokens(inputs)).backward()
+
+
+def with_prompt_tuning(_: Path) -> Any:
+    from peft import PromptTuningConfig, get_peft_model
+
+    model, inputs = inputs_of(CHAT)
+    tuned = get_peft_model(model, PromptTuningConfig(num_virtual_tokens=2, task_type="CAUSAL_LM"))
+    return tuned(**inputs, labels=replies(inputs))
+
+
+def raw_text(_: Path) -> Any:
+    """A prompt and its completion joined, with a picture: one prompt block."""
+    model = make_model("mma").train()
+    inputs = dict(make_processor(model)(text="<image>is it red? yes", images=[picture(1)], return_tensors="pt"))
+    return fused_loss(model, inputs, all_tokens(inputs)).backward()
+
+
+def without_roles(_: Path) -> Any:
+    model, inputs = inputs_of(CHAT)
+    del inputs["token_type_ids"]
+    return model(**inputs, labels=all_tokens(inputs))
+
+
+def truncated(length: int) -> Callable[[Path], Any]:
+    options = {"processor_kwargs": {"truncation": True, "max_length": length, "padding_side": "right"}}
+    return lambda _: inputs_of(CHAT, **options)
+
+
+def collated(*rows: dict[str, Any], max_tokens: int | None = None) -> Callable[[Path], Any]:
+    return lambda _: Collator(make_processor(make_model()), max_tokens)(rows)
+
+
+def row(**columns: Any) -> Callable[[Path], Any]:
+    return lambda _: sample_from_row(columns, "row 3")
+
+
+SAID = {"role": "assistant", "content": "yes"}
+ASKED = {"role": "user", "content": "is it red?"}
+TRAINED = "which is no response: policy 'mma' may have shown it to its own past"
+
+MISTAKES = [
+    Mistake("labels on all tokens, in a fused head", by_fused_head(all_tokens), (TRAINED, "assistant_only_loss=True")),
+    Mistake("one label too many, in a fused head", by_fused_head(one_more), (TRAINED, "row 0, token")),
+    Mistake("labels on all tokens, under LoRA", with_lora, (TRAINED, "mutua.data.Collator(processor)")),
+    Mistake("labels on all tokens", by_forward(all_tokens), ("stands on a prompt token", "assistant_only_loss=True")),
+    Mistake("one label too many", by_forward(one_more), ("stands on a prompt token", "-100 outside the responses")),
+    Mistake("question and answer in one raw text", raw_text, (TRAINED, "pass messages")),
+    Mistake("roles dropped", without_roles, ("images came without token_type_ids", "pass on all that it returns")),
+    Mistake("prompt tuning", with_prompt_tuning, ("images came without token_type_ids",)),
+    Mistake("replies cut off", truncated(20), ("max_length=20 cuts off every reply of text 0", "raise max_length")),
+    Mistake("a picture cut", truncated(9), ("Mismatch in `image` token count", "max_length")),
+    Mistake("a row without a reply", collated({"messages": [ASKED]}), ("holds no reply to learn from",)),
+    Mistake("a row too long", collated({"messages": [ASKED, SAID]}, max_tokens=3), ("max_tokens allows 3",)),
+    Mistake("a row of other columns", collated({"question": "?"}), ("row 0 of the batch", "question")),
+    Mistake(
+        "more pictures than places", row(messages=[ASKED | {"content": "<image>?"}], images=[picture(1)] * 2), ("2",)
+    ),
+    Mistake("a place without a picture", row(messages=[ASKED | {"content": "<image>?"}, SAID]), ("row 3",)),
+    Mistake("preferences", row(prompt=[ASKED], chosen=[SAID], rejected=[SAID]), ("row 3: chosen", "remove the column")),
+    Mistake("a video", row(messages=[ASKED, SAID], videos=["a.mp4"]), ("row 3: videos", "no place for it")),
+]
+
+
+@rows(MISTAKES)
+def test_trainers(mistake, tmp_path):
+    check(mistake, tmp_path)
+
+
+@pytest.mark.parametrize("policy", ["mma", "causal"])
+def test_replies_alone_may_be_trained_on_anywhere(policy):
+    model, inputs = inputs_of(CHAT, policy)
+    fused_loss(model, inputs, replies(inputs)).backward()
+    mine = model.lm_head.weight.grad.clone()
+    model.zero_grad()
+    model(**inputs, labels=replies(inputs)).loss.backward()
+    torch.testing.assert_close(model.lm_head.weight.grad, mine)
+
+
+def test_a_causal_model_may_be_trained_on_all_tokens():
+    model, inputs = inputs_of(CHAT, "causal")
+    fused_loss(model, inputs, all_tokens(inputs)).backward()
+
+
+def test_a_loss_that_is_not_finite_is_for_the_trainer_to_tell():
+    model, inputs = inputs_of(CHAT)
+    (fused_loss(model, inputs, replies(inputs)) * float("nan")).backward()
+
+
+def test_without_a_head_any_state_may_be_trained():
+    """As an embedding, say: nothing is predicted from it."""
+    from mutua.models import MutuaModel
+
+    whole, inputs = inputs_of(CHAT)
+    model = MutuaModel(whole.config).train()
+    model(**inputs).last_hidden_state.mean().backward()
