@@ -46,6 +46,11 @@ def test_lines(tmp_path: Path) -> None:
     assert records.content == zlib.crc32(path.read_bytes())
 
 
+def test_lines_behind_a_mark_of_byte_order(tmp_path: Path) -> None:
+    (tmp_path / "data.jsonl").write_text('{"a": 1}\n{"a": 2}\n', encoding="utf-8-sig")
+    assert [JsonRecords(tmp_path / "data.jsonl")[nth]["a"] for nth in range(2)] == [1, 2]
+
+
 def test_an_empty_list(tmp_path: Path) -> None:
     (tmp_path / "data.json").write_text(" [ ] ")
     assert len(JsonRecords(tmp_path / "data.json")) == 0
@@ -61,6 +66,7 @@ def test_an_empty_list(tmp_path: Path) -> None:
         ('[{"a": 1}, {"b": "c', "byte 11, in or before item 1", "cut off or damaged (Unterminated string"),
         ('[{"a": 1},]', "byte 10, in or before item 1", "damaged (Expecting value)"),
         ("[{} {}]", "byte 4, in or before item 1", "a ',' is missing"),
+        (f"[{'9' * 5000}]", "byte 1, in or before item 0", "integer string conversion"),
         ("[{}] x", "byte 5, in or before item 1", "something follows the list"),
         ('[{"a": oops, "bcdefghijklmnopqrstuvw": 1}]', "byte 1, in or before item 0", "Expecting value"),
     ],

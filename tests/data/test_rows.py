@@ -68,6 +68,15 @@ HUMAN, GPT = {"from": "human", "value": "<image>\nwhat is it?"}, {"from": "gpt",
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "a.png"}}]}, SAID]},
             one_turn("[a.png]"),
         ),
+        (
+            {
+                "messages": [
+                    {"role": "user", "content": [{"type": "image", "image": RED, "text": "", "index": None}]},
+                    SAID,
+                ]
+            },
+            one_turn("[red]"),
+        ),
         # LLaVA, ShareGPT
         ({"conversations": [HUMAN, GPT], "image": "a.png"}, one_turn("[a.png]", "what is it?")),
         ({"conversations": [HUMAN, GPT], "image": ["a.png"]}, one_turn("[a.png]", "what is it?")),
@@ -161,7 +170,7 @@ def parts(*given: Any) -> dict[str, Any]:
         ),
         (parts({"type": "image"}), "messages.0.content.0: 1 place for a picture"),
         ({**parts({"type": "image", "image": RED}), "images": [RED]}, "0 places for a picture"),
-        ({"conversations": [HUMAN, GPT]}, "conversations.0.value: 1 place for a picture (<image> marks, and"),
+        ({"conversations": [HUMAN, GPT]}, "conversations.0.value: 1 place for a picture (marks <image>,"),
         ({"conversations": [HUMAN, GPT], "images": [RED, BLUE]}, "2 pictures in images or image: give each place"),
         ({"messages": [ASKED], "images": [RED], "image": RED}, "images and image hold pictures each"),
         ({"messages": [ASKED], "images": [RED, None]}, "images.1: is no picture (got None)"),

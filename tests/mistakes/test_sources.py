@@ -251,7 +251,7 @@ MISTAKES = [
     Mistake(
         "check: a page without a folder",
         lambda place: mutua("data", "check", "scenes", "-o", place / "no" / "page.html"),
-        ("--output", "page.html: name an .html file in a folder that is there"),
+        ("--output", "page.html", "there is no folder"),
     ),
     Mistake(
         "check: pictures of what names none",

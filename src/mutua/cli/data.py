@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mutua.cli.common import FAILED, INTERRUPTED, err, out, report_errors
+from mutua.cli.common import FAILED, INTERRUPTED, err, out, report_errors, result_file
 
 if TYPE_CHECKING:
     from mutua.data.check import Report
@@ -52,8 +53,6 @@ def check(
 ) -> None:
     """Read every sample once: count, show a few, and find what a run would skip or stop at (then exit code 1)."""
     with report_errors():
-        if output is not None and (output.suffix != ".html" or not output.absolute().parent.is_dir()):
-            raise ValueError(f"--output {output}: name an .html file in a folder that is there.")
         from mutua.cli.evaluate import progress
         from mutua.data.check import check_source
         from mutua.data.sheet import sheet
@@ -67,23 +66,23 @@ def check(
             config, processor = load_processor(model)
             max_tokens = max_tokens or longest_text(config.text_config)
         reports = []
-        with progress() as bar:
-            for name, samples in opened.items():
-                report = check_source(
-                    samples,
-                    name,
-                    processor=processor,
-                    max_tokens=max_tokens if processor else None,
-                    cuts=cuts,
-                    show=show,
-                    progress=lambda done, total, name=name: bar("", name, done, total),  # type: ignore[misc]
-                )
-                reports.append(report)
-                if report.read < report.samples:
-                    break
-        if output is not None:
-            output.write_text(sheet({report.name: report.shown for report in reports}), encoding="utf-8")
-            err.print(f"drawn: {output}", style="dim")
+        with result_file("--output", output, (".html",)) as save:
+            with progress() as bar:
+                for name, samples in opened.items():
+                    report = check_source(
+                        samples,
+                        name,
+                        processor=processor,
+                        max_tokens=max_tokens if processor else None,
+                        cuts=cuts,
+                        show=show,
+                        progress=partial(bar, "", name),
+                    )
+                    reports.append(report)
+                    if report.read < report.samples:
+                        break
+            page = sheet({report.name: report.shown for report in reports})
+            save(lambda path: path.write_text(page, encoding="utf-8"))
     if as_json:
         typer.echo(json.dumps({"sources": [report.summary() for report in reports]}, ensure_ascii=False))
     else:
@@ -100,7 +99,7 @@ def _open(name: str, images: Path | None) -> tuple[Mapping[str, Sequence[Sample]
     """The sources that are meant, by name; how long a sample may be, and whether a longer one is cut."""
     from mutua.data.readers import LlavaSource
     from mutua.data.readers.looking import source_at
-    from mutua.evaluation import open_source
+    from mutua.evaluation import open_source as open_named
 
     if images is not None:
         found = source_at(name)
@@ -108,51 +107,44 @@ def _open(name: str, images: Path | None) -> tuple[Mapping[str, Sequence[Sample]
             raise ValueError(f"--images is for files of LLaVA and its like, and {name} is read as {found.type}.")
         return {name: found.model_copy(update={"images": images}).open()}, None, False
     if not name.endswith((".yaml", ".yml")):
-        return {name: open_source(name)}, None, False
+        return {name: open_named(name)}, None, False
     from mutua.training import load_recipe
+    from mutua.training.batches import open_source
     from mutua.training.samples import source_names
 
     recipe = load_recipe(name)
     trained = zip(source_names(recipe), (weighted.source for weighted in recipe.data.train), strict=True)
     measured = ((f"evaluate.sources.{key}", source) for key, source in recipe.evaluate.sources.items())
-    opened = {}
-    for key, source in [*trained, *measured]:
-        try:
-            opened[key] = source.open()
-        except ValueError as error:
-            raise ValueError(f"{name}: {key}: {error}") from None
+    opened = {key: open_source(f"{name}: {key}", settings) for key, settings in [*trained, *measured]}
     return opened, recipe.data.max_tokens, recipe.data.too_long == "cut"
 
 
 def _print(report: Report) -> None:
     from mutua.data.check import NOTED, SKIPPED
 
-    def line(text: str) -> None:
-        out.print(text, markup=False, highlight=False, soft_wrap=True)
-
     whole = "" if report.read == report.samples else f", {report.read:,} of them read"
-    line(f"{report.name}: {report.samples:,} samples{whole}")
+    out.print(f"{report.name}: {report.samples:,} samples{whole}")
     pictures = ", ".join(f"{samples:,} with {count}" for count, samples in sorted(report.pictures.items()))
-    line(f"  replies {report.replies:,}; pictures: samples {pictures or 'none'}")
+    out.print(f"  replies {report.replies:,}; pictures: samples {pictures or 'none'}")
     if lengths := report.lengths:
         allowed = "" if report.max_tokens is None else f" (allowed {report.max_tokens:,})"
-        line(f"  tokens: {', '.join(f'{name} {tokens:,}' for name, tokens in lengths.items())}{allowed}")
+        out.print(f"  tokens: {', '.join(f'{name} {tokens:,}' for name, tokens in lengths.items())}{allowed}")
     for title, kinds in (("a run skips, or stops at:", SKIPPED), ("worth a look:", NOTED)):
         found = {kind: text for kind, text in kinds.items() if kind in report.counts}
         if found:
-            line(f"  {title}")
+            out.print(f"  {title}")
         for kind, text in found.items():
-            line(f"    {report.counts[kind]:,} {text}")
+            out.print(f"    {report.counts[kind]:,} {text}")
             for finding in report.findings[kind]:
-                line(f"      {finding.place}: {finding.text}")
+                out.print(f"      {finding.place}: {finding.text}")
             if (more := report.counts[kind] - len(report.findings[kind])) > 0:
-                line(f"      and {more:,} more")
+                out.print(f"      and {more:,} more")
     for sample in report.shown:
-        line(f"  {sample.id}")
+        out.print(f"  {sample.id}")
         for message in sample.messages:
-            line(f"    {message.role}: {_said(message.chat()['content'])}")
+            out.print(f"    {message.role}: {_said(message.chat()['content'])}")
     if report.read == report.samples and not report.counts:
-        line("  nothing to complain of")
+        out.print("  nothing to complain of")
 
 
 def _said(parts: Sequence[Mapping[str, object]]) -> str:

@@ -27,7 +27,7 @@ _ROLES = {
     **{"human": "user", "gpt": "assistant", "model": "assistant", "bot": "assistant"},
 }
 
-IMAGE_MARK = "<image>"
+_IMAGE_MARK = "<image>"
 
 CHATS = ("messages", "conversations", "prompt", "query")
 """The columns of which one holds the conversation, or begins it."""
@@ -38,7 +38,7 @@ _NOT_TAKEN = (
     *("video", "videos", "audio", "audios"),
 )
 _FOREIGN = {*CHATS[1:], "image", "images", "system"}
-_MARK = re.compile(rf"\n*{IMAGE_MARK}\n*")
+_MARK = re.compile(rf"\n*{_IMAGE_MARK}\n*")
 _IMAGE_KEYS = ("image", "path", "url", "image_url")
 
 
@@ -184,6 +184,7 @@ class _Row:
             return _split(part["text"])
         if part.get("type") not in ("image", "image_url"):
             return [part]
+        part = {name: value for name, value in part.items() if not _is_absent(value)}
         held = [name for name in _IMAGE_KEYS if name in part]
         if len(held) > 1:
             self.refuse(field, f"is one image, but holds {' and '.join(held)}: leave one")
@@ -215,7 +216,7 @@ class _Row:
         if len(places) != len(pictures):
             self.refuse(
                 ", ".join(dict.fromkeys(part.field for part in places)),
-                f"{_count(len(places), 'place')} for a picture ({IMAGE_MARK} marks, and image parts without an image), "
+                f"{_count(len(places), 'place')} for a picture (marks <image>, image parts without an image), "
                 f"and {_count(len(pictures), 'picture')} in images or image: give each place its picture",
             )
         for place, picture in zip(places, pictures, strict=True):
@@ -232,7 +233,7 @@ def _split(text: str) -> list[dict[str, Any]]:
 
     As LLaVA does, the newlines beside a mark are left out, and white space where a text with marks begins or ends.
     """
-    if IMAGE_MARK not in text:
+    if _IMAGE_MARK not in text:
         return [{"type": "text", "text": text}]
     texts = _MARK.split(text)
     said = [nth for nth, one in enumerate(texts) if one.strip()]

@@ -157,7 +157,7 @@ class _Steps(Dataset):
 
 def open_mixture(recipe: Recipe) -> Mixture:
     """The recipe's sources, opened: which samples make up which step."""
-    sources = [_open(f"data.train.{place}", weighted.source) for place, weighted in enumerate(recipe.data.train)]
+    sources = [open_source(f"data.train.{place}", weighted.source) for place, weighted in enumerate(recipe.data.train)]
     weights = [weighted.weight for weighted in recipe.data.train]
     return Mixture(sources, weights, recipe.seed, recipe.train.batch_size)
 
@@ -168,7 +168,7 @@ def open_evaluation(recipe: Recipe) -> dict[str, Sequence[Sample]]:
     sources = {}
     for name, settings in recipe.evaluate.sources.items():
         key = f"evaluate.sources.{name}"
-        sources[name] = source = _open(key, settings)
+        sources[name] = source = open_source(key, settings)
         if not len(source):
             raise ValueError(f"{key}: it holds no samples to evaluate on")
         try:
@@ -178,7 +178,8 @@ def open_evaluation(recipe: Recipe) -> dict[str, Sequence[Sample]]:
     return sources
 
 
-def _open(key: str, settings: Source) -> Sequence[Sample]:
+def open_source(key: str, settings: Source) -> Sequence[Sample]:
+    """The source of a recipe. ValueError, which names the key, where it cannot be opened."""
     try:
         return settings.open()
     except SAMPLE_ERRORS as error:

@@ -115,13 +115,12 @@ class JsonRecords:
             else:
                 try:
                     _, end = _DECODER.raw_decode(text, at)
-                except (json.JSONDecodeError, RecursionError) as error:
+                except (ValueError, RecursionError) as error:
+                    problem = str(getattr(error, "msg", error))
                     if _is_surely_wrong(error, text):
-                        self._damaged(before + at, count, str(getattr(error, "msg", error)))
+                        self._damaged(before + at, count, problem)
                     if is_whole:
-                        self._damaged(
-                            before + at, count, f"the file is cut off or damaged ({getattr(error, 'msg', error)})"
-                        )
+                        self._damaged(before + at, count, f"the file is cut off or damaged ({problem})")
                     more()
                     continue
                 if end == len(text) and not is_whole:  # a number may go on
