@@ -54,6 +54,8 @@ READ_ONLY = {
     "mutua train recipes/tiny": "goes on from a model that takes hours; docs/training.md runs the first",
     "mutua eval -m runs/tiny-relation": "measures what took those hours",
     "mutua export aki runs/mine": "needs an AKI model that was trained on; tests/convert/test_aki.py has one",
+    "mutua data check pets/llava.json": "finds what is wrong, exit code 1; tests/cli/test_data.py compares its output",
+    "mutua data check rows/train": "needs a table; tests/data has some",
     "pip install": "needs a package index",
     ". .venv": "the environment that make run made",
     "tensorboard": "serves until it is stopped",
@@ -72,11 +74,18 @@ def stage(tmp_path, monkeypatch) -> Path:
     for name in ("scene.png", "a.png", "b.png", "photo.jpg", "pets/images/cat.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / "docs/images/scene.png", tmp_path / name)
-    parts = [{"type": "image", "image": "scene.png"}, {"type": "text", "text": "is there a red object?"}]
-    chat = [{"role": "user", "content": parts}, {"role": "assistant", "content": "yes"}]
-    for name in ("chat.jsonl", "mine.jsonl"):
-        lines = [json.dumps({"id": str(number), "messages": chat}) for number in range(3)]
-        (tmp_path / name).write_text("\n".join(lines) + "\n")
+    questions = ("is there a red object?", "is there a red circle?", "is there a black circle?")
+    for name in ("chat.jsonl", "mine.jsonl", "pets.jsonl"):
+        (tmp_path / name).write_text("\n".join(map(sample, questions)) + "\n")
+    llava = [{"from": "human", "value": "<image>is there a red object?"}, {"from": "gpt", "value": "yes"}]
+    (tmp_path / "data.json").write_text(json.dumps([{"id": "1", "image": "scene.png", "conversations": llava}]))
+    (tmp_path / "recipes/mine.yaml").write_text(
+        "name: mine\noutput: runs/mine\nmodel: {preset: tiny}\n"
+        "data: {train: [{source: {type: jsonl, path: mine.jsonl}}]}\n"
+        "train: {steps: 1, batch_size: 1, learning_rate: 1.0e-3}\n"
+    )
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/mine").symlink_to(PACKAGED)
     for name in ("mine.jinja", "chat_template.jinja"):
         shutil.copy(PACKAGED / "chat_template.jinja", tmp_path / name)
     for run in ("quickstart/captions", "quickstart/mma", "quickstart/causal", "mine", "a", "b"):
@@ -85,6 +94,12 @@ def stage(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("mutua.evaluation.blind_guess", lambda source: None)  # ten seconds
     return tmp_path
+
+
+def sample(question: str) -> str:
+    parts = [{"type": "image", "image": "scene.png"}, {"type": "text", "text": question}]
+    chat = [{"role": "user", "content": parts}, {"role": "assistant", "content": "yes"}]
+    return json.dumps({"id": question, "messages": chat})
 
 
 def text_of(page: str) -> str:
@@ -187,11 +202,9 @@ def test_what_is_only_read_is_still_printed():
 @pytest.mark.parametrize("page", [page for page in PAGES if "```python" in text_of(page)])
 def test_python_examples_run(page, stage, capsys):
     blocks = re.findall(r"```python\n(.*?)```", text_of(page), re.DOTALL)
-    lines = "\n".join(re.findall(r"```json\n(.*?)```", text_of(page), re.DOTALL)).replace("\n", "")
-    (stage / "pets/data.jsonl").write_text(lines)
-    if page == "docs/aki.md":
-        (stage / "models").mkdir()
-        (stage / "models/aki-4b").symlink_to(PACKAGED)
+    for line in re.findall(r"```json\n(\{.*?)```", text_of(page), re.DOTALL)[:1]:
+        (stage / "pets/data.jsonl").write_text(line.replace("\n", ""))  # wrapped for reading
+    (stage / "models/aki-4b").symlink_to(PACKAGED)
     names: dict[str, object] = {}
     for block in blocks:
         for long, short in SHORTER_PYTHON.items():
