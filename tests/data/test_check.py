@@ -35,6 +35,19 @@ def test_nothing_to_complain_of(tmp_path: Path) -> None:
     assert report.lengths == {}
 
 
+def test_pictures_that_a_source_only_names_are_opened_too(tmp_path: Path) -> None:
+    write_pictures(tmp_path)
+    named = [
+        Message(role="user", content=(ImagePart(image=tmp_path / f"{name}.png"), TextPart(text="what?")))
+        for name in ("red", "blue", "none")
+    ]
+    said = Message(role="assistant", content=(TextPart(text="that"),))
+    report = check_source([Sample(id=str(nth), messages=(asked, said)) for nth, asked in enumerate(named)], "named")
+    assert report.pictures == {1: 2}
+    assert report.counts == {"picture": 1}
+    assert report.findings["picture"][0].place == "sample 2"
+
+
 def test_counts(tmp_path: Path) -> None:
     report = check_source(Llava(write_llava(tmp_path)), "data.json", show=2)
     assert (report.samples, report.read, report.replies, report.pictures) == (3, 3, 4, {0: 1, 1: 1, 3: 1})

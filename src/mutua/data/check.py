@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 from pydantic import ValidationError
 
+from mutua.data.readers.reader import with_images
 from mutua.data.sample import ImagePart, Sample
-from mutua.images import ImageError
+from mutua.images import ImageError, open_image
 
 if TYPE_CHECKING:
     from mutua.models import MutuaProcessor
@@ -185,7 +186,7 @@ class _Look:
         """The sample, None where it cannot be read, and what is to be said about it."""
         place = self._place(index)
         try:
-            sample = self.source[index]
+            sample = with_images(self.source[index], lambda path, *_: open_image(path))
         except (ValueError, OSError) as error:
             kind = "picture" if _is_about_a_picture(error) else "unreadable"
             return None, [Finding(kind, place, str(error).removeprefix(f"{place}: "))]

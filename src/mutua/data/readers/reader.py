@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import overload
 
@@ -48,26 +48,17 @@ class Reader(Sequence[Sample]):
         index = range(len(self))[index]
         sample = self.without_images(index)
         try:
-            messages = tuple(self._with_images(m, message) for m, message in enumerate(sample.messages))
+            sample = with_images(sample, self._open)
         except ImageError as error:
             refused = SampleError(f"{self.place(index)}: {error}")
             refused.sample_id = sample.id
             raise refused from error
-        return sample.model_copy(update={"messages": messages, "source": sample.source or self.path.name})
+        return sample if sample.source else sample.model_copy(update={"source": self.path.name})
 
     def check(self) -> None:
         """Reads every sample with its images. Raises SampleError at the first that is wrong."""
         for index in range(len(self)):
             self[index]
-
-    def _with_images(self, m: int, message: Message) -> Message:
-        parts = [
-            ImagePart(image=self._open(part.image, m, p))
-            if isinstance(part, ImagePart) and isinstance(part.image, Path)
-            else part
-            for p, part in enumerate(message.content)
-        ]
-        return message.model_copy(update={"content": tuple(parts)})
 
     def _open(self, image: Path, m: int, p: int) -> Image.Image:
         """The picture of a part. Raises ImageError."""
@@ -84,3 +75,19 @@ class Reader(Sequence[Sample]):
     def _hint(self) -> str:
         """What an error about a picture that is not there ends with, where the folder of pictures can be set."""
         return f"; paths start at {self.pictures}, and `images` names another folder"
+
+
+def with_images(sample: Sample, open: Callable[[Path, int, int], Image.Image]) -> Sample:
+    """The sample with the pictures that its paths name, opened by `open` (path, message, part)."""
+
+    def opened(m: int, message: Message) -> Message:
+        parts = (
+            ImagePart(image=open(part.image, m, p))
+            if isinstance(part, ImagePart) and isinstance(part.image, Path)
+            else part
+            for p, part in enumerate(message.content)
+        )
+        return message.model_copy(update={"content": tuple(parts)})
+
+    messages = tuple(opened(m, message) for m, message in enumerate(sample.messages))
+    return sample.model_copy(update={"messages": messages})
