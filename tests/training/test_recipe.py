@@ -73,7 +73,7 @@ def test_adapters_are_asked_for_by_their_section(tmp_path: Path, recipe_in) -> N
         ("model.vision.depth=3", "model.vision: no key of SiglipVisionConfig 'depth'; allowed: "),
         ("data.train=[]", "data.train: got [], expected at least 1 entries"),
         ("data.train.0.weight=0", "data.train.0.weight: got 0, expected a number above 0"),
-        ("data.train.0.source={}", "data.train.0.source: needs a `type`: scenes, easy-vqa, jsonl"),
+        ("data.train.0.source={}", "data.train.0.source: needs a `type`: scenes, grid, easy-vqa, jsonl"),
         ("data.train.0.source.type=coco", "data.train.0.source: got "),
         ("data.train.0.source.split=dev", "data.train.0.source.split: got 'dev', expected 'train' or 'test'"),
         ("data.train.0.source.sized=3", "data.train.0.source.sized: unknown key; did you mean 'size'? allowed: type,"),

@@ -28,7 +28,7 @@ class WeightedSource(Section):
         default=1.0, description="this source's share of the samples, relative to the other weights"
     )
     source: Source = Field(
-        description="a source by its `type`: scenes, easy-vqa, jsonl, llava or datasets, and its settings"
+        description="a source by its `type`: scenes, grid, easy-vqa, jsonl, llava or datasets, and its settings"
     )
 
 

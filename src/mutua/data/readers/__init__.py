@@ -9,6 +9,10 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 
+from mutua.data.grid import GridScenes
+from mutua.data.grid.questions import TRAIN_FAMILIES
+from mutua.data.grid.questions import Family as GridFamily
+from mutua.data.grid.world import Split as GridSplit
 from mutua.data.readers.dataset_rows import DatasetRows
 from mutua.data.readers.easy_vqa import EasyVQA
 from mutua.data.readers.jsonl import JsonLines
@@ -32,6 +36,18 @@ class ScenesSource(_Settings):
 
     def open(self) -> Scenes:
         return Scenes(self.split, self.size, self.seed, self.families, self.turns)
+
+
+class GridSource(_Settings):
+    type: Literal["grid"] = "grid"
+    split: GridSplit
+    size: NonNegativeInt
+    seed: int = 0
+    families: tuple[GridFamily, ...] = Field(default=TRAIN_FAMILIES, min_length=1)
+    side: int = Field(default=4, ge=2, le=16)
+
+    def open(self) -> GridScenes:
+        return GridScenes(self.split, self.size, self.seed, self.families, self.side)
 
 
 class EasyVQASource(_Settings):
@@ -72,7 +88,8 @@ class DatasetsSource(_Settings):
 
 
 Source: TypeAlias = Annotated[
-    ScenesSource | EasyVQASource | JsonLinesSource | LlavaSource | DatasetsSource, Field(discriminator="type")
+    ScenesSource | GridSource | EasyVQASource | JsonLinesSource | LlavaSource | DatasetsSource,
+    Field(discriminator="type"),
 ]
 
 __all__ = [
@@ -80,6 +97,8 @@ __all__ = [
     "DatasetsSource",
     "EasyVQA",
     "EasyVQASource",
+    "GridScenes",
+    "GridSource",
     "JsonLines",
     "JsonLinesSource",
     "Llava",
