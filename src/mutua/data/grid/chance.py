@@ -34,7 +34,7 @@ class Chance:
         places = np.arange(self._place + 1, self._place + 1 + count, dtype=np.uint64)
         self._place += count
         bits = _mix(self._streams_B[:, None] + places * _STEP)
-        return ((bits >> np.uint64(11)) * 2.0**-53).reshape(-1, *shape)
+        return ((bits >> np.uint64(11)).astype(np.float64) * 2.0**-53).reshape(-1, *shape)
 
     def below(self, bound: int, *shape: int) -> NDArray[np.int64]:
         """(B, *shape) whole numbers from 0 to below `bound`."""
