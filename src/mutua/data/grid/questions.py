@@ -16,10 +16,13 @@ from numpy.typing import NDArray
 from mutua.data.grid.chance import Chance
 from mutua.data.grid.world import COLOURS, EMPTY, KINDS, POPULAR, SHAPES, words
 
-Family: TypeAlias = Literal["attribute", "exists", "relation", "pope-random", "pope-popular", "pope-adversarial"]
+Family: TypeAlias = Literal[
+    "attribute", "exists", "relation", "pope-random", "pope-popular", "pope-adversarial", "blind", "describe"
+]
 FAMILIES: tuple[Family, ...] = get_args(Family)
-# The others are for evaluation: does the model claim to see what is not there?
-TRAIN_FAMILIES: tuple[Family, ...] = ("attribute", "exists", "relation")
+# Of the others the pope-* are for evaluation (does the model claim to see what is not there?), "blind" asks for what
+# the question itself says, and "describe" teaches a vision encoder.
+MAIN_FAMILIES: tuple[Family, ...] = ("attribute", "exists", "relation")
 
 Array: TypeAlias = NDArray[np.int64]
 
@@ -58,11 +61,17 @@ class Items:
             return f"{asked} of {shape if asked == 'colour' else colour}?"
         if self.family == "relation":
             return f"{asked} {list(SIDES)[self.sides_B[item]]} of {colour} {shape}?"
-        return f"any {colour} {shape}?"
+        if self.family == "blind":
+            return f"{asked} of {colour} {shape}?"
+        return "describe." if self.family == "describe" else f"any {colour} {shape}?"
 
     def answer(self, item: int) -> str:
-        """Its answer, read from the layout."""
+        """Its answer, read from the layout (or, if it is "blind", from the question)."""
         cell, asked = int(self.cells_B[item]), int(self.asked_B[item])
+        if self.family == "describe":
+            return ", ".join(" ".join(words(kind)) for kind in self.layouts_BC[item].tolist() if kind != EMPTY)
+        if self.family == "blind":
+            return words(int(self.kinds_B[item]))[asked]
         if asked == _YES_NO:
             return "no" if cell == EMPTY else "yes"
         return words(int(self.layouts_BC[item, cell]))[asked]
@@ -151,6 +160,19 @@ def _pope(chance: Chance, kinds_B: Array, side: int) -> tuple[Array, dict[str, A
     return layouts_BC, _put_half(chance, layouts_BC, kinds_B, places_BC[:, 0])
 
 
+def _blind(chance: Chance, items: int, side: int) -> tuple[Array, dict[str, Array]]:
+    """Of what colour is a red circle? The picture has nothing to do with it."""
+    layouts_BC, _ = _scatter(chance, _bag(chance, side))
+    nowhere_B = np.full(items, EMPTY)
+    return layouts_BC, {"kinds_B": chance.below(KINDS), "asked_B": chance.below(2), "cells_B": nowhere_B}
+
+
+def _describe(chance: Chance, items: int, side: int) -> tuple[Array, dict[str, Array]]:
+    """A caption: every object, in reading order."""
+    layouts_BC, _ = _scatter(chance, _bag(chance, side))
+    return layouts_BC, {"kinds_B": np.zeros(items, np.int64), "cells_B": np.full(items, EMPTY)}
+
+
 _PROPOSERS: dict[Family, Callable[[Chance, int, int], tuple[Array, dict[str, Array]]]] = {
     "attribute": _attribute,
     "exists": _exists,
@@ -158,6 +180,8 @@ _PROPOSERS: dict[Family, Callable[[Chance, int, int], tuple[Array, dict[str, Arr
     "pope-random": _pope_random,
     "pope-popular": _pope_popular,
     "pope-adversarial": _pope_adversarial,
+    "blind": _blind,
+    "describe": _describe,
 }
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from mutua.data.grid.chance import Chance
-from mutua.data.grid.questions import FAMILIES, TRAIN_FAMILIES, Family, Items, draw
+from mutua.data.grid.questions import FAMILIES, MAIN_FAMILIES, Family, Items, draw
 from mutua.data.grid.world import Split, render, splits
 from mutua.data.sample import ImagePart, Message, Sample, TextPart
 
@@ -25,6 +25,7 @@ class GridScenes(Sequence[Sample]):
 
     Args:
         side: cells a side; the picture has 8 pixels for each.
+        shuffled: every question is that of another scene of its family, so no picture tells the answer: a null check.
     """
 
     def __init__(
@@ -32,8 +33,9 @@ class GridScenes(Sequence[Sample]):
         split: Split,
         size: int,
         seed: int = 0,
-        families: Sequence[Family] = TRAIN_FAMILIES,
+        families: Sequence[Family] = MAIN_FAMILIES,
         side: int = 4,
+        shuffled: bool = False,
     ) -> None:
         if split not in SPLITS:
             raise ValueError(f"split {split!r}: grid has {', '.join(map(repr, SPLITS))}")
@@ -45,6 +47,7 @@ class GridScenes(Sequence[Sample]):
         if not 2 <= side <= 16:
             raise ValueError(f"side {side}: a grid has 2 to 16 cells a side")
         self.split, self.size, self.seed, self.families, self.side = split, size, seed, tuple(families), side
+        self.shuffled = shuffled
 
     def __len__(self) -> int:
         return self.size
@@ -64,12 +67,13 @@ class GridScenes(Sequence[Sample]):
         for family, some in self._by_family(indices).items():
             items = self.items(family, some)
             pictures_BHW3 = render(items.layouts_BC)
+            asking = self.items(family, [index + self.size for index in some]) if self.shuffled else items
             for place, index in enumerate(some):
                 picture = ImagePart(image=Image.fromarray(pictures_BHW3[place]))
                 found[index] = Sample(
                     id=f"grid-{self.split}-{self.seed}-{index}",
                     messages=(
-                        Message(role="user", content=(picture, TextPart(text=items.question(place)))),
+                        Message(role="user", content=(picture, TextPart(text=asking.question(place)))),
                         Message(role="assistant", content=(TextPart(text=items.answer(place)),)),
                     ),
                     family=family,

@@ -10,7 +10,7 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 
 from mutua.data.grid import GridScenes
-from mutua.data.grid.questions import TRAIN_FAMILIES
+from mutua.data.grid.questions import MAIN_FAMILIES
 from mutua.data.grid.questions import Family as GridFamily
 from mutua.data.grid.world import Split as GridSplit
 from mutua.data.readers.dataset_rows import DatasetRows
@@ -43,11 +43,12 @@ class GridSource(_Settings):
     split: GridSplit
     size: NonNegativeInt
     seed: int = 0
-    families: tuple[GridFamily, ...] = Field(default=TRAIN_FAMILIES, min_length=1)
+    families: tuple[GridFamily, ...] = Field(default=MAIN_FAMILIES, min_length=1)
     side: int = Field(default=4, ge=2, le=16)
+    shuffled: bool = False
 
     def open(self) -> GridScenes:
-        return GridScenes(self.split, self.size, self.seed, self.families, self.side)
+        return GridScenes(self.split, self.size, self.seed, self.families, self.side, self.shuffled)
 
 
 class EasyVQASource(_Settings):
