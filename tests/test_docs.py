@@ -41,6 +41,7 @@ SHORTER = {
     "eval": "--limit 2",
     "ask": "--max-new-tokens 2",
     "chat": "--max-new-tokens 2",
+    "look": "--max-new-tokens 2",
     "leakage": "--conversations 1",
 }
 SHORTER_PYTHON = {'["train.steps=500"]': str(SHORTER["train"].replace("--set ", "").split())}

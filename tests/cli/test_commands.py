@@ -112,7 +112,7 @@ def test_usage_errors_exit_with_2(image):
     assert mutua("nonsense").exit_code == 2
 
 
-@pytest.mark.parametrize("command", ["ask", "chat", "train", "eval", "audit", "quickstart", "doctor"])
+@pytest.mark.parametrize("command", ["ask", "chat", "train", "eval", "audit", "look", "quickstart", "doctor"])
 def test_help_has_examples(command):
     result = mutua(command, "--help")
     assert result.exit_code == 0

@@ -62,6 +62,10 @@ def doing(*words: object) -> Any:
     return lambda place: mutua(*words)
 
 
+def looking(*words: object) -> Any:
+    return doing("look", *words, "-o", "look.png")
+
+
 def on_a_full_disk(*words: object) -> Any:
     """No file may grow beyond a kilobyte, which fails as a full disk does."""
 
@@ -141,6 +145,21 @@ MISTAKES = [
     Mistake(
         "mask: no square image", doing("mask", "-p", "concentric", "--image-tokens", "5"), ("5 tokens is no square",)
     ),
+    Mistake("look: no such picture", looking("no.png", "red?"), ("file not found: no.png",)),
+    Mistake("look: no question", looking("a.png", " "), ("the question is empty",)),
+    Mistake("look: the question first", looking("red?", "a.png"), ("file not found: red?",)),
+    Mistake("look: no folder", doing("look", "a.png", "red?", "-o", "no/a.png"), ("--output no/a.png: there is no",)),
+    Mistake("look: another format", doing("look", "a.png", "red?", "-o", "a.gif"), ("a.gif: pictures are drawn as",)),
+    Mistake(
+        "look: disk full",
+        on_a_full_disk("look", "a.png", "red?", "-m", "model", "-o", "b.png"),
+        ("--output b.png", FULL),
+    ),
+    Mistake("look: a model twice", looking("a.png", "red?", "-m", "x", "-m", "x"), ("--model x is given twice",)),
+    Mistake("look: a policy twice", looking("a.png", "red?", "-p", "mma", "-p", "mma"), ("--policy mma is given",)),
+    Mistake("look: no such policy", looking("a.png", "red?", "-p", "x"), ("unknown attention policy 'x'",)),
+    Mistake("look: no such model", looking("a.png", "red?", "-m", "no"), ("no model at no",)),
+    Mistake("look: nowhere to draw", doing("look", "a.png", "red?"), ("Missing option '--output'",)),
     Mistake("leakage: no such backend", doing("leakage", "model", "-b", "x"), ("'x'", "use one of mutua_auto")),
     Mistake("leakage: no such model", doing("leakage", "no"), ("no model at no",)),
     Mistake("convert: nothing there", doing("convert", "aki", "no", "out"), ("no/config.json cannot be read",)),

@@ -48,7 +48,8 @@ def allowed_mask(
     batch, tokens = roles.document_BN.shape
     keys = past + tokens - first_key if keys is None else keys
     is_behind = _behind(base, past, tokens, first_key, keys)
-    allowed = torch.zeros(batch, tokens, keys, dtype=torch.bool)
+    # Lists until the end: one cell of a tensor takes ten times as long to write.
+    allowed = [[[False] * keys for _ in range(tokens)] for _ in range(batch)]
     for row in range(batch):
         document, block, modality, item = (
             column[row].tolist() for column in (roles.document_BN, roles.block_BN, roles.modality_BN, roles.item_BN)
@@ -65,7 +66,7 @@ def allowed_mask(
                 if not is_real[past + k]:
                     continue
                 if k < 0:
-                    allowed[row, q, column] = behind
+                    allowed[row][q][column] = behind
                     continue
                 if document[k] != document[q]:
                     continue
@@ -75,8 +76,8 @@ def allowed_mask(
                 if item[q] == item[k] != NONE and policy.within_item == "rings":
                     inside = _ring(k, item, document) <= _ring(q, item, document)
                     behind = inside and (behind or k > q)
-                allowed[row, q, column] = behind or ahead
-    return allowed.to(roles.document_BN.device)
+                allowed[row][q][column] = behind or ahead
+    return torch.tensor(allowed, dtype=torch.bool, device=roles.document_BN.device).view(batch, tokens, keys)
 
 
 def _behind(base: Callable[..., Any] | None, past: int, tokens: int, first_key: int, keys: int) -> list[list[bool]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from mutua.cli import ask, audit, chat, convert, data, doctor, evaluate, leakage, mask, quickstart, train
+from mutua.cli import ask, audit, chat, convert, data, doctor, evaluate, leakage, look, mask, quickstart, train
 
 app = typer.Typer(
     name="mutua",
@@ -21,6 +21,7 @@ app.command(name="train", epilog=train.EXAMPLES)(train.train)
 app.command(name="eval", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
 app.add_typer(data.data_app, name="data")
 app.command(name="leakage", epilog=leakage.EXAMPLES)(leakage.leakage)
+app.command(name="look", epilog=look.EXAMPLES)(look.look)
 app.command(name="audit", epilog=audit.EXAMPLES)(audit.audit)
 app.command(name="mask", epilog=mask.EXAMPLES)(mask.mask)
 app.add_typer(convert.convert_app, name="convert")

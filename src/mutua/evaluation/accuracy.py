@@ -45,6 +45,11 @@ class Score:
         return {"correct": self.correct, "total": self.total, "accuracy": self.accuracy, "low": low, "high": high}
 
 
+def is_right(answer: str, expected: str) -> bool:
+    """Equal but for case and surrounding space."""
+    return answer.strip().casefold() == expected.strip().casefold()
+
+
 @dataclass(frozen=True)
 class Record:
     """One question and what the model made of it."""
@@ -57,8 +62,7 @@ class Record:
 
     @property
     def is_correct(self) -> bool:
-        """Equal but for case and surrounding space."""
-        return self.answer.strip().casefold() == self.expected.strip().casefold()
+        return is_right(self.answer, self.expected)
 
 
 @dataclass(frozen=True)

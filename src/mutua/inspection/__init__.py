@@ -1,1 +1,1 @@
-"""What looks inside: the proof that nothing leaks, drawn masks, conversations token by token."""
+"""What looks inside: the proof that nothing leaks, drawn masks, conversations token by token, where answers look."""

@@ -13,8 +13,9 @@ from PIL import Image
 
 from mutua.data.grid.chance import Chance
 from mutua.data.grid.questions import FAMILIES, MAIN_FAMILIES, Family, Items, draw
-from mutua.data.grid.world import Split, render, splits
+from mutua.data.grid.world import EMPTY, Split, render, splits
 from mutua.data.sample import ImagePart, Message, Sample, TextPart
+from mutua.data.where import Box, cell_box
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 _TRIES = 1_000  # one layout in eight is a test layout
@@ -80,6 +81,12 @@ class GridScenes(Sequence[Sample]):
                     source="grid",
                 )
         return [found[index] for index in indices]
+
+    def where(self, index: int) -> Box | None:
+        """See `mutua.data.where.KnowsWhere`."""
+        ((family, some),) = self._by_family([index]).items()
+        cell = int(self.items(family, some).cells_B[0])
+        return None if cell == EMPTY else cell_box(cell, self.side)
 
     def _by_family(self, indices: Sequence[int]) -> dict[Family, list[int]]:
         grouped: dict[Family, list[int]] = {}

@@ -50,6 +50,8 @@ from mutua.data.scenes.scene import (
     Thing,
     render,
 )
+from mutua.data.scenes.where import answers_thing
+from mutua.data.where import Box, cell_box
 
 Layout = dict[int, Kind]  # cell -> what stands there
 Build = Callable[[], Layout]  # draws a fresh layout that gives the question the answer that was chosen for it
@@ -116,6 +118,19 @@ class Scenes(Sequence[Sample]):
             raise IndexError(f"sample {index} of {self.size} scenes")
         return draw(self.seed, self.split, self.families[index % len(self.families)], index)
 
+    def where(self, index: int) -> Box | None:
+        """See `mutua.data.where.KnowsWhere`."""
+        item = self.item(index)
+        thing = answers_thing([item.spec, *self._further_questions(index, item.scene)][-1], item.scene)
+        return None if thing is None else cell_box(thing.cell, GRID)
+
+    def _further_questions(self, index: int, scene: Scene) -> list[Question]:
+        """What is asked from the second turn on."""
+        rng = random.Random(f"{self.seed}/{self.split}/turns/{index}")
+        return [
+            follow_up(rng, scene, self.families[(index + turn) % len(self.families)]) for turn in range(1, self.turns)
+        ]
+
     @overload
     def __getitem__(self, index: int) -> Sample: ...
     @overload
@@ -129,9 +144,7 @@ class Scenes(Sequence[Sample]):
             Message(role="user", content=(ImagePart(image=render(item.scene)), TextPart(text=item.question))),
             Message(role="assistant", content=(TextPart(text=item.answer),)),
         ]
-        rng = random.Random(f"{self.seed}/{self.split}/turns/{index}")
-        for turn in range(1, self.turns):
-            spec = follow_up(rng, item.scene, self.families[(index + turn) % len(self.families)])
+        for spec in self._further_questions(index, item.scene):
             messages.append(Message(role="user", content=(TextPart(text=spec.text),)))
             messages.append(Message(role="assistant", content=(TextPart(text=spec.answer(item.scene)),)))
         return Sample(
