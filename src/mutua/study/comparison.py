@@ -1,0 +1,138 @@
+"""Two models on the same questions, one seed each: where one is right more often, and where no difference is seen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from mutua.evaluation.accuracy import Accuracy, Score
+from mutua.figures import blank_figure
+from mutua.study import words
+from mutua.study.curves import draw_curves
+from mutua.study.statistics import Estimate, Point, paired_proportions
+from mutua.study.style import WIDTH, colour, legend, reach, title
+from mutua.study.summary import Arm
+
+_OVERALL = "overall"
+
+
+@dataclass(frozen=True)
+class PairedRow:
+    """A family: how often each is right, and the difference policy - baseline (-1 to 1) with its 95 % interval."""
+
+    family: str
+    policy: Score
+    baseline: Score
+    difference: Estimate
+
+
+def paired_rows(policy: Accuracy, baseline: Accuracy) -> list[PairedRow]:
+    """A row a family, in order of first appearance, then all questions; the interval is `paired_proportions`'.
+
+    It speaks of other questions to these two models, not of other training runs.
+
+    Raises:
+        ValueError: they were not asked the same questions in the same order, or none.
+    """
+    asked, other = ([(record.id, record.question) for record in one.records] for one in (policy, baseline))
+    if not asked or asked != other:
+        place = next((i for i, pair in enumerate(zip(asked, other, strict=False)) if pair[0] != pair[1]), None)
+        where = f"{len(asked):,} and {len(other):,} questions" if place is None else f"they part at question {place:,}"
+        raise ValueError(f"the two models were not asked the same questions ({where}): evaluate both on one source.")
+    pairs = list(zip(policy.records, baseline.records, strict=True))
+    rows = []
+    for family in [*policy.families, _OVERALL]:
+        right = [
+            (one.is_correct, two.is_correct)
+            for one, two in pairs
+            if family == _OVERALL or (one.family or "other") == family
+        ]
+        counts = [right.count(both) for both in ((True, True), (True, False), (False, True), (False, False))]
+        total = len(right)
+        ours, theirs = Score(counts[0] + counts[1], total), Score(counts[0] + counts[2], total)
+        rows.append(PairedRow(family, ours, theirs, paired_proportions(*counts)))
+    return rows
+
+
+def paired_table(rows: Sequence[PairedRow], policy: str, baseline: str, *, title: str = "") -> Table:
+    """Families down: both accuracies, the difference in points with its 95 % interval, and what may be said of it."""
+    out = Table("family", title=Text(title, style="italic") if title else None)
+    out.add_column("questions", justify="right")
+    for name in (policy, baseline):
+        out.add_column(Text(name), justify="right")
+    out.add_column("difference in points (95 %)", justify="right")
+    out.add_column("right more often")
+    for row in rows:
+        if row.family == _OVERALL:
+            out.add_section()
+        shares = (f"{score.accuracy:.1%}" for score in (row.policy, row.baseline))
+        out.add_row(
+            Text(row.family),
+            f"{row.policy.total:,}",
+            *shares,
+            words.points(row.difference),
+            Text(_who(row, policy, baseline), style="" if row.difference.excludes_zero else "dim"),
+            style="bold" if row.family == _OVERALL else None,
+        )
+    return out
+
+
+def comparison_figure(
+    curves: Mapping[str, Sequence[Point]], compared: Mapping[str, Sequence[PairedRow]], *, policy: str, baseline: str
+) -> Any:
+    """Left, learning curves on the validation split; right, paired differences with 95 % intervals.
+
+    Args:
+        curves: by policy.
+        compared: by what was compared, e.g. "just trained: grid" and "packaged: scenes".
+        policy, baseline: which policies the differences are of; a hollow dot: no difference seen.
+
+    Returns:
+        A matplotlib figure, to save.
+    """
+    lines = sum(len(rows) + 1 for rows in compared.values())
+    figure = blank_figure(WIDTH, max(3.4, 0.2 * lines + 1.1))
+    left, right = figure.subplots(1, 2, width_ratios=(1, 1.15))
+    legend(figure, draw_curves(left, {Arm(name): [curve] for name, curve in curves.items()}))
+    title(left, "while training: accuracy on the validation split")
+    shade, at, labels = colour(Arm(policy)), 0, []
+    for heading, rows in compared.items():
+        labels.append(heading)
+        at += 1
+        for row in rows:
+            found, filling = row.difference, shade if row.difference.excludes_zero else "white"
+            right.errorbar(
+                [100 * found.value],
+                [at],
+                xerr=[[100 * (found.value - found.low)], [100 * (found.high - found.value)]],
+                color=shade,
+                marker="s",
+                markersize=5,
+                markerfacecolor=filling,
+                elinewidth=1.3,
+            )
+            labels.append(row.family)
+            at += 1
+    right.axvline(0, color="0.35", lw=1, zorder=0)
+    right.set_yticks(range(at), labels, parse_math=False)
+    headings = {labels.index(heading) for heading in compared}
+    for number, label in enumerate(right.get_yticklabels()):
+        label.set_fontweight("bold" if number in headings else "normal")
+    right.set_ylim(at - 0.4, -0.6)
+    right.set_xlim(*reach(row.difference for rows in compared.values() for row in rows))
+    right.tick_params(axis="y", length=0)
+    right.set_xlabel("points, with 95 % intervals; hollow: no difference seen", fontsize=9)
+    title(right, f"held-out questions: {policy} less {baseline}")
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(labelsize=8.5)
+    return figure
+
+
+def _who(row: PairedRow, policy: str, baseline: str) -> str:
+    word = words.verdict(row.difference)
+    return {"more": policy, "less": baseline}.get(word, word)

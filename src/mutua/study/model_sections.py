@@ -1,0 +1,101 @@
+"""The sections of a study's report on the models: what they cost, how often they say yes, what they do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from mutua.study.figures import cost_figure, heads_figure, layers_figure, yes_figure
+from mutua.study.page import Picture, Section, Table
+from mutua.study.results import BASELINE, MAIN, CostRow, LookRow, YesRow
+from mutua.study.statistics import Estimate, mean_over, paired_by_seed
+from mutua.study.summary import Arm, Place, arms_in_order, grouped, place_labels, right_yes_rates, yes_rates
+from mutua.study.tables import accuracy_table, marked, stem
+
+
+def cost_section(rows: Sequence[CostRow]) -> Section:
+    causal = {_where(row): row for row in rows if row.policy == BASELINE}
+    names = place_labels(_where(row)[0] for row in rows)
+    lines = []
+    for row in sorted(rows, key=lambda row: _where(row)[0]):
+        base = causal.get(_where(row))
+        values = []
+        for measure, digits in (("step_ms", ".1f"), ("peak_mib", ",.0f"), ("gflops_per_sample", ".4g")):
+            value, other = getattr(row, measure), getattr(base, measure, 0)
+            values.append(f"{value:{digits}}" + (f" ({value / other:.2f}x)" if other else ""))
+        lines.append((names[_where(row)[0]], Arm(row.policy, row.order).label, *values))
+    header = ("where", "policy", "step, ms", "peak memory, MiB", "GFLOPs a sample")
+    table = Table("Medians over the seeds, with no interval; in brackets, against causal", header, lines, 2)
+    shown = []
+    if causal:
+        caption = "A training step's time, memory and FLOPs, as a multiple of causal's."
+        shown.append(Picture("cost", caption, partial(cost_figure, rows)))
+    return Section("Cost", CostRow.FILE, pictures=shown, tables=[table])
+
+
+def yes_section(rows: Sequence[YesRow]) -> Section:
+    tested = [row for row in rows if row.split == "test" and row.block == MAIN]
+    measured, right = yes_rates(tested), right_yes_rates(tested)
+    sentences = []
+    for arm, mine in grouped((one for one in measured if one.questions in right), lambda one: one.arm).items():
+        over = sum(one.estimate.low > right[one.questions] for one in mine)
+        under = sum(one.estimate.high < right[one.questions] for one in mine)
+        sentences.append(
+            f"{arm.label}: of {len(mine)} intervals, {over} lie above the share where yes is right (it sees what is "
+            f"not there), {under} below, {len(mine) - over - under} hold it."
+        )
+    caption = "How often the answer is yes, with 95 % intervals; dashed: how often yes is right."
+    shown = [Picture("yes-rate", caption, partial(yes_figure, measured, right))] if measured else []
+    table = accuracy_table("Answers that are yes, with 95 % intervals", measured)
+    return Section("How often it says yes", YesRow.FILE, sentences, shown, [table])
+
+
+def look_section(rows: Sequence[LookRow]) -> Section:
+    sentences: list[str] = []
+    shown: list[Picture] = []
+    tables: list[Table] = []
+    for measure, own in grouped(rows, lambda row: row.measure).items():
+        by_head = [row for row in own if row.head is not None]
+        by_layer = [row for row in own if row.head is None and row.layer is not None]
+        if by_head:
+            caption = f"{measure}, by layer and head; mean over seeds."
+            shown.append(Picture(f"{stem(measure)}-heads", caption, partial(heads_figure, by_head)))
+        if by_layer:
+            caption = f"{measure}, by layer. Lines: means over seeds; bands: from the lowest seed to the highest."
+            shown.append(Picture(f"{stem(measure)}-layers", caption, partial(layers_figure, by_layer)))
+        if whole := [row for row in own if row.head is None and row.layer is None]:
+            tables.append(_whole_table(measure, whole))
+    return Section("What the model does", LookRow.FILE, sentences, shown, tables)
+
+
+def _whole_table(measure: str, rows: Sequence[LookRow]) -> Table:
+    arms = arms_in_order(Arm(row.policy) for row in rows)
+    lines = []
+    for (backbone, connector), own in grouped(rows, lambda row: (row.backbone, row.connector)).items():
+        values = {
+            policy: {row.seed: row.value for row in mine}
+            for policy, mine in grouped(own, lambda row: row.policy).items()
+        }
+        base = values.get(BASELINE, {})
+        for arm in (arm for arm in arms if arm.policy in values):
+            mine, apart = values[arm.policy], "-"
+            if arm.policy != BASELINE and mine.keys() & base.keys():
+                found = mean_over(paired_by_seed(mine, base))
+                apart = marked(_plain_number(found), found)
+            mean = mean_over(list(mine.values()))
+            lines.append((f"{backbone}, {connector}", arm.label, _plain_number(mean), apart, str(mean.count)))
+    return Table(
+        f"{measure}: mean over seeds, with 95 % intervals",
+        ("where", "policy", "value", "less causal's", "seeds"),
+        lines,
+        2,
+    )
+
+
+def _plain_number(estimate: Estimate) -> str:
+    between = f" ({estimate.low:.3g} to {estimate.high:.3g})" if estimate.is_bounded else ""
+    return f"{estimate.value:.3g}{between}"
+
+
+def _where(row: CostRow) -> tuple[Place, str]:
+    return Place(row.backbone, row.connector, row.layers, row.side, 0), row.order

@@ -1,0 +1,89 @@
+"""The report of a study, from the CSV files beside it: one HTML file that needs no other, and Markdown."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mutua.folders import whole_file
+from mutua.study.model_sections import cost_section, look_section, yes_section
+from mutua.study.page import Page, to_html, to_markdown
+from mutua.study.results import CostRow, LookRow, PairRow, ScoreRow, YesRow, read_rows
+from mutua.study.sections import score_sections
+
+ABOUT = "study.json"  # the command, versions, machine, start and plan
+PICTURES = "figures"
+_FILES = (ScoreRow, PairRow, YesRow, CostRow, LookRow)
+_NOTES = (
+    "Arms of one seed start from the same weights and see the same samples in the same order; they differ in the "
+    "policy only. An interval over seeds (Student's t) speaks of other seeds on the same test questions; an interval "
+    "over questions (one seed) speaks of other questions to the same models. Where an interval holds 0, no difference "
+    "is seen, which is not to say that there is none. Nothing is corrected for the number of comparisons; beside them "
+    "stands how many would leave out 0 by chance.",
+)
+
+
+def write_report(folder: Path) -> Path:
+    """Writes report.html, report.md and figures/*.png from the CSV files and study.json that are in the folder.
+
+    Returns the path of report.html.
+
+    Raises:
+        ValueError: there are no results, or a file is damaged.
+        FolderError: something cannot be written.
+        ImportError: matplotlib is missing.
+    """
+    scores, pairs = read_rows(folder, ScoreRow), read_rows(folder, PairRow)
+    yes, costs, looks = read_rows(folder, YesRow), read_rows(folder, CostRow), read_rows(folder, LookRow)
+    if not any((scores, pairs, yes, costs, looks)):
+        names = ", ".join(kind.FILE for kind in _FILES)
+        raise ValueError(f"{folder}: there are no results to report: none of {names} is there with a row in it.")
+    sections = score_sections(scores, pairs)
+    sections += [section(rows) for section, rows in ((yes_section, yes),) if rows]
+    sections += [section(rows) for section, rows in ((cost_section, costs),) if rows]
+    sections += [section(rows) for section, rows in ((look_section, looks),) if rows]
+    page = Page("What the attention policy changes", sections, _facts(folder), _NOTES)
+    (folder / PICTURES).mkdir(exist_ok=True)
+    pictures = [shown for section in sections for shown in section.pictures]
+    if twice := [name for name, count in Counter(shown.name for shown in pictures).items() if count > 1]:
+        raise ValueError(
+            f"{folder}: two figures would be named {twice[0]}.png: two blocks or measures have like names."
+        )
+    pngs = {shown.name: shown.png() for shown in pictures}
+    for name, png in pngs.items():
+        _write(folder / PICTURES / f"{name}.png", png)
+    _write(folder / "report.md", to_markdown(page, PICTURES).encode())
+    _write(folder / "report.html", to_html(page, pngs).encode())
+    return folder / "report.html"
+
+
+def _write(path: Path, content: bytes) -> None:
+    with whole_file(path) as write:
+        write(lambda partial: partial.write_bytes(content))
+
+
+def _facts(folder: Path) -> dict[str, str]:
+    """What study.json says, one line a value; ValueError where it is damaged."""
+    path = folder / ABOUT
+    if not path.exists():
+        return {"made by": f"not known: {ABOUT} is not beside the results"}
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: is no JSON ({error}). Mend it, or remove it and run the same study again.") from None
+    if not isinstance(about, dict):
+        raise ValueError(f"{path}: holds {type(about).__name__}, not an object. Remove it and run the study again.")
+    return dict(_lines(about))
+
+
+def _lines(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _lines(inner, f"{name}, {key}" if name else str(key))
+    elif isinstance(value, list):
+        yield name, ", ".join(map(str, value))
+    else:
+        yield name, str(value)

@@ -1,0 +1,63 @@
+"""Numbers in words: estimates with their intervals, and what may be said of a difference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from mutua.study.statistics import Estimate
+
+NOTHING_SEEN = "no difference seen"
+
+
+def verdict(difference: Estimate) -> str:
+    """ "more" or "less" where the interval leaves out 0; "tie" for none at all; else that no difference is seen."""
+    if difference.excludes_zero:
+        return "more" if difference.value > 0 else "less"
+    return "tie" if difference.value == 0 and difference.is_bounded else NOTHING_SEEN
+
+
+def accuracy(estimate: Estimate) -> str:
+    """ "97.7 % (96.7 to 98.4)"; a share, 0 to 1, as percentages."""
+    return f"{100 * estimate.value:.1f} %{_between(estimate, 100, '.1f', (0, 100))}"
+
+
+def points(estimate: Estimate) -> str:
+    """ "+5.2 (3.1 to 7.3)"; a difference of shares (-1 to 1) in percentage points."""
+    return f"{100 * estimate.value:+.1f}{_between(estimate, 100, '+.1f', (-100, 100))}"
+
+
+def percents(estimate: Estimate) -> str:
+    """ "+6.2 % (3.1 to 9.3)"; what is in percent already."""
+    return f"{estimate.value:+.1f} %{_between(estimate, 1, '+.1f', None)}"
+
+
+def judged_gain(gain: Estimate) -> str:
+    """What may be said of a relative gain."""
+    if not gain.is_bounded:
+        return "which has no interval"
+    return {"more": "a gain", "less": "a loss"}.get(verdict(gain), NOTHING_SEEN)
+
+
+def counted(count: int, unit: str) -> str:
+    """ "5 seeds", "1 seed"."""
+    return f"{count:,} {unit.removesuffix('s') if count == 1 else unit}"
+
+
+def compared(who: str, than: str, found: Iterable[tuple[str, Estimate]]) -> str:
+    """A clause on differences of accuracy, each with its place: where more, where less, where none is seen."""
+    parts: dict[str, list[str]] = {}
+    for place, estimate in found:
+        word = verdict(estimate) if estimate.is_bounded else "one seed, so no interval"
+        parts.setdefault(word, []).append(f"{place} {points(estimate)}")
+    said = {"more": f"{who} is right more often", "less": f"{who} is right less often"}
+    clauses = (f"{said.get(word, word)}: {', '.join(places)}" for word, places in parts.items())
+    return f"{who} against {than}, points: {'; '.join(clauses)}."
+
+
+def _between(estimate: Estimate, scale: float, digits: str, limits: tuple[float, float] | None) -> str:
+    if not estimate.is_bounded:
+        return ""
+    low, high = scale * estimate.low, scale * estimate.high
+    if limits:  # Student's interval knows no end of the scale
+        low, high = max(low, limits[0]), min(high, limits[1])
+    return f" ({low:{digits}} to {high:{digits}})"
