@@ -99,7 +99,6 @@ def test_shuffled_questions_are_those_of_other_scenes():
     pairs = list(zip(own[:], other[:], strict=True))
     assert all(a.answer == b.answer and a.family == b.family for a, b in pairs)
     assert sum(a.question == b.question for a, b in pairs) < 60
-    assert {sample.question for sample in other} <= {sample.question for sample in GridScenes("train", 9000)}
 
 
 @pytest.mark.parametrize("family", FAMILIES[3:6])

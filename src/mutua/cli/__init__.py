@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from mutua.cli import ask, audit, chat, convert, data, doctor, evaluate, leakage, look, mask, quickstart, train
+from mutua.cli import ask, audit, chat, convert, data, doctor, evaluate, leakage, look, mask, quickstart, study, train
 
 app = typer.Typer(
     name="mutua",
@@ -27,6 +27,7 @@ app.command(name="mask", epilog=mask.EXAMPLES)(mask.mask)
 app.add_typer(convert.convert_app, name="convert")
 app.add_typer(convert.export_app, name="export")
 app.command(name="quickstart", epilog=quickstart.EXAMPLES)(quickstart.quickstart)
+app.command(name="study", epilog=study.EXAMPLES)(study.study)
 app.command(name="doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
 
 

@@ -1,0 +1,160 @@
+"""From what the arms of a study left to the rows of its CSV files."""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from mutua.evaluation.accuracy import Record
+from mutua.evaluation.blind import blind_accuracy
+from mutua.evaluation.held_out import HELD_OUT, blind_guess
+from mutua.study.plan import BASELINE, Arm, Plan
+from mutua.study.recipes import open_source, test_sources
+from mutua.study.results import BLIND, TRUTH, CostRow, LookRow, PairRow, ScoreRow, YesRow, write_rows
+
+Measured = Mapping[Arm, Mapping[str, Any]]  # an arm, and its measured.json
+
+
+def write_rows_of(plan: Plan, measured: Measured, folder: Path) -> None:
+    """Writes scores.csv, yes.csv, pairs.csv, cost.csv and looks.csv of the arms that are measured."""
+    blocks = {block.name: [arm for arm in block.arms if arm in measured] for block in plan.blocks}
+    arms = [(name, arm) for name, of_block in blocks.items() for arm in of_block]
+    scores = [row for name, arm in arms for row in _scores(name, arm, measured[arm])]
+    blind = [row for name in _WITH_BLIND & blocks.keys() for row in _blind(name, blocks[name][:1], measured)]
+    write_rows(folder, ScoreRow, scores + blind)
+    truth = [row for name, of_block in blocks.items() for row in _truth(name, of_block[:1], measured)]
+    write_rows(folder, YesRow, [row for name, arm in arms for row in _yes(name, arm, measured[arm])] + truth)
+    write_rows(folder, PairRow, [row for name, of_block in blocks.items() for row in _pairs(name, of_block, measured)])
+    write_rows(folder, CostRow, list(_costs(measured)))
+    write_rows(folder, LookRow, [row for arm in measured for row in _looks(arm, measured[arm])])
+
+
+_WITH_BLIND = {"main", "scenes"}  # blocks whose figures show what a guess gives that sees no picture
+_FITTED = 12_000  # questions of the training split that the guess knows
+
+
+def _arm_columns(block: str, arm: Arm) -> dict[str, Any]:
+    names = ("backbone", "connector", "policy", "order", "layers", "side", "seed")
+    return {"block": block, **{name: getattr(arm, name) for name in names}}
+
+
+def _scores(block: str, arm: Arm, found: Mapping[str, Any]) -> Iterator[ScoreRow]:
+    columns = _arm_columns(block, arm)
+    for point in found["curve"]:
+        yield ScoreRow(**columns, split="validation", **point)
+    last = found["curve"][-1]
+    for task, records in found["tests"].items():
+        for family, some in _by_family(records):
+            right = sum(record.is_correct for record in some)
+            yield ScoreRow(
+                **columns,
+                samples=last["samples"],
+                seconds=last["seconds"],
+                split="test",
+                task=task,
+                family=family,
+                correct=right,
+                total=len(some),
+            )
+
+
+def _blind(block: str, arms: list[Arm], measured: Measured) -> Iterator[ScoreRow]:
+    """The best guess that never sees a picture, by the tasks of a block; "pope" is never trained on and has none."""
+    for arm in arms:
+        columns = {**_arm_columns(block, arm), "policy": BLIND, "samples": 0, "seconds": 0.0, "split": "test"}
+        for task, settings in test_sources(arm).items():
+            if task == "pope":
+                continue
+            guess = blind_guess(task) if task in HELD_OUT else _grid_guess(arm, settings)
+            for family, records in _by_family(measured[arm]["tests"][task]):
+                right = round((guess or {})[family] * len(records))
+                yield ScoreRow(**columns, task=task, family=family, correct=right, total=len(records))
+
+
+def _grid_guess(arm: Arm, settings: dict[str, Any]) -> dict[str, float]:
+    train, test = (open_source(one) for one in ({**settings, "split": "train", "size": _FITTED}, settings))
+    return blind_accuracy(train[:], test[:])
+
+
+def _yes(block: str, arm: Arm, found: Mapping[str, Any]) -> Iterator[YesRow]:
+    """Of the families that ask for what may not be there."""
+    for family, records in _by_family(found["tests"].get("pope", [])):
+        yield _yes_row(block, arm, found, family, [record.answer for record in records])
+
+
+def _truth(block: str, arms: list[Arm], measured: Measured) -> Iterator[YesRow]:
+    """How often "yes" is the right answer."""
+    for arm in arms:
+        for family, records in _by_family(measured[arm]["tests"].get("pope", [])):
+            right = [record.expected for record in records]
+            yield _yes_row(block, replace(arm, policy=TRUTH), measured[arm], family, right)
+
+
+def _yes_row(block: str, arm: Arm, found: Mapping[str, Any], family: str, answers: list[str]) -> YesRow:
+    return YesRow(
+        **_arm_columns(block, arm),
+        samples=found["curve"][-1]["samples"],
+        split="test",
+        task="pope",
+        family=family,
+        said_yes=sum(answer.strip().casefold() == "yes" for answer in answers),
+        total=len(answers),
+    )
+
+
+def _pairs(block: str, arms: list[Arm], measured: Measured) -> Iterator[PairRow]:
+    """Every arm beside the causal one that is equal but for the policy."""
+    baselines = {_but_policy(arm): arm for arm in arms if arm.policy == BASELINE}
+    for arm in arms:
+        baseline = baselines.get(_but_policy(arm))
+        if baseline is None or baseline is arm:
+            continue
+        columns = {name: value for name, value in _arm_columns(block, arm).items() if name != "policy"}
+        for task, records in measured[arm]["tests"].items():
+            theirs = dict(_by_family(measured[baseline]["tests"][task]))
+            for family, some in _by_family(records):
+                right = [(one.is_correct, other.is_correct) for one, other in zip(some, theirs[family], strict=True)]
+                yield PairRow(
+                    **columns,
+                    samples=measured[arm]["curve"][-1]["samples"],
+                    task=task,
+                    family=family,
+                    policy=arm.policy,
+                    baseline=BASELINE,
+                    both_right=right.count((True, True)),
+                    only_policy=right.count((True, False)),
+                    only_baseline=right.count((False, True)),
+                    both_wrong=right.count((False, False)),
+                )
+
+
+def _but_policy(arm: Arm) -> tuple[Any, ...]:
+    return tuple(value for name, value in vars(arm).items() if name != "policy")
+
+
+def _costs(measured: Measured) -> Iterator[CostRow]:
+    """Of the arms on grid scenes, medians over their seeds and lengths."""
+    by_arm: defaultdict[CostRow, list[Mapping[str, float]]] = defaultdict(list)
+    for arm, found in measured.items():
+        if arm.task == "grid" and arm.questions == "own":
+            names = ("backbone", "connector", "policy", "order", "layers", "side")
+            key = CostRow(**{name: getattr(arm, name) for name in names}, step_ms=0, peak_mib=0, gflops_per_sample=0)
+            by_arm[key].append(found["cost"])
+    for key, costs in by_arm.items():
+        medians: dict[str, Any] = {name: statistics.median(cost[name] for cost in costs) for name in costs[0]}
+        yield replace(key, **medians)
+
+
+def _looks(arm: Arm, found: Mapping[str, Any]) -> Iterator[LookRow]:
+    for look in found.get("looks", []):
+        yield LookRow(arm.backbone, arm.connector, arm.policy, arm.seed, **look)
+
+
+def _by_family(records: list[dict[str, Any]]) -> Iterator[tuple[str, list[Record]]]:
+    ordered = sorted((Record(**record) for record in records), key=lambda record: record.family)  # stable
+    return ((family, list(some)) for family, some in groupby(ordered, key=lambda record: record.family))

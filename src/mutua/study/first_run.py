@@ -1,0 +1,155 @@
+"""The first run: an MMA model and its causal twin, trained here and now, and the packaged pair; all within minutes.
+
+Everything is a command of the library's in a process of its own, so that whatever it leaves can be used, or made again.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mutua.evaluation.accuracy import Accuracy, Record
+from mutua.study.plan import PAIR, Arm
+from mutua.study.pool import Job, run_jobs, slots
+from mutua.study.progress import Lines, duration, read_lines, steps_done
+from mutua.study.recipes import BATCH, stage_recipes
+from mutua.study.statistics import Point
+from mutua.study.work import ARM, MEASURED, write_arm
+from mutua.training.recipe import Recipe
+from mutua.training.recipe_file import dump_recipe
+
+STEPS = 600
+"""So many optimizer steps show the effect; a machine that is too slow for the budget takes fewer."""
+FEWEST_STEPS = 300
+"""With fewer both arms would guess."""
+
+_TRIAL_STEPS = 24
+OTHER_SECONDS = 120.0
+"""For what is not training: imports, test questions, the packaged pair, figures."""
+
+
+@dataclass(frozen=True)
+class LivePair:
+    """Two arms of one seed, trained and measured.
+
+    Attributes:
+        models: their folders, by policy.
+        curves: accuracy on the validation split while they learned, over all families, by policy.
+        answers: to the questions of the test split, by policy.
+        steps: optimizer steps of each.
+    """
+
+    models: Mapping[str, Path]
+    curves: Mapping[str, Sequence[Point]]
+    answers: Mapping[str, Accuracy]
+    steps: int
+
+
+def train_pair(folder: Path, seed: int, seconds: float, say: Callable[[str], None]) -> LivePair:
+    """Trains both arms side by side, with as many steps as `seconds` allow, and measures them.
+
+    Stopped, the same call goes on where it was, with the seed and the steps that it began with.
+
+    Raises:
+        JobError: an arm failed.
+        KeyboardInterrupt: both were stopped, and what they have is saved.
+    """
+    begun = [folder / policy / ARM for policy in PAIR if (folder / policy / ARM).is_file()]
+    if begun:
+        arm = Arm(**json.loads(begun[0].read_text(encoding="utf-8"))["arm"])
+        steps, seed = arm.steps, arm.seed
+    else:
+        steps = _steps_within(folder, seconds, say)
+    say(f"training {' and '.join(PAIR)}: same start, same data, seed {seed}, {steps} steps of {BATCH} questions each")
+    for policy in PAIR:
+        write_arm(folder / policy, Arm(policy, seed, steps=steps), None)
+    lines, started, whole = Lines(say), time.monotonic(), len(PAIR) * steps
+    before = sum(steps_done(folder / policy) for policy in PAIR)
+
+    def watch(running: Sequence[Job], done: int) -> None:
+        now = sum(steps_done(folder / policy) for policy in PAIR)
+        if now > before:
+            rest = (time.monotonic() - started) * (whole - now) / (now - before) + OTHER_SECONDS
+            lines.tell(lambda: f"{now / whole:.0%} trained{_scores(folder)}, {duration(rest)} left over all stages")
+
+    jobs = [
+        Job(policy, ("mutua.study.work", str(folder / policy)), folder / policy / "output.txt")
+        for policy in PAIR
+        if not (folder / policy / MEASURED).is_file()
+    ]
+    run_jobs(jobs, slots(), watch)
+    return _live_pair(folder, steps)
+
+
+def _live_pair(folder: Path, steps: int) -> LivePair:
+    found = {policy: json.loads((folder / policy / MEASURED).read_text(encoding="utf-8")) for policy in PAIR}
+    return LivePair(
+        models={policy: folder / policy / "stage-1" / "model" for policy in PAIR},
+        curves={policy: _curve(one["curve"]) for policy, one in found.items()},
+        answers={policy: Accuracy(tuple(Record(**r) for r in one["tests"]["grid"])) for policy, one in found.items()},
+        steps=steps,
+    )
+
+
+def _curve(points: Sequence[Mapping[str, Any]]) -> list[Point]:
+    """Over all families."""
+    by_samples: dict[int, list[Mapping[str, Any]]] = {}
+    for point in points:
+        by_samples.setdefault(point["samples"], []).append(point)
+    return [
+        Point(samples, some[0]["seconds"], sum(p["correct"] for p in some) / sum(p["total"] for p in some))
+        for samples, some in by_samples.items()
+    ]
+
+
+def _steps_within(folder: Path, seconds: float, say: Callable[[str], None]) -> int:
+    """As many steps as fit: both arms run a few, side by side, and their logs tell how fast that was."""
+    jobs, recipes, started = (
+        [],
+        [trial_recipe(policy, folder / f".trial-{policy}") for policy in PAIR],
+        time.monotonic(),
+    )
+    for policy, recipe in zip(PAIR, recipes, strict=True):
+        recipe.output.parent.mkdir(parents=True, exist_ok=True)
+        path = recipe.output.with_suffix(".yaml")
+        path.write_text(dump_recipe(recipe), encoding="utf-8")
+        jobs.append(Job(f"trial {policy}", ("mutua", "train", str(path)), recipe.output.with_suffix(".txt")))
+    say("measuring the speed of this machine")
+    run_jobs(jobs, slots(), lambda running, done: None)
+    rounds = -(-len(PAIR) // slots())  # on one core one arm waits for the other
+    a_step = max(map(_seconds_a_step, recipes)) * rounds
+    left = seconds - (time.monotonic() - started) - OTHER_SECONDS
+    steps = max(FEWEST_STEPS, min(STEPS, int(left / a_step)))
+    rate = f"{BATCH * rounds / a_step:.0f} samples a second and core"
+    if steps * a_step > left:
+        whole = duration(steps * a_step + OTHER_SECONDS)
+        say(f"{rate}: {steps} steps, the fewest that show anything, take {whole}, more than there is")
+    else:
+        say(f"{rate}: {steps} steps take about {duration(steps * a_step)}, {duration(OTHER_SECONDS)} more for the rest")
+    return steps
+
+
+def trial_recipe(policy: str, folder: Path) -> Recipe:
+    """The first steps of an arm, evaluations left out."""
+    (recipe,) = stage_recipes(Arm(policy, steps=_TRIAL_STEPS), folder, None)
+    train = recipe.train.model_copy(update={"log_every": _TRIAL_STEPS // 2, "checkpoint_every": 10 * _TRIAL_STEPS})
+    return recipe.model_copy(update={"train": train, "evaluate": type(recipe.evaluate)()})
+
+
+def _seconds_a_step(recipe: Recipe) -> float:
+    """In the second half: the first steps are slower."""
+    lines = read_lines(recipe.output / "log.jsonl")
+    return (lines[-1]["seconds"] - lines[0]["seconds"]) / (lines[-1]["step"] - lines[0]["step"])
+
+
+def _scores(folder: Path) -> str:
+    """How both arms did on the validation split when they were last asked."""
+    said = []
+    for policy in PAIR:
+        if lines := read_lines(folder / policy / "stage-1" / "evaluations.jsonl"):
+            said.append(f"{policy} {lines[-1]['results']['grid']['overall']['accuracy']:.0%}")
+    return f" (right so far: {', '.join(said)})" if len(said) == len(PAIR) else ""

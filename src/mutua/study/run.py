@@ -1,0 +1,156 @@
+"""A study from its plan to its report. What is in its folder already is not done again."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mutua.folders import whole_file
+from mutua.study.collect import write_rows_of
+from mutua.study.plan import Arm, Plan
+from mutua.study.pool import Job, run_jobs, slots
+from mutua.study.progress import Lines, duration, steps_done
+from mutua.study.report import write_report
+from mutua.study.work import ARM, MEASURED, write_arm
+
+_TOKENS_OF_TEXT = 11  # of a question and its answer, with what the chat template adds
+
+
+def run_study(plan: Plan, folder: Path, say: Callable[[str], None], processes: int | None = None) -> Path:
+    """Trains and measures what of the plan is missing in the folder, and writes the report; its path.
+
+    Args:
+        say: takes a line of progress, one every so often.
+        processes: how many arms are trained at once; None: one for each core or GPU.
+
+    Raises:
+        ValueError: an arm in the folder is another one of that name.
+        JobError: arms failed. The report has the others.
+        KeyboardInterrupt: what was stopped is saved; the report has what is measured, and the same call goes on.
+    """
+    arms = [arm for arm in plan.arms if not _is_measured(folder, arm)]
+    folder.mkdir(parents=True, exist_ok=True)
+    encoders = dict.fromkeys((arm.task, arm.side) for arm in arms)
+    jobs = [
+        Job(
+            f"encoder {task} {side}", ("mutua.study.work", "encoder", task, str(side), str(place)), place / "output.txt"
+        )
+        for task, side in encoders
+        if not ((place := _encoder(folder, task, side)) / "model").is_dir()
+    ]
+    workers = processes or slots()
+    show = _Progress(folder, arms, workers, say)
+    try:
+        run_jobs(jobs, workers, show.encoders)
+        for arm in arms:
+            write_arm(_place(folder, arm), arm, _encoder(folder, arm.task, arm.side) / "model")
+        run_jobs([_job(folder, arm) for arm in arms], workers, show.arms)
+    finally:
+        report = _report(plan, folder)
+    return report
+
+
+def _place(folder: Path, arm: Arm) -> Path:
+    return folder / "runs" / arm.name
+
+
+def _encoder(folder: Path, task: str, side: int) -> Path:
+    return folder / "encoders" / f"{task}-{side}"
+
+
+def _job(folder: Path, arm: Arm) -> Job:
+    place = _place(folder, arm)
+    return Job(arm.name, ("mutua.study.work", str(place)), place / "output.txt")
+
+
+def _is_measured(folder: Path, arm: Arm) -> bool:
+    place = _place(folder, arm)
+    if not (place / MEASURED).is_file():
+        return False
+    there = json.loads((place / ARM).read_text(encoding="utf-8"))["arm"]
+    if there != asdict(arm):
+        raise ValueError(f"{place} holds another arm: {there}; choose another --out, or remove it.")
+    return True
+
+
+class _Progress:
+    """What is done, what is running, and how long the rest will take."""
+
+    def __init__(self, folder: Path, arms: Sequence[Arm], workers: int, say: Callable[[str], None]) -> None:
+        self._folder, self._arms, self._lines = folder, {arm.name: arm for arm in arms}, Lines(say)
+        self._started, self._before = time.monotonic(), self._work_done()
+        if arms:
+            say(f"{len(arms)} models to train, {workers} at a time, in {folder}")
+
+    def encoders(self, running: Sequence[Job], done: int) -> None:
+        self._lines.tell(lambda: f"training what all share: {', '.join(job.name for job in running)}")
+        self._started = time.monotonic()  # of the arms, from which the rest is judged
+
+    def arms(self, running: Sequence[Job], done: int) -> None:
+        self._lines.tell(lambda: self._line(running, done))
+
+    def _line(self, running: Sequence[Job], done: int) -> str:
+        at, whole = self._work_done(), sum(map(_work, self._arms.values()))
+        since, spent = at - self._before, time.monotonic() - self._started
+        rest = f", {duration(spent * (whole - at) / since)} left" if since else ""
+        names = (f"{job.name} ({steps_done(self._place(job))} of {self._arms[job.name].steps})" for job in running)
+        return f"{done} of {len(self._arms)} models measured{rest}; now {', '.join(names)}"
+
+    def _place(self, job: Job) -> Path:
+        return _place(self._folder, self._arms[job.name])
+
+    def _work_done(self) -> float:
+        """Of the sum of `_work`, by the logs."""
+        return sum(
+            _work(arm) * min(1.0, steps_done(_place(self._folder, arm)) / arm.steps) for arm in self._arms.values()
+        )
+
+
+def _work(arm: Arm) -> float:
+    """How long an arm takes, in some unit."""
+    return arm.steps * (arm.side**2 + _TOKENS_OF_TEXT) * (arm.layers + 1) * (1.0 if arm.task == "grid" else 1.2)
+
+
+def _report(plan: Plan, folder: Path) -> Path:
+    """The rows of whatever is measured, what made them, and the report."""
+    measured = [arm for arm in plan.arms if _is_measured(folder, arm)]
+    if not measured:
+        return folder
+    write_rows_of(plan, {arm: json.loads((_place(folder, arm) / MEASURED).read_text()) for arm in measured}, folder)
+    with whole_file(folder / "study.json") as save:
+        text = json.dumps(_record(plan, len(measured)), indent=1) + "\n"
+        save(lambda path: path.write_text(text, encoding="utf-8"))
+    return write_report(folder)
+
+
+def _record(plan: Plan, measured: int) -> dict[str, Any]:
+    names = ("mutua", "torch", "transformers", "numpy")
+    return {
+        "command": " ".join(["mutua", *map(shlex.quote, sys.argv[1:])]),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in names}},
+        "machine": f"{_processor()}, {slots()} cores or GPUs in use",
+        "finished": datetime.now(timezone.utc).isoformat(timespec="minutes"),
+        "plan": {block.name: len(block.arms) for block in plan.blocks},
+        "arms": len(plan.arms),
+        "measured": measured,
+    }
+
+
+def _processor() -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
