@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from hashlib import blake2b
 
+from mutua.data.bulk import read_samples_or_errors
 from mutua.data.sample import Sample
 
 _ROUNDS = 6
@@ -44,6 +45,19 @@ class Mixture:
     def __getitem__(self, step: int) -> list[Sample]:
         """The batch of `step`, counted from 0; there is no last one."""
         return [self.sources[place][index] for place, index in self.draws(step)]
+
+    def read(
+        self, draws: Sequence[tuple[int, int]], tolerated: tuple[type[Exception], ...]
+    ) -> list[Sample | Exception]:
+        """The sample of each draw, in their order, or the error that reading it raised, if it is one of the tolerated.
+
+        Of each source all at once, where it can.
+        """
+        samples = {}
+        for place in {place for place, _ in draws}:
+            indices = [index for other, index in draws if other == place]
+            samples[place] = iter(read_samples_or_errors(self.sources[place], indices, tolerated))
+        return [next(samples[place]) for place, _ in draws]
 
     def draws(self, step: int) -> list[tuple[int, int]]:
         """Of every sample of the batch, the place of its source and its index there; no sample is read."""

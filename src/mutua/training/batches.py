@@ -88,12 +88,12 @@ class _Steps(Dataset):
         skips: list[Skip] = []
         micro_batches, ids = [], []
         for start in range(0, len(draws), size):
-            samples = []
-            for place, index in draws[start : start + size]:
-                try:
-                    samples.append((place, self.mixture.sources[place][index]))
-                except SAMPLE_ERRORS as error:
-                    skips.append(Skip(place, getattr(error, "sample_id", "") or f"sample {index}", str(error)))
+            some, samples = draws[start : start + size], []
+            for (place, index), read in zip(some, self.mixture.read(some, SAMPLE_ERRORS), strict=True):
+                if isinstance(read, Sample):
+                    samples.append((place, read))
+                else:
+                    skips.append(Skip(place, getattr(read, "sample_id", "") or f"sample {index}", str(read)))
             batch, used = self._encode(samples, skips, counts)
             if batch is not None:
                 micro_batches.append(self._finish(batch))
