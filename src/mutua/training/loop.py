@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,7 +109,7 @@ def train(recipe: Recipe, console: Console | None = None) -> TrainResult:
             if changes := changed_versions(newest, recipe):
                 say(f"Losses may differ in the last digits, versions have changed: {changes}.", "yellow")
 
-        with RunLog(folder, recipe.name, recipe.train.steps, progress, console) as log:
+        with RunLog(folder, recipe.name, recipe.train.steps, progress, console) as log, _no_search_through_the_old():
             run = _Run(
                 *(recipe, folder, model, processor, adapters, stepper, log, stop, names, fingerprints, evaluation),
                 saved=progress.step,
@@ -283,6 +285,18 @@ def _summary(folder: RunFolder, progress: Progress, log: RunLog) -> str:
     if left_out.bad or left_out.too_long:
         lines.append(f"left out: {left_out.bad} bad samples, {left_out.too_long} too long; see {folder.quarantine}")
     return "\n".join(lines)
+
+
+@contextmanager
+def _no_search_through_the_old() -> Iterator[None]:
+    """Spares the garbage collector what is there already: every batch makes it look through all of that again, which
+    takes a sixth of the time of a small batch."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 class _Stopped(Exception):
