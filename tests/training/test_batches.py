@@ -104,6 +104,24 @@ def test_pixels_in_bf16_change_no_loss_where_the_run_computes_in_it(recipe_of, m
     assert torch.equal(stepper.backward(wide)[0], stepper.backward(narrow)[0])
 
 
+@pytest.mark.parametrize("policy", ["mma", "causal"])
+def test_the_order_of_images_and_text(policy: str, recipe_of, model) -> None:
+    lines = [turns(f"s{n}", "what?" + "!" * n, "red", image="red.png") for n in range(8)]
+
+    def image_first(step: int, order: str) -> dict[str, bool]:
+        recipe = recipe_of(lines, f"data.order={order}", f"model.attention_policy={policy}")
+        batch = next(batches(open_mixture(recipe), model[1], recipe, step))
+        assert torch.isfinite(stepper_of(recipe, model[0]).backward(batch)[0])
+        ids = batch.micro_batches[0]["input_ids"]
+        return dict(zip(batch.sample_ids, (ids[:, 1] == model[1].image_token_id).tolist(), strict=True))
+
+    assert set(image_first(0, "null").values()) == set(image_first(0, "image-first").values()) == {True}
+    assert set(image_first(0, "text-first").values()) == {False}
+    epochs = [image_first(step, "both") for step in range(3)]  # a step is an epoch here
+    assert set(epochs[0].values()) == {True, False}
+    assert epochs[0] == epochs[2] == {name: not is_first for name, is_first in epochs[1].items()}
+
+
 # Shares of a batch
 
 

@@ -78,8 +78,8 @@ def train(recipe: Recipe, console: Console | None = None) -> TrainResult:
             )
             return TrainResult(folder.model, finished["step"], finished["metrics"], interrupted=False)
 
-        # 1. Seed: the one source of chance. The order of the data derives from it too, apart from the step.
-        torch.manual_seed(recipe.seed)
+        # 1. Seed of the fresh weights. That of the data's order is the mixture's, and dropout's comes before training.
+        torch.manual_seed(recipe.seeds.weights)
 
         # 2. Data: which samples make up which step.
         mixture, evaluation = open_mixture(recipe), open_evaluation(recipe)
@@ -102,7 +102,8 @@ def train(recipe: Recipe, console: Console | None = None) -> TrainResult:
         optimizer = build_optimizer(model, recipe.train)
         stepper = Stepper(model, optimizer, recipe.train, device)
 
-        # 5. Resume: optimizer and random generators, once nothing draws from them any more.
+        # 5. Seed of dropout, or resume: optimizer and random generators, once nothing else draws from them.
+        torch.manual_seed(recipe.seeds.dropout)
         if newest is not None:
             checkpoint.restore(newest, model, optimizer)
             say(f"Resuming from {newest}.")
