@@ -57,7 +57,7 @@ def reference(rows, tmp_path_factory) -> tuple[list[float], list[int]]:
     train(load_recipe(folder / "recipe.yaml"))
     losses = [json.loads(line)["loss"] for line in (folder / "run" / "log.jsonl").read_text().splitlines()]
     mixture = Mixture([JsonLines(folder / "rows.jsonl")], [1.0], seed=0, batch_size=BATCH)
-    return losses, [index for step in range(STEPS) for _, index in mixture.draws(step)]
+    return losses, [draw.index for step in range(STEPS) for draw in mixture.draws(step)]
 
 
 def arguments(kind: type, folder: Path, **more: Any) -> Any:

@@ -14,6 +14,8 @@ from PIL import Image
 from torch.utils.data._utils.pin_memory import pin_memory
 from training_runs import do_step
 
+from mutua.data.readers import JsonLines
+from mutua.data.sample import Sample
 from mutua.models import MutuaForConditionalGeneration, MutuaProcessor
 from mutua.training import Recipe
 from mutua.training.batches import StepBatch, batches, open_mixture
@@ -102,6 +104,24 @@ def test_pixels_in_bf16_change_no_loss_where_the_run_computes_in_it(recipe_of, m
     assert torch.equal(stepper.backward(wide)[0], stepper.backward(narrow)[0])
 
 
+@pytest.mark.parametrize("policy", ["mma", "causal"])
+def test_the_order_of_images_and_text(policy: str, recipe_of, model) -> None:
+    lines = [turns(f"s{n}", "what?" + "!" * n, "red", image="red.png") for n in range(8)]
+
+    def image_first(step: int, order: str) -> dict[str, bool]:
+        recipe = recipe_of(lines, f"data.order={order}", f"model.attention_policy={policy}")
+        batch = next(batches(open_mixture(recipe), model[1], recipe, step))
+        assert torch.isfinite(stepper_of(recipe, model[0]).backward(batch)[0])
+        ids = batch.micro_batches[0]["input_ids"]
+        return dict(zip(batch.sample_ids, (ids[:, 1] == model[1].image_token_id).tolist(), strict=True))
+
+    assert set(image_first(0, "null").values()) == set(image_first(0, "image-first").values()) == {True}
+    assert set(image_first(0, "text-first").values()) == {False}
+    epochs = [image_first(step, "both") for step in range(3)]  # a step is an epoch here
+    assert set(epochs[0].values()) == {True, False}
+    assert epochs[0] == epochs[2] == {name: not is_first for name, is_first in epochs[1].items()}
+
+
 # Shares of a batch
 
 
@@ -169,6 +189,22 @@ def test_a_bad_sample_is_left_out(line: Line | str, name: str, reason: str, work
     assert batch.counts == (SampleCounts(drawn=6, bad=1),)
     rows = batch.micro_batches[0]["input_ids"].shape[0]
     assert (rows, len(batch.micro_batches[0]["pixel_values"])) == (5, 3)
+
+
+def test_bad_samples_of_a_source_that_is_read_in_bulk(monkeypatch: pytest.MonkeyPatch, recipe_of, model) -> None:
+    recipe = recipe_of([*MIXED, *(line for line, *_ in BAD)], "train.micro_batch_size=3")
+    alone = first_batch(recipe, model[1])
+
+    def in_bulk(source: JsonLines, indices: list[int]) -> list[Sample]:
+        return [source[index] for index in indices]
+
+    monkeypatch.setattr(JsonLines, "__getitems__", in_bulk, raising=False)
+    at_once = first_batch(recipe, model[1])
+    assert (at_once.sample_ids, at_once.skips, at_once.counts) == (alone.sample_ids, alone.skips, alone.counts)
+    assert len(alone.skips) == len(BAD)
+    for one, other in zip(at_once.micro_batches, alone.micro_batches, strict=True):
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_a_step_of_bad_samples_alone_is_an_empty_batch(recipe_of, model) -> None:

@@ -32,7 +32,7 @@ def test_from_folders(tmp_path: Path, recipe_in) -> None:
     )
     (tmp_path / "dumped.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
     assert load_recipe(tmp_path / "dumped.yaml") == recipe
-    torch.manual_seed(recipe.seed)
+    torch.manual_seed(recipe.seeds.weights)
     model, processor = build_model(recipe.model, Mixture([["unused"]], [1.0], 0, 1), 1)
     assert (model.config.attention_policy, processor.num_image_tokens) == ("causal", 4)
     assert model.dtype == torch.float32

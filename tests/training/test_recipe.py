@@ -5,6 +5,7 @@ import pytest
 from mutua.models.model_folder import PACKAGED
 from mutua.training import Recipe, RecipeError, dump_recipe, load_recipe
 from mutua.training.origin import FolderModel, PartsModel, PresetModel, TinyModel
+from mutua.training.recipe import Seeds
 from mutua.training.recipe_table import recipe_table
 
 DOCS = Path(__file__).parents[2] / "docs" / "training.md"
@@ -18,6 +19,16 @@ def test_defaults_overrides_and_the_way_back(tmp_path: Path, recipe_in) -> None:
     path = tmp_path / "dumped.yaml"
     path.write_text(dump_recipe(recipe), encoding="utf-8")
     assert load_recipe(path) == recipe
+
+
+def test_one_seed_or_three(tmp_path: Path, recipe_in) -> None:
+    recipe = recipe_in(tmp_path, "seed={weights: 1, order: 2}")
+    assert recipe.seeds == recipe.seed == Seeds(weights=1, order=2, dropout=0)
+    path = tmp_path / "dumped.yaml"
+    path.write_text(dump_recipe(recipe), encoding="utf-8")
+    assert load_recipe(path) == recipe
+    assert recipe_in(tmp_path).seeds == Seeds(weights=3, order=3, dropout=3)
+    assert recipe_in(tmp_path, "seed={weights: 3, order: 3, dropout: 3}") == recipe_in(tmp_path)
 
 
 def test_adapters_are_asked_for_by_their_section(tmp_path: Path, recipe_in) -> None:
@@ -52,6 +63,11 @@ def test_adapters_are_asked_for_by_their_section(tmp_path: Path, recipe_in) -> N
         ("trian.steps=3", "trian: unknown key; did you mean 'train'? allowed: name, seed, output, model, data, train"),
         ("train.micro_batch_size=8", "train: micro_batch_size 8 is above batch_size 4"),
         ("train.warmup_steps=9", "train: warmup_steps 9 must be below steps 9"),
+        ("seed=many", "seed: got 'many', expected an integer"),
+        ("seed={weights: 1, order: -2}", "seed.order: got -2, expected a number of at least 0"),
+        ("seed={weigths: 1}", "seed.weigths: unknown key; did you mean 'weights'? allowed: weights, order, dropout"),
+        ("data.order=image", "data.order: got 'image', expected 'image-first', 'text-first' or 'both'"),
+        ("evaluate.order=both", "evaluate.order: got 'both', expected 'image-first' or 'text-first'"),
         ("train=3", "train: got 3, expected keys and values"),
         ("name=", "name: got None, expected a text"),
         ("model.preset=huge", "model.preset: no preset 'huge'; allowed: aki-4b, "),

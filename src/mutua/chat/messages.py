@@ -19,7 +19,7 @@ PART_TYPES = ("text", "image")
 _ROLES = ("system", "user", "assistant")
 _FURTHER_ROLES = ("developer", "tool", "function", "ipython")  # where the template names them
 _VARIABLES = ("tools", "documents")  # of a template: what is said beside the messages
-_IMAGE_KEYS = ("image", "url", "path", "base64")
+IMAGE_KEYS = ("image", "url", "path", "base64")
 _REASONING = ("reasoning_content", "reasoning", "thinking")  # one thing: Transformers hands on any as all three
 
 
@@ -102,7 +102,7 @@ def hold_images(messages: Sequence[Message]) -> bool:
 def _images_by_place(messages: Sequence[Message]) -> dict[str, Any]:
     """What each image part holds, in order."""
     return {
-        f"messages[{m}].content[{p}]": next((part[key] for key in _IMAGE_KEYS if part.get(key) is not None), None)
+        f"messages[{m}].content[{p}]": next((part[key] for key in IMAGE_KEYS if part.get(key) is not None), None)
         for m, message in enumerate(messages)
         if not isinstance(message.get("content") or "", str)
         for p, part in enumerate(message["content"])
@@ -120,6 +120,8 @@ class _Check:
 
     def __init__(self, control_tokens: tuple[str, ...], template: str, part_types: tuple[str, ...]) -> None:
         self.control_tokens, self.template, self.part_types = control_tokens, template, part_types
+        further = [name for name in _FURTHER_ROLES if re.search(rf"['\"]{name}['\"]", template)]
+        self.roles = (*_ROLES, *further)
 
     def conversation(self, messages: Any, before: str) -> list[Message]:
         if not isinstance(messages, (list, tuple)) or not messages:
@@ -167,11 +169,10 @@ class _Check:
         return {**message, "content": parts}
 
     def _check_role(self, role: Any, place: str) -> None:
-        taken = [*_ROLES, *(name for name in _FURTHER_ROLES if re.search(rf"['\"]{name}['\"]", self.template))]
-        if role not in taken:
+        if role not in self.roles:
             raise ValueError(
                 f"{place} has {'no role' if role is None else f'the role {role!r}'}: with this chat template it is "
-                f"{', '.join(taken[:-1])} or {taken[-1]}."
+                f"{', '.join(self.roles[:-1])} or {self.roles[-1]}."
             )
 
     def _part(self, part: Any, place: str) -> dict[str, Any]:
@@ -186,7 +187,7 @@ class _Check:
         if kind not in self.part_types:
             given = "without a type" if kind is None else f"of type {kind!r}"
             raise ValueError(f"{place} is a part {given}: this model's parts are {' and '.join(self.part_types)}.")
-        held = [key for key in _IMAGE_KEYS if key in part]
+        held = [key for key in IMAGE_KEYS if key in part]
         if kind == "text":
             if not isinstance(part.get("text"), str):
                 raise ValueError(f"{place} is a text part whose text is {_shown(part.get('text'))}: give a string.")

@@ -18,11 +18,12 @@ from typing import Any, NoReturn
 import torch
 
 from mutua.chat.control_tokens import control_tokens_of
+from mutua.chat.conversation import render_conversation
 from mutua.chat.messages import check_messages
 from mutua.chat.placeholders import ImageForm, beginnings, feature_ids_of, part_types_of, placeholders_of, runs_of
-from mutua.chat.reply_spans import Rendering, expect_images, find_replies
+from mutua.chat.reply_spans import Rendering
 from mutua.chat.reply_tokens import tokenize_rendering
-from mutua.chat.template import ChatTemplate, template_source, to_template_form
+from mutua.chat.template import ChatTemplate, template_source
 from mutua.roles import NONE, Modality, TokenRoles
 
 
@@ -58,15 +59,14 @@ def roles_of(
     is_token_BN = inputs["attention_mask"].bool()
     is_response_BN, begins_item_BN = torch.zeros_like(is_token_BN), torch.zeros_like(is_token_BN)
     for row, messages in enumerate(batch):
-        rendering = find_replies(
+        rendering = render_conversation(
             template,
-            to_template_form(template, messages, image_token) if image_token else messages,
+            messages,
+            image_token,
             control_tokens,
             add_generation_prompt=add_generation_prompt,
             continue_final_message=continue_final_message,
         )
-        if image_token:
-            expect_images(rendering, messages, image_token)
         is_token_N = is_token_BN[row]
         try:
             is_reply, begins_item = aligner.align(rendering, inputs["input_ids"][row][is_token_N].tolist())

@@ -6,12 +6,23 @@ Nothing has to be saved to resume, and it does not matter which process asks for
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from hashlib import blake2b
 
+from mutua.data.bulk import read_samples_or_errors
 from mutua.data.sample import Sample
 
 _ROUNDS = 6
+
+
+@dataclass(frozen=True)
+class Draw:
+    """A sample of a batch: the place of its source, its index there, and how often all of that source came before."""
+
+    place: int
+    index: int
+    epoch: int
 
 
 class Mixture:
@@ -43,16 +54,27 @@ class Mixture:
 
     def __getitem__(self, step: int) -> list[Sample]:
         """The batch of `step`, counted from 0; there is no last one."""
-        return [self.sources[place][index] for place, index in self.draws(step)]
+        return [self.sources[draw.place][draw.index] for draw in self.draws(step)]
 
-    def draws(self, step: int) -> list[tuple[int, int]]:
-        """Of every sample of the batch, the place of its source and its index there; no sample is read."""
+    def read(self, draws: Sequence[Draw], tolerated: tuple[type[Exception], ...]) -> list[Sample | Exception]:
+        """The sample of each draw, in their order, or the error that reading it raised, if it is one of the tolerated.
+
+        Of each source all at once, where it can.
+        """
+        samples = {}
+        for place in {draw.place for draw in draws}:
+            indices = [draw.index for draw in draws if draw.place == place]
+            samples[place] = iter(read_samples_or_errors(self.sources[place], indices, tolerated))
+        return [next(samples[draw.place]) for draw in draws]
+
+    def draws(self, step: int) -> list[Draw]:
+        """The batch of `step`, no sample of it read."""
         drawn = []
         for slot in range(step * self.batch_size, (step + 1) * self.batch_size):
             place, draw = self._draw(slot)
             size = len(self.sources[place])
             epoch, index = divmod(draw, size)
-            drawn.append((place, shuffled(index, size, f"{self.seed}/{place}/{epoch}")))
+            drawn.append(Draw(place, shuffled(index, size, f"{self.seed}/{place}/{epoch}"), epoch))
         return drawn
 
     def _draw(self, slot: int) -> tuple[int, int]:

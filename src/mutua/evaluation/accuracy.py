@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from mutua.data.bulk import read_samples
 from mutua.data.collate import encode_prompts
 from mutua.data.sample import ImagePart, Sample
 from mutua.models import MutuaForConditionalGeneration, MutuaProcessor
@@ -122,7 +123,8 @@ def evaluate(
         # A few batches are read at a time, so that few pictures are open at once; among them, prompts of like length
         # share a batch, so that little of it is padding.
         for first in range(0, len(indices), _READ_AHEAD * batch_size):
-            read = [(index, samples[index]) for index in indices[first : first + _READ_AHEAD * batch_size]]
+            some = indices[first : first + _READ_AHEAD * batch_size]
+            read = list(zip(some, read_samples(samples, some), strict=True))
             read.sort(key=lambda item: _length(item[1]))
             for start in range(0, len(read), batch_size):
                 batch = read[start : start + batch_size]

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mutua.data.collate import IGNORE, cut_to_turns, encode, supervised_positions
-from mutua.data.mixture import Mixture
+from mutua.data.mixture import Draw, Mixture
+from mutua.data.order import InOrder, drawn_order, in_order
 from mutua.data.readers import Source
 from mutua.data.sample import Sample
 from mutua.models import MutuaProcessor
@@ -79,21 +80,22 @@ class _Steps(Dataset):
     ) -> None:
         self.mixture, self.processor, self.pixels = mixture, processor, pixels
         self.max_tokens, self.cuts = max_tokens, recipe.data.too_long == "cut"
+        self.order = recipe.data.order
         self.micro_batch_size = recipe.train.micro_batch_size or recipe.train.batch_size
 
     def __getitem__(self, step: int) -> StepBatch:
         draws, size = self.mixture.draws(step), self.micro_batch_size
-        drawn = Counter(place for place, _ in draws)
+        drawn = Counter(draw.place for draw in draws)
         counts = [SampleCounts(drawn[place]) for place in range(len(self.mixture.sources))]
         skips: list[Skip] = []
         micro_batches, ids = [], []
         for start in range(0, len(draws), size):
-            samples = []
-            for place, index in draws[start : start + size]:
-                try:
-                    samples.append((place, self.mixture.sources[place][index]))
-                except SAMPLE_ERRORS as error:
-                    skips.append(Skip(place, getattr(error, "sample_id", "") or f"sample {index}", str(error)))
+            some, samples = draws[start : start + size], []
+            for draw, read in zip(some, self.mixture.read(some, SAMPLE_ERRORS), strict=True):
+                if isinstance(read, Sample):
+                    samples.append((draw.place, self._in_order(read, draw)))
+                else:
+                    skips.append(Skip(draw.place, getattr(read, "sample_id", "") or f"sample {draw.index}", str(read)))
             batch, used = self._encode(samples, skips, counts)
             if batch is not None:
                 micro_batches.append(self._finish(batch))
@@ -102,6 +104,14 @@ class _Steps(Dataset):
             counts[skip.source] += SampleCounts(too_long=1) if skip.too_long else SampleCounts(bad=1)
         supervised = sum(len(batch["supervised_positions"]) for batch in micro_batches)
         return StepBatch(tuple(micro_batches), tuple(ids), supervised, tuple(skips), tuple(counts))
+
+    def _in_order(self, sample: Sample, draw: Draw) -> Sample:
+        if self.order is None:
+            return sample
+        order = self.order
+        if order == "both":
+            order = drawn_order(f"{self.mixture.seed}/{draw.place}/{draw.index}", draw.epoch)
+        return in_order(sample, order)
 
     def _encode(
         self, samples: Sequence[tuple[int, Sample]], skips: list[Skip], counts: list[SampleCounts]
@@ -159,7 +169,7 @@ def open_mixture(recipe: Recipe) -> Mixture:
     """The recipe's sources, opened: which samples make up which step."""
     sources = [open_source(f"data.train.{place}", weighted.source) for place, weighted in enumerate(recipe.data.train)]
     weights = [weighted.weight for weighted in recipe.data.train]
-    return Mixture(sources, weights, recipe.seed, recipe.train.batch_size)
+    return Mixture(sources, weights, recipe.seeds.order, recipe.train.batch_size)
 
 
 def open_evaluation(recipe: Recipe) -> dict[str, Sequence[Sample]]:
@@ -175,6 +185,8 @@ def open_evaluation(recipe: Recipe) -> dict[str, Sequence[Sample]]:
             source[0].answer  # noqa: B018 (raises where there is none)
         except SAMPLE_ERRORS as error:
             raise ValueError(f"{key}: {error}") from None
+        if recipe.evaluate.order is not None:
+            sources[name] = InOrder(source, recipe.evaluate.order)
     return sources
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
 from fnmatch import fnmatchcase
 from functools import singledispatch
 from itertools import islice
@@ -16,6 +17,7 @@ from transformers import AutoConfig
 from mutua.composition import compose
 from mutua.composition.tiny import tiny_config, tiny_model, train_tokenizer
 from mutua.data.mixture import Mixture
+from mutua.data.sample import Sample
 from mutua.models import MutuaForConditionalGeneration, MutuaProcessor
 from mutua.models.connectors import connector_keys
 from mutua.models.loading import copy_weights, load_model
@@ -53,7 +55,10 @@ def model_to_train(
 
 
 def build_model(settings: ModelSettings, mixture: Mixture, tokenizer_texts: int) -> Model:
-    """The model where the recipe starts; a tokenizer of its own learns from the mixture."""
+    """The model where the recipe starts; a tokenizer of its own learns from the mixture, whatever its seed: runs that
+    differ in seeds speak one vocabulary."""
+    mixture = copy(mixture)
+    mixture.seed = 0
     return _build(settings, islice(_texts(mixture, tokenizer_texts), tokenizer_texts))
 
 
@@ -149,13 +154,11 @@ def _texts(mixture: Mixture, steps: int) -> Iterator[str]:
     """The texts of the samples that can be read. Raises what reading them does where none of the first few can be."""
     read = unread = 0
     for step in range(steps):
-        for place, index in mixture.draws(step):
-            try:
-                sample = mixture.sources[place][index]
-            except SAMPLE_ERRORS:
+        for sample in mixture.read(mixture.draws(step), SAMPLE_ERRORS):
+            if not isinstance(sample, Sample):
                 unread += 1
                 if not read and unread > ALWAYS_TOLERATED:
-                    raise
+                    raise sample
                 continue
             read += 1
             for message in sample.messages:

@@ -53,5 +53,11 @@ def write_record(folder: Path, device: torch.device, recipe: Recipe, run: dict[s
     """`recipe.yaml`, and `run` with versions as `run.json`."""
     (folder / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})"
-    record = {"name": recipe.name, "seed": recipe.seed, **run, "device": name, "versions": versions(recipe)}
+    record = {
+        "name": recipe.name,
+        "seed": recipe.model_dump()["seed"],
+        **run,
+        "device": name,
+        "versions": versions(recipe),
+    }
     (folder / "run.json").write_text(json.dumps(record, indent=2), encoding="utf-8")

@@ -8,8 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
+from mutua.data.order import Order
 from mutua.data.readers import Source
 from mutua.training.origin import ModelSettings
 from mutua.training.section import Section
@@ -41,6 +42,11 @@ class DataSettings(Section):
         default=None,
         description="longest sample, in tokens, visual ones included; left out: as many as the language model has "
         "positions for",
+    )
+    order: Literal["image-first", "text-first", "both"] | None = Field(
+        default=None,
+        description="where the images of a user message stand: image-first before its text, text-first behind it, both "
+        "half of the samples each way, the other way in the next epoch; left out: where the sources have them",
     )
     too_long: Literal["drop", "cut"] = Field(
         default="drop",
@@ -113,18 +119,46 @@ class TrainSettings(Section):
 
 class EvaluateSettings(Section):
     sources: dict[str, Source] = Field(default={}, description="what to evaluate on, by the name that reports use")
+    order: Order | None = Field(
+        default=None, description="image-first or text-first, as in `data.order`; left out: as the sources have it"
+    )
     every: CountOrZero = Field(default=0, description="steps between evaluations; 0: only at the end")
     limit: Count | None = Field(default=None, description="samples per source, spread evenly over it; left out: all")
     batch_size: Count = Field(default=64, description="samples per batch")
+
+
+class Seeds(Section):
+    weights: Seed = Field(default=0, description="of the fresh weights")
+    order: Seed = Field(default=0, description="of the order of the data")
+    dropout: Seed = Field(default=0, description="of dropout")
+
+
+def _one_if_equal(seed: int | Seeds) -> int | Seeds:
+    """One recipe is written one way."""
+    return seed.weights if isinstance(seed, Seeds) and seed.weights == seed.order == seed.dropout else seed
+
+
+SEED_KINDS = {"one": int, "each": Seeds}
 
 
 class Recipe(Section):
     """A run, whole. Two runs of equal recipes on one machine give equal weights."""
 
     name: str = Field(min_length=1, description="what the run is called")
-    seed: Seed = Field(default=0, description="of the fresh weights, the order of the data and dropout")
+    seed: Annotated[
+        Annotated[Seed, Tag("one")] | Annotated[Seeds, Tag("each")],
+        Discriminator(lambda given: "each" if isinstance(given, dict | Seeds) else "one"),
+        AfterValidator(_one_if_equal),
+    ] = Field(default=0, description="of the fresh weights, the order of the data and dropout; or one for each")
     output: Path = Field(description="folder of the run; everything the run writes is inside")
     model: ModelSettings = Field(description="what is trained, of one of the kinds below")
     data: DataSettings = Field(description="what it is trained on")
     train: TrainSettings = Field(description="how it is trained")
     evaluate: EvaluateSettings = Field(default=EvaluateSettings(), description="how it is measured")
+
+    @property
+    def seeds(self) -> Seeds:
+        """One for each."""
+        if isinstance(self.seed, Seeds):
+            return self.seed
+        return Seeds(weights=self.seed, order=self.seed, dropout=self.seed)

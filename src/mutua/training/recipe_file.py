@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from mutua.data.readers import Source
 from mutua.training.origin import KINDS
-from mutua.training.recipe import Recipe
+from mutua.training.recipe import SEED_KINDS, Recipe, Seeds
 from mutua.training.section import section_of, sections_of
 
 
@@ -172,7 +172,7 @@ def _explain(error: Any) -> str:
 def _walk(location: Sequence[str | int]) -> tuple[list[str], type[BaseModel] | None]:
     """The keys of an error as the file has them, and the section that holds the last of them.
 
-    pydantic puts the chosen kind of a source or a model among the keys, where the file has none: it is left out.
+    pydantic names the chosen kind of a source, a model or a seed among the keys; the file does not: it is left out.
     """
     keys: list[str] = []
     section: type[BaseModel] | None = Recipe
@@ -188,10 +188,12 @@ def _walk(location: Sequence[str | int]) -> tuple[list[str], type[BaseModel] | N
     return keys, section
 
 
-def _kinds(inside: Any) -> Mapping[str, type[BaseModel]]:
+def _kinds(inside: Any) -> Mapping[str, type]:
     """What may stand in this place, by the names that pydantic has for it, where there are several kinds."""
     if inside in (Source, get_args(Source)[0]):
         return _tags()
+    if inside is Seeds:
+        return SEED_KINDS
     return KINDS if sections_of(inside) == tuple(KINDS.values()) else {}
 
 

@@ -26,7 +26,7 @@ def _rows(section: type[BaseModel], prefix: str) -> list[tuple[str, str, str]]:
         if WeightedSource in get_args(inside):
             rows += _rows(WeightedSource, f"{key}.N.")
         elif kinds := sections_of(inside):
-            rows[-1] = (key, "", rows[-1][2])
+            rows[-1] = (key, "" if field.is_required() else rows[-1][1], rows[-1][2])
             for kind in kinds:
                 if len(kinds) > 1:
                     summary = (kind.__doc__ or "").split("\n")[0]
@@ -41,7 +41,11 @@ def _default(field: FieldInfo) -> str:
     value: Any = field.default
     if isinstance(value, tuple):
         value = list(value)
-    return "" if value is None else f"`{str(value).lower() if isinstance(value, bool) else value}`"
+    return (
+        ""
+        if value is None or isinstance(value, BaseModel)
+        else f"`{str(value).lower() if isinstance(value, bool) else value}`"
+    )
 
 
 if __name__ == "__main__":
