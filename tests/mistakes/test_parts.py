@@ -73,6 +73,12 @@ def fifo(folder: Path) -> None:
     os.mkfifo(folder / "model.safetensors")
 
 
+def no_tokenizer(folder: Path) -> None:
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+
+
+TOKENIZER = "Its tokenizer is missing or damaged: fetch it again, or give another"
 DAMAGES: list[tuple[str, Change, tuple[str, ...]]] = [
     ("weights cut", written("model.safetensors", b"\x10"), ("model.safetensors is damaged", "fetch it again")),
     ("weights of garbage", written("model.safetensors", b"?" * 999), ("model.safetensors is damaged",)),
@@ -98,6 +104,8 @@ DAMAGES: list[tuple[str, Change, tuple[str, ...]]] = [
     [
         *(Mistake(f"vision: {name}", composed("vision", do), ("vision", *reads)) for name, do, reads in DAMAGES),
         *(Mistake(f"language: {name}", composed("language", do), ("language", *reads)) for name, do, reads in DAMAGES),
+        Mistake("language: no tokenizer", composed("language", no_tokenizer), ("language ./language", TOKENIZER)),
+        Mistake("tokenizer {}", composed("language", written("tokenizer.json", b"{}")), ("language", TOKENIZER)),
     ]
 )
 def test_damaged_parts(mistake, place):

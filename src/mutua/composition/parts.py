@@ -113,7 +113,12 @@ def load_tokenizer(part: Part, given: Any) -> Any:
         raise ComposeError(
             "language is a bare config, which has no tokenizer: give tokenizer= (a tokenizer, a folder or a hub id)."
         )
-    return _read("tokenizer" if given else "language", source, AutoTokenizer.from_pretrained)
+    try:
+        return _read("tokenizer" if given else "language", source, AutoTokenizer.from_pretrained)
+    except ComposeError as error:
+        raise ComposeError(
+            f"{error}. Its tokenizer is missing or damaged: fetch it again, or give another as tokenizer."
+        ) from error
 
 
 def _read(what: str, part: str | Path, load: Callable[..., Any]) -> Any:
