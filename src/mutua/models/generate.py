@@ -21,16 +21,31 @@ _IMAGES = ("pixel_values", "vision_features")
 
 
 class _Finite(LogitsProcessor):
-    """Refuses to choose among numbers that are none: the first token, which may be padding, would be said for ever."""
+    """Refuses to choose among numbers that are none: the first token, which may be padding, would be said for ever.
+
+    The first scores are looked at before anything is said, all others in the end: to look at each would cost every
+    decoded token a wait for the device.
+    """
+
+    def __init__(self) -> None:
+        self._found: Tensor | None = None
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        if bool(scores.isnan().any()):
+        found = scores.isnan().any()
+        if self._found is None:
+            self._found = found
+            self.check()
+        self._found = self._found | found
+        return scores
+
+    def check(self) -> None:
+        """Raises ValueError where any of the scores so far was nan."""
+        if self._found is not None and bool(self._found):
             raise ValueError(
                 "the model computes numbers that are not finite (nan), so there is no answer: its weights or its "
                 "config are damaged, or its numbers are too large for the dtype (float16): load it in bfloat16 or "
                 "float32."
             )
-        return scores
 
 
 class RolesInGeneration(GenerationMixin):
@@ -81,8 +96,11 @@ class RolesInGeneration(GenerationMixin):
             )
         if (codes_BN := kwargs.get("token_type_ids")) is not None:
             kwargs["prompt_length"] = codes_BN.shape[1]
-        processors = LogitsProcessorList([_Finite(), *(logits_processor or ())])
-        return super().generate(inputs, generation_config, processors, *args, **kwargs)
+        finite = _Finite()
+        processors = LogitsProcessorList([finite, *(logits_processor or ())])
+        said = super().generate(inputs, generation_config, processors, *args, **kwargs)
+        finite.check()
+        return said
 
     def prepare_inputs_for_generation(
         self, input_ids: Tensor, prompt_length: int | None = None, inputs_embeds: Tensor | None = None, **kwargs: Any
