@@ -20,6 +20,10 @@ from mutua.roles import Modality, TokenRoles, response_codes
 _IMAGES = ("pixel_values", "vision_features")
 
 
+class NotFiniteError(ValueError):
+    """The model computes nan where scores of tokens should be."""
+
+
 class _Finite(LogitsProcessor):
     """Refuses to choose among numbers that are none: the first token, which may be padding, would be said for ever.
 
@@ -39,9 +43,9 @@ class _Finite(LogitsProcessor):
         return scores
 
     def check(self) -> None:
-        """Raises ValueError where any of the scores so far was nan."""
+        """Raises NotFiniteError where any of the scores so far was nan."""
         if self._found is not None and bool(self._found):
-            raise ValueError(
+            raise NotFiniteError(
                 "the model computes numbers that are not finite (nan), so there is no answer: its weights or its "
                 "config are damaged, or its numbers are too large for the dtype (float16): load it in bfloat16 or "
                 "float32."
