@@ -82,6 +82,7 @@ STORED: dict[str, Stored] = {
     "turned 6": turned(6, FLIP.ROTATE_90),
     "turned 7": turned(7, FLIP.TRANSVERSE),
     "turned 8": turned(8, FLIP.ROTATE_270),
+    "turned in words": (saved(Image.fromarray(COLOURS_HWC), exif=b"Exif\0\0to the left"), COLOURS_HWC),
     "gray of 16 bits": (saved(Image.fromarray(DEEP_HW)), DEEP_HW >> 8),
     "gray of 16 bits, big-endian": (saved(Image.fromarray(DEEP_HW.astype(">u2")), format="TIFF"), DEEP_HW >> 8),
     "gray of 16 bits in 32": (saved(Image.fromarray(DEEP_HW), format="PPM"), DEEP_HW >> 8),

@@ -9,10 +9,11 @@ from typing import Any, Literal
 
 import torch
 
+from mutua.chat.messages import is_text
 from mutua.images import open_list
 from mutua.models import MutuaForConditionalGeneration, MutuaProcessor
 from mutua.models.loading import load_model, load_processor
-from mutua.models.model_folder import PACKAGED, ModelError
+from mutua.models.model_folder import PACKAGED, ModelError, first_line
 
 __all__ = ["PACKAGED", "Answer", "ModelError", "ask", "conversation", "load", "load_processor", "reply"]
 
@@ -37,12 +38,16 @@ def load(
 
     Raises:
         ModelError: no such model, not one of Mutua's, or a folder in which something is missing or does not fit.
-        ValueError: no such policy, dtype or backend.
+        ValueError: no such policy, dtype, backend or device.
         ImportError: adapters, and PEFT is not installed.
     """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(1, device=device)  # told before a large model is read
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"no device {device!r} that can be used: {first_line(error)}.") from error
     model, processor = load_model(name_or_path, policy=policy, dtype=dtype, attn_implementation=attn_implementation)
-    model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))  # type: ignore[arg-type]
-    return model, processor
+    return model.to(device), processor  # type: ignore[arg-type]
 
 
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")  # endings that no question has
@@ -64,7 +69,7 @@ def conversation(images: Any, question: str) -> list[dict[str, Any]]:
         )
     if not question.strip():
         raise ValueError("the question is empty: ask something, e.g. 'what colour is the circle?'")
-    if any("\ud800" <= letter <= "\udfff" for letter in question):  # so Python holds a terminal's undecodable bytes
+    if not is_text(question):
         raise ValueError(f"the question {question!r} is no valid text: type it in UTF-8")
     if os.path.isfile(question) or (question.lower().endswith(_PICTURES) and not any(map(str.isspace, question))):
         raise ValueError(
@@ -97,7 +102,7 @@ def reply(
     inputs = processor.apply_chat_template(
         messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
     ).to(model.device, dtype=model.dtype)
-    options = {"max_new_tokens": 64, "do_sample": False, **generate}
+    options = {"max_new_tokens": 64, "do_sample": False, **generate, "return_dict_in_generate": False}
     said_N = model.generate(**inputs, **options)[0, inputs["input_ids"].shape[1] :]
     ends = generate.get("eos_token_id", model.generation_config.eos_token_id)
     has_ended = len(said_N) > 0 and int(said_N[-1]) in (ends if isinstance(ends, (list, tuple)) else [ends])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import errno
+import math
 import os
 import re
 import stat
@@ -56,7 +57,7 @@ def open_image(picture: Any) -> Image.Image:
             unknown range (floats).
     """
     if isinstance(picture, Mapping) and picture.keys() <= {"bytes", "path"}:
-        picture = picture["path"] if picture.get("bytes") is None else picture["bytes"]
+        picture = picture.get("path") if picture.get("bytes") is None else picture["bytes"]
     if isinstance(picture, str) and picture[:5].lower() == "data:":
         picture = _data_of(picture)
     if isinstance(picture, Image.Image):
@@ -65,7 +66,7 @@ def open_image(picture: Any) -> Image.Image:
         return _read(picture)
     if isinstance(picture, (bytes, bytearray, memoryview)):
         return _opened(BytesIO(picture), f"the picture given as {len(picture)} bytes")
-    if hasattr(picture, "__array__") and hasattr(picture, "shape"):
+    if all(hasattr(picture, name) for name in ("__array__", "shape", "dtype")):
         return _from_array(picture)
     raise ImageError(f"{_short(repr(picture))} ({type(picture).__name__}) is no picture: {TAKEN}.")
 
@@ -178,8 +179,7 @@ def _opened(file: Any, name: str) -> Image.Image:
         is_empty = not (file.seek(0) or file.read(1))
         raise ImageError(f"not an image: {name}{' is empty, 0 bytes' if is_empty else ''}") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        limit = Image.MAX_IMAGE_PIXELS
-        raise ImageError(f"image too large: {name} would decode to more than {limit} pixels; scale it down.") from None
+        raise _too_large(name) from None
     except ImageError:
         raise
     except _DAMAGED as error:
@@ -192,9 +192,11 @@ def _decoded(image: Image.Image, name: str) -> Image.Image:
         raise ImageError(f"{name} holds several frames or pages: save the one you mean as a picture of its own.")
     if 0 in image.size:
         raise ImageError(f"{name} is empty: {image.width} x {image.height} pixels.")
+    if image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf):
+        raise _too_large(name)
     try:
         image.load()  # all of it, so that a truncated file is found here
-        if image.getexif().get(_ORIENTATION, 1) != 1:
+        if _is_turned(image):
             image = ImageOps.exif_transpose(image)
         return _in_rgb(image, name)
     except ImageError:
@@ -203,6 +205,19 @@ def _decoded(image: Image.Image, name: str) -> Image.Image:
         if isinstance(error, OSError) and error.errno is not None:
             raise ImageError(f"cannot read {name}: {error.strerror or error}") from None
         raise ImageError(f"damaged image: {name} ({error})") from None
+
+
+def _too_large(name: str) -> ImageError:
+    limit = Image.MAX_IMAGE_PIXELS
+    return ImageError(f"image too large: {name} would decode to more than {limit} pixels; scale it down.")
+
+
+def _is_turned(image: Image.Image) -> bool:
+    """Whether EXIF tells of a turn. Damaged EXIF, which Pillow raises for only sometimes, tells of none."""
+    try:
+        return image.getexif().get(_ORIENTATION, 1) != 1
+    except _DAMAGED:
+        return False
 
 
 def _in_rgb(image: Image.Image, name: str) -> Image.Image:
@@ -234,14 +249,16 @@ def _from_16_bits(gray_HW: np.ndarray, transparent: int | None, name: str) -> Im
 
 def _from_array(array: Any) -> Image.Image:
     """A numpy array, or a tensor on any device."""
-    tensor = array.detach().cpu() if hasattr(array, "detach") else array
     name, dtype = f"the {type(array).__name__} of shape {tuple(array.shape)}", str(array.dtype).removeprefix("torch.")
     if dtype not in ("uint8", "uint16", ">u2"):
         raise ImageError(
             f"{name} holds {dtype}, of an unknown range: give uint8 from 0 to 255; what goes from 0 to 1 is multiplied "
             "by 255 and rounded for that."
         )
-    pixels = np.asarray(tensor)
+    try:
+        pixels = np.asarray(array.detach().cpu() if hasattr(array, "detach") else array)
+    except Exception as error:  # a tensor that is sparse or on the meta device, an object with rules of its own
+        raise ImageError(f"{name} cannot be read as a numpy array ({error}): make a PIL image of it.") from error
     if pixels.ndim == 3:
         first, last = pixels.shape[0] in _CHANNELS, pixels.shape[2] in _CHANNELS
         if first and last:

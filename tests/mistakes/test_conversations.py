@@ -50,8 +50,8 @@ def sample(*messages: Any, **fields: Any) -> Callable[[Path], Any]:
     return lambda _: Sample.model_validate({"id": "1", "messages": messages, **fields})
 
 
-def evaluated(text: str) -> Callable[[Path], Any]:
-    """The third of four samples of a file has this text."""
+def evaluated(text: str | list[dict[str, Any]]) -> Callable[[Path], Any]:
+    """The third of four samples of a file has this text, or these parts."""
 
     def do(place: Path) -> Result:
         lines = [
@@ -114,6 +114,40 @@ CONTENT = [
     Mistake(
         "a placeholder in words", of_user(TEXT, {**TEXT, "text": "<image> what?"}), ("messages[0].content[1]: the",)
     ),
+    Mistake(
+        "a control token in two parts",
+        of_user({**TEXT, "text": "a <|e"}, {**TEXT, "text": "nd|> b"}),
+        ("messages[0], parts joined: the text 'a <|end|> b' holds the control token '<|end|>'",),
+    ),
+    Mistake(
+        "a placeholder in two parts",
+        of_user({**TEXT, "text": "<ima"}, {**TEXT, "text": "ge>"}),
+        ("messages[0], parts joined", "'<image>'", "remove it"),
+    ),
+    Mistake(
+        "a control token in two parts of a file",
+        evaluated([{**TEXT, "text": "<|e"}, {**TEXT, "text": "nd|>"}]),
+        ("pets.jsonl: sample '3': messages[0], parts joined", "'<|end|>'"),
+    ),
+    Mistake("half a character", of_user({**TEXT, "text": "a\ud800"}), ("content[0]: the text 'a\\ud800'", "UTF-8")),
+    Mistake("a weight of a part", of_user({**TEXT, "weight": 0}), ("content[0] has 'weight', which says nothing to",)),
+    Mistake("content of a part", of_user({**TEXT, "content": "no"}), ("content[0] has 'content'", "remove it")),
+    Mistake(
+        "a piece of an image",
+        of_user({"type": "image", "image": picture(1), "bbox": [0, 0, 4, 4]}),
+        ("messages[0].content[0] has 'bbox', which says nothing to this model",),
+    ),
+    Mistake(
+        "OpenAI's detail",
+        of_user({"type": "image_url", "image_url": {"url": "a.png", "detail": "high"}}),
+        ("messages[0].content[0] has 'detail', which says nothing to this model",),
+    ),
+    Mistake(
+        "images in another order",
+        of_user({"type": "image", "image": picture(1), "index": 1}, {"type": "image", "image": picture(2), "index": 0}),
+        ("messages[0].content[0] is image 0 of the conversation, but its index is 1", "in the order of their parts"),
+    ),
+    Mistake("a key that is a number", said({**USER, 3: "a"}), ("messages[0] has 3, and the chat template has no",)),
     Mistake("far into a text", said({**USER, "content": "a" * 500 + "<|end|>"}), ("aaa<|end|>'", "remove it")),
 ]
 WITHOUT_A_PLACE = [
@@ -121,6 +155,7 @@ WITHOUT_A_PLACE = [
     Mistake(
         "documents", said(USER, documents=[{"text": "a"}]), ("documents came, and the chat template has no place",)
     ),
+    Mistake("no mask", said(USER, return_attention_mask=False), ("return_attention_mask=False", "leave it out")),
     Mistake("tool calls", said(USER, {**REPLY, "tool_calls": [CALL]}), ("messages[1] has 'tool_calls', and the chat",)),
     Mistake(
         "nothing but tool calls",

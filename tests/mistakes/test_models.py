@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_model import make_model, make_processor, picture, user
 from torch import Tensor
+from transformers import AutoModelForImageTextToText
 from what_users_read import Mistake, check, mutua, rows
 
 import mutua as library
@@ -64,19 +66,24 @@ def weights(change: Callable[[Weights], Weights]) -> Callable[[Path], Any]:
     return broken(change_file)
 
 
-def config(section: str = "", **values: Any) -> Callable[[Path], Any]:
-    """Values in config.json; `None` takes a key out."""
+def config(section: str = "", *, file: str = "config.json", **values: Any) -> Callable[[Path], Any]:
+    """Values in config.json, or another file; `None` takes a key out."""
 
     def change(folder: Path) -> None:
-        content = json.loads((folder / "config.json").read_text())
+        content = json.loads((folder / file).read_text())
         target = content[section] if section else content
         for key, value in values.items():
             target[key] = value
             if value is None:
                 del target[key]
-        (folder / "config.json").write_text(json.dumps(content))
+        (folder / file).write_text(json.dumps(content))
 
     return broken(change)
+
+
+def pictures(**values: Any) -> Callable[[Path], Any]:
+    """How the processor prepares them."""
+    return config("image_processor", file="processor_config.json", **values)
 
 
 def written(name: str, content: bytes) -> Callable[[Path], Any]:
@@ -105,6 +112,37 @@ def lost_shard(folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
+def shards(second: Callable[[Weights], Weights] = dict, **index: Any) -> Callable[[Path], Any]:
+    """The model in two files, the second one and the index changed."""
+
+    def change(folder: Path) -> None:
+        every = load_file(folder / "model.safetensors")
+        names = list(every)
+        parts = {"a.safetensors": names[:9], "b.safetensors": names[9:]}
+        for file, part in parts.items():
+            kept = {name: every[name] for name in part}
+            save_file(second(every) if file[0] == "b" else kept, folder / file, metadata={"format": "pt"})
+        places = {name: file for file, part in parts.items() for name in part}
+        content = {"metadata": {}, "weight_map": places} | index
+        (folder / "model.safetensors.index.json").write_text(json.dumps(content))
+        (folder / "model.safetensors").unlink()
+
+    return broken(change)
+
+
+def fifo(name: str) -> Callable[[Path], Any]:
+    def change(folder: Path) -> None:
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+
+    return broken(change)
+
+
+def twice(folder: Path) -> None:
+    content = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(content.replace("{", '{"attention_policy": "causal",', 1))
+
+
 def cut(folder: Path) -> None:
     content = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(content[: len(content) // 2])
@@ -127,19 +165,44 @@ FOLDERS = [
     Mistake("safetensors cut", broken(cut), ("X/model.safetensors is damaged", "fetch it again")),
     Mistake("safetensors empty", written("model.safetensors", b""), ("X/model.safetensors is damaged",)),
     Mistake("safetensors of garbage", written("model.safetensors", b"?" * 999), ("X/model.safetensors is damaged",)),
-    Mistake("no weights", without("model.safetensors"), ("X has no weights", "model.safetensors is missing")),
+    Mistake("no weights", without("model.safetensors"), ("X has no weights", "no file model.safetensors")),
     Mistake("a pickle only", broken(only_pickle), ("pytorch_model.bin", "a pickle", "save them as safetensors")),
     Mistake("a shard lost", broken(lost_shard), ("X lacks model-00002-of-00002.safetensors",)),
+    Mistake("a weight in two files", shards(), ("X/b.safetensors: ", "is in another file of this model, too")),
+    Mistake("an index of no files", shards(weight_map=[1]), ("index.json has no weight_map", "fetch it again")),
+    Mistake("an index of numbers", shards(weight_map={"a": 1}), ("index.json has no weight_map",)),
+    Mistake("an index without its head", shards(metadata=None), ("index.json has no metadata",)),
+    Mistake("weights too large", weights(lambda w: {n: v * 1e30 for n, v in w.items()}), ("(nan)", "no answer")),
     Mistake("an index that is no JSON", written("model.safetensors.index.json", b"{"), ("index.json is not valid",)),
     Mistake("no config", without("config.json"), ("no model in X", "config.json")),
     Mistake("config {}", written("config.json", b"{}"), ("X is not a Mutua model", "model_type None")),
     Mistake("config a list", written("config.json", b"[]"), ("X/config.json holds list",)),
     Mistake("config no JSON", written("config.json", b'{"a":'), ("X/config.json is not valid JSON",)),
     Mistake("config not UTF-8", written("config.json", b"\xff\xfe"), ("X/config.json is not valid JSON",)),
+    Mistake("config too deep", written("config.json", b"[" * 99_999), ("X/config.json is not valid JSON",)),
+    Mistake("a key twice in config", broken(twice), ("X/config.json", "'attention_policy' is there twice")),
+    Mistake("a dtype that is none", config(dtype="float33"), ("X/config.json: dtype: ", "float33")),
+    Mistake("integers as dtype", config(dtype="int8"), ("X: ", "int8", "not a floating-point dtype")),
+    Mistake("half a layer", config(vision_feature_layer=1.5), ("X/config.json", "'vision_feature_layer' expected int")),
+    Mistake("a switch in words", config(lm_head_bias="no"), ("X/config.json", "'lm_head_bias' expected bool")),
+    Mistake(
+        "an unknown activation", config("text_config", hidden_act="foo"), ("text_config.hidden_act: KeyError 'foo'",)
+    ),
+    Mistake(
+        "100,000 layers", config("text_config", num_hidden_layers=100_000), ("num_hidden_layers is 100000", "has 4")
+    ),
+    Mistake("100,000 layers of a connector", config(resampler_depth=100_000), ("resampler_depth is 100000",)),
+    Mistake("a norm of nothing", config("text_config", rms_norm_eps=-1.0), ("(nan)", "its config", "damaged")),
+    Mistake("an unknown quantization", config(quantization_config={"quant_method": "x"}), ("quant_method", "'x'")),
+    Mistake("a quantization of no kind", config(quantization_config={}), ("X/config.json", "no `quant_method`")),
     Mistake("another model's config", config(model_type="llama"), ("X is not a Mutua model", "'llama'")),
     Mistake("no text_config", config(text_config=None), ("X/config.json: text_config is missing",)),
     Mistake("no vision_config", config(vision_config=None), ("X/config.json: vision_config is missing",)),
-    Mistake("connector: qformer", config(connector="qformer"), ("X/config.json", "'qformer'", "resampler or mlp")),
+    Mistake(
+        "connector: qformer",
+        config(connector="qformer"),
+        ("X/config.json", "'connector' expected one of ('resampler', 'mlp')", "qformer"),
+    ),
     Mistake("an unknown policy", config(attention_policy="mmma"), ("'mmma'", "use one of causal, mma")),
     Mistake("-1 layers", config("text_config", num_hidden_layers=-1), ("text_config.num_hidden_layers is -1",)),
     Mistake("0 heads", config("text_config", num_attention_heads=0), ("num_attention_heads is 0", "at least 1")),
@@ -152,25 +215,31 @@ FOLDERS = [
     Mistake("no such hidden state", config(vision_feature_layer=9), ("vision_feature_layer 9", "1 layers")),
     Mistake("a vocabulary too small", config("text_config", vocab_size=10), ("vocab_size is 10", "tokenizer has ids")),
     Mistake("another placeholder", config(image_token_id=7), ("placeholder is 1 by its processor and 7 by",)),
-    Mistake("no tokenizer", without("tokenizer.json"), ("X lacks tokenizer.json",)),
-    Mistake("no tokenizer config", without("tokenizer_config.json"), ("X lacks tokenizer_config.json",)),
-    Mistake("no processor config", without("processor_config.json"), ("X lacks processor_config.json",)),
+    Mistake("no tokenizer", without("tokenizer.json"), ("X lacks the file tokenizer.json",)),
+    Mistake("no tokenizer config", without("tokenizer_config.json"), ("X lacks the file tokenizer_config.json",)),
+    Mistake("no processor config", without("processor_config.json"), ("X lacks the file processor_config.json",)),
+    Mistake("a tokenizer that never ends", fifo("tokenizer.json"), ("X lacks the file tokenizer.json",)),
+    Mistake("no padding", config(file="tokenizer_config.json", pad_token=None), ("X: ", "padding token")),
+    Mistake("a length in words", config(file="tokenizer_config.json", model_max_length="x"), ("X: ", "is damaged")),
+    Mistake("another processor", config(file="processor_config.json", num_image_tokens="16"), ("is '16' by its",)),
+    Mistake("pictures of another size", pictures(size={"height": 8, "width": 8}), ("(1, 3, 8, 8)", "(1, 3, 32, 32)")),
+    Mistake("pictures of no size", pictures(do_resize=False), ("processor_config.json", "put size, do_resize")),
+    Mistake("one side of pictures", pictures(size={"shortest_edge": 32}), ("(1, 3, 32, 48)", "(1, 3, 32, 32)")),
+    Mistake("pictures too large", pictures(size={"height": 10**7, "width": 10**7}), ("size is", "32 x 32 pixels")),
+    Mistake("colours divided by 0", pictures(image_std=[0, 0, 0]), ("not finite", "image_std")),
+    Mistake("colours times a word", pictures(rescale_factor="x"), ("X: ", "processor_config.json", "is damaged")),
+    Mistake("one colour of three", pictures(image_mean=[0.5]), ("X: mean must have 3", "is damaged")),
     Mistake("tokenizer {}", written("tokenizer.json", b"{}"), ("processor", "tokenizer.json", "is damaged")),
     Mistake("tokenizer of garbage", written("tokenizer.json", b"\0"), ("X/tokenizer.json is not valid JSON",)),
     Mistake("processor {}", written("processor_config.json", b"{}"), ("processor_config.json", "is damaged")),
     Mistake("generation config of garbage", written("generation_config.json", b"["), ("X/generation_config.json",)),
+    Mistake("an end that there is not", config(file="generation_config.json", eos_token_id=999), ("999", "from 0 to")),
+    Mistake("an end in words", config(file="generation_config.json", eos_token_id="end"), ("'end'", "ends a reply")),
+    Mistake("no end", config(file="generation_config.json", eos_token_id=None), ("eos_token_id", "is None")),
+    Mistake("a template not UTF-8", written("chat_template.jinja", b"\xff"), ("X: ", "chat_template.jinja")),
     Mistake("no chat template", without("chat_template.jinja"), ("no chat template to render with",)),
     Mistake("a template that does not end", written("chat_template.jinja", b"{% if"), ("chat template cannot render",)),
 ]
-
-
-def adapter(base: str | None) -> Callable[[Path], Any]:
-    def do(place: Path) -> Any:
-        (place / "A").mkdir()
-        (place / "A" / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": base}))
-        return mutua("ask", "X/ok.png", "is it red?", "-m", "A")
-
-    return do
 
 
 def run_folder(place: Path) -> Any:
@@ -190,7 +259,7 @@ NAMES = [
     Mistake("a slip in the name", lambda _: library.load("./Xx"), ("no model at ./Xx", "did you mean X?")),
     Mistake("a path that is not there", lambda _: library.load("no/such/folder"), ("no model at no/such/folder",)),
     Mistake("a hub id without a network", lambda _: library.load("some/model"), ("some/model", "from the hub")),
-    Mistake("an empty name", lambda _: library.load(""), ("no model",)),
+    Mistake("an empty name", lambda _: library.load(""), ("the name of a model is empty", "folder or hub id")),
     Mistake("a file", lambda _: library.load("X/config.json"), ("X/config.json is a file", "name the folder")),
     Mistake("a number", lambda _: library.load(3), ("named by a folder or a hub id, not by 3",)),  # type: ignore[arg-type]
     Mistake("a dtype that is none", lambda _: library.load("X", dtype="int8"), ("no dtype 'int8'", "bfloat16")),
@@ -200,9 +269,16 @@ NAMES = [
         ("'flash_attention_2' cannot apply a look-ahead mask",),
     ),
     Mistake("an unknown policy", lambda _: library.load("X", policy="mmma"), ("'mmma'", "use one of")),
-    Mistake("adapters of no base", adapter(None), ("A/adapter_config.json names no base_model_name_or_path",)),
-    Mistake("adapters of a base that is gone", adapter("gone/base"), ("A: its adapters were trained in gone/base",)),
-    Mistake("adapters without weights", adapter("X"), ("A: ", "do not fit their base model, or are damaged")),
+    Mistake("a long name", lambda _: library.load("a" * 5000), ("no model at aaa", "File name too long")),
+    Mistake("eight bits", lambda _: library.load("X", dtype="float8_e4m3fn"), ("no dtype 'float8_e4m3fn'", "float16")),
+    Mistake("a backend by parts", lambda _: library.load("X", attn_implementation={}), ("{}", "use one of")),  # type: ignore[arg-type]
+    Mistake("a list of policies", lambda _: library.load("X", policy=["mma"]), ("['mma']", "use one of")),  # type: ignore[arg-type]
+    Mistake("a device that is none", lambda _: library.load("X", device="gpu"), ("no device 'gpu'", "cuda")),
+    Mistake(
+        "flash, by Transformers",
+        lambda _: AutoModelForImageTextToText.from_pretrained("X", attn_implementation="flash_attention_2"),
+        ("'flash_attention_2' cannot apply a look-ahead mask", "use one of"),
+    ),
 ]
 
 
@@ -230,6 +306,11 @@ def inputs_of_a_chat() -> tuple[Any, dict[str, Tensor]]:
     return model, dict(inputs)
 
 
+def generated(**options: Any) -> Any:
+    model, inputs = inputs_of_a_chat()
+    return model.generate(**inputs, **options)
+
+
 def changed(**change: Callable[[Tensor], Tensor]) -> Callable[[Path], Any]:
     def do(place: Path) -> Any:
         model, inputs = inputs_of_a_chat()
@@ -255,6 +336,12 @@ USES = [
         "a reply that does not fit",
         lambda _: library.ask(*library.load("X"), "X/ok.png", "is it red?", max_new_tokens=999),
         ("not 999", "built for texts of 192"),
+        goes_on=True,
+    ),
+    Mistake(
+        "a text that does not fit",
+        lambda _: generated(max_length=999, cache_implementation="static"),
+        ("not 9", "built for texts of 192"),
         goes_on=True,
     ),
     Mistake("a mask too short", changed(attention_mask=lambda m: m[:, :-3]), ("attention_mask has shape", "of shape")),

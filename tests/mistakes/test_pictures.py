@@ -166,6 +166,9 @@ IN_PYTHON = [
     Mistake("PIL, moving", given(Image.open(io.BytesIO(MOVING))), ("holds several frames or pages",)),
     Mistake("PIL, half", given(Image.open(io.BytesIO(WHOLE[:5000]))), ("damaged image: the picture",)),
     Mistake("PIL, closed", lambda place: given(closed(place))(place), ("damaged image: the picture",)),
+    Mistake("PIL, too large", given(Image.new("1", (10_000, 10_000))), ("image too large: the picture", "scale it")),
+    Mistake("neither bytes nor path", given({"bytes": None}), ("None (NoneType) is no picture",)),
+    Mistake("an empty mapping", given({}), ("None (NoneType) is no picture", "the path of a file")),
     Mistake("no bytes", given(b""), ("not an image: the picture given as 0 bytes is empty",)),
     Mistake("bytes of a text", given(b"hello"), ("not an image: the picture given as 5 bytes",)),
     Mistake("no base64", given("data:image/png;base64,a"), ("data:image/png;base64,a: no valid base64",)),
@@ -177,6 +180,16 @@ IN_PYTHON = [
     Mistake("two channels", given(np.zeros((5, 4, 2), np.uint8)), ("(5, 4, 2) is no picture", "1, 3 or 4 channels")),
     Mistake("a batch", given(torch.zeros(2, 3, 4, 4, dtype=torch.uint8)), ("(2, 3, 4, 4) is no picture",)),
     Mistake("either end", given(np.zeros((3, 4, 3), np.uint8)), ("channels first or last: make a PIL image",)),
+    Mistake(
+        "a sparse tensor",
+        given(torch.zeros(4, 4, dtype=torch.uint8).to_sparse()),
+        ("the Tensor of shape (4, 4) cannot be read as a numpy array", "make a PIL image"),
+    ),
+    Mistake(
+        "a tensor without data",
+        given(torch.zeros(4, 4, dtype=torch.uint8, device="meta")),
+        ("the Tensor of shape (4, 4) cannot be read as a numpy array", "no data"),
+    ),
     Mistake("an array of nothing", given(np.zeros((0, 4, 3), np.uint8)), ("is empty: it has no pixel",)),
 ]
 TO_THE_PROCESSOR = [
@@ -200,6 +213,7 @@ TO_THE_PROCESSOR = [
     ),
     Mistake("a video", lambda _: processor()(text="a", videos=["a.mp4"]), ("videos and audio have no input",)),
     Mistake("sound", lambda _: processor()(text="a", audio=["a.wav"]), ("videos and audio have no input",)),
+    Mistake("no text", processed(None, []), ("text is a string or a list of strings, not []",)),
     Mistake("text of no string", processed(None, [None]), ("text is a string or a list of strings",)),
 ]
 IN_A_MESSAGE = [

@@ -263,16 +263,20 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(
     assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["step-000004"]
 
 
+@pytest.mark.parametrize(
+    ("every", "told"),
+    [(0, "step 7: loss nan"), (3, r"step 6, evaluating \w+: the model computes numbers that are not")],
+)
 def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(
-    tmp_path: Path, recipe_in, console: Console, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, recipe_in, console: Console, monkeypatch: pytest.MonkeyPatch, every: int, told: str
 ) -> None:
     def poison(stepper: Stepper) -> None:
         with torch.no_grad():
             stepper.model.model.connector.up.weight.fill_(float("nan"))
 
     at_step(monkeypatch, 5, poison)
-    with pytest.raises(TrainingError, match="step 7: loss nan"):
-        train(recipe_in(tmp_path), console)
+    with pytest.raises(TrainingError, match=told):
+        train(recipe_in(tmp_path, f"evaluate.every={every}"), console)
     assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["step-000004"]
 
 

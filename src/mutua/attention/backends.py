@@ -43,13 +43,13 @@ _STANDARD = {None: auto.NAME, "auto": auto.NAME, "sdpa": sdpa.NAME, "eager": ref
 
 def resolve(name: str | None) -> str:
     """The backend that serves `name` (ours, or one of Transformers' names); ValueError if none can."""
-    name = _STANDARD.get(name, name)
-    if name not in BACKENDS:
+    try:
+        return BACKENDS[_STANDARD.get(name, name)].name  # type: ignore[index]
+    except (KeyError, TypeError):
         raise ValueError(
             f"attn_implementation {name!r} cannot apply a look-ahead mask: use one of "
             f"{', '.join([*BACKENDS, *filter(None, _STANDARD)])}."
-        )
-    return name
+        ) from None
 
 
 def register() -> None:

@@ -173,5 +173,5 @@ def get_policy(name: str) -> Policy:
     """The policy of that name; ValueError with the known names otherwise."""
     try:
         return POLICIES[name]
-    except KeyError:
+    except (KeyError, TypeError):  # no text at all, such as a list
         raise ValueError(f"unknown attention policy {name!r}: use one of {', '.join(POLICIES)}.") from None

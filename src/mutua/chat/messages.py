@@ -58,6 +58,15 @@ def is_batch(conversations: Sequence[Any]) -> bool:
     return isinstance(conversations[0], (list, tuple))
 
 
+def is_text(text: str) -> bool:
+    """Whether this is text that a tokenizer takes: no half of a character, as which Python holds undecodable bytes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def texts_of(message: Message) -> list[str]:
     """The texts of a message's content, part by part."""
     content = message.get("content") or ""
@@ -102,12 +111,18 @@ def hold_images(messages: Sequence[Message]) -> bool:
 def _images_by_place(messages: Sequence[Message]) -> dict[str, Any]:
     """What each image part holds, in order."""
     return {
-        f"messages[{m}].content[{p}]": next((part[key] for key in IMAGE_KEYS if part.get(key) is not None), None)
-        for m, message in enumerate(messages)
-        if not isinstance(message.get("content") or "", str)
-        for p, part in enumerate(message["content"])
-        if part["type"] == "image"
+        place: next((part[key] for key in IMAGE_KEYS if part.get(key) is not None), None)
+        for place, part in _image_parts(messages)
     }
+
+
+def _image_parts(messages: Sequence[Message]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The image parts with their places, in order."""
+    for m, message in enumerate(messages):
+        if not isinstance(message.get("content") or "", str):
+            for p, part in enumerate(message["content"]):
+                if part["type"] == "image":
+                    yield f"messages[{m}].content[{p}]", part
 
 
 def _befores(conversations: Sequence[Any]) -> list[str]:
@@ -126,7 +141,14 @@ class _Check:
     def conversation(self, messages: Any, before: str) -> list[Message]:
         if not isinstance(messages, (list, tuple)) or not messages:
             raise ValueError(f"{before}a conversation is a list of messages, not {_shown(messages)}.")
-        return [self._message(message, f"{before}messages[{nth}]") for nth, message in enumerate(messages)]
+        checked = [self._message(message, f"{before}messages[{nth}]") for nth, message in enumerate(messages)]
+        for nth, (place, part) in enumerate(_image_parts(checked)):
+            if part.get("index", nth) != nth:
+                raise ValueError(
+                    f"{before}{place} is image {nth} of the conversation, but its index is {part['index']!r}: images "
+                    "are taken in the order of their parts."
+                )
+        return checked
 
     def variable(self, name: str, value: Any) -> None:
         if value is None or _empty(value):
@@ -164,6 +186,7 @@ class _Check:
                 f"{_shown(content)}."
             )
         parts = [self._part(part, f"{place}.content[{nth}]") for nth, part in enumerate(content)]
+        self._check_texts("".join(part["text"] for part in parts if part["type"] == "text"), f"{place}, parts joined")
         if role == "assistant" and any(part["type"] == "image" for part in parts):
             raise ValueError(f"{place}: an image in an assistant message: images belong in user messages.")
         return {**message, "content": parts}
@@ -181,8 +204,10 @@ class _Check:
         part = _without_none(part)
         if part.get("type") == "image_url":
             address = part.pop("image_url", None)
-            url = address.get("url") if isinstance(address, Mapping) else address
-            part = {**part, "type": "image", **({} if url is None else {"url": url})}
+            part |= _without_none(address if isinstance(address, Mapping) else {"url": address})
+            part["type"] = "image"
+            if part.get("detail") == "auto":  # as the model likes it
+                del part["detail"]
         kind = part.get("type")
         if kind not in self.part_types:
             given = "without a type" if kind is None else f"of type {kind!r}"
@@ -198,12 +223,17 @@ class _Check:
             raise ValueError(f"{place} holds {held[0]!r} beside its text: give each a part of its own.")
         if kind == "image" and len(held) > 1:
             raise ValueError(f"{place} is one image, but holds {' and '.join(map(repr, held))}: give one of them.")
+        for key in part if kind in PART_TYPES else ():
+            if key not in ("type", "text", *held) and (kind, key) != ("image", "index"):
+                raise ValueError(f"{place} has {key!r}, which says nothing to this model: remove it.")
         if isinstance(part.get("base64"), str) and not part["base64"].startswith("data:"):
             part["base64"] = f"data:image;base64,{part['base64']}"
         return part
 
     def _check_texts(self, value: Any, place: str) -> None:
         for text in _strings_in(value):
+            if not is_text(text):
+                raise ValueError(f"{place}: the text {text[:80]!r} is no valid text: give UTF-8.")
             for token in self.control_tokens:
                 if token in text:
                     raise ValueError(
@@ -211,8 +241,8 @@ class _Check:
                         "change who is speaking: remove it."
                     )
 
-    def _named(self, name: str) -> bool:
-        return re.search(rf"\b{re.escape(name)}\b", self.template) is not None
+    def _named(self, name: Any) -> bool:
+        return re.search(rf"\b{re.escape(str(name))}\b", self.template) is not None
 
 
 def _strings_in(value: Any) -> Iterator[str]:

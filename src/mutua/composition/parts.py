@@ -13,12 +13,22 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
+from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
-from transformers.utils import cached_file
+from transformers.utils import CONFIG_NAME, cached_file
 
 from mutua.models.configuration import MutuaConfig
 from mutua.models.loading import WEIGHTS, expect_whole
-from mutua.models.model_folder import first_line
+from mutua.models.model_folder import (
+    ModelError,
+    expect_finite,
+    expect_layers,
+    expect_sizes,
+    read_json,
+    read_shapes,
+    told,
+    weight_files,
+)
 from mutua.models.modeling import MutuaModel
 from mutua.models.vision import vision_encoder
 
@@ -40,6 +50,7 @@ def load_vision(part: Part, dtype: torch.dtype) -> Any:
         return AutoModel.from_config(config, dtype=dtype)
 
     def load(name: str, **options: Any) -> Any:
+        _expect_files(name)
         if isinstance(whole, MutuaConfig):
             model, info = MutuaModel.from_pretrained(name, dtype=dtype, **WEIGHTS, **options)
             return model.vision_tower, info
@@ -48,7 +59,7 @@ def load_vision(part: Part, dtype: torch.dtype) -> Any:
     model, info = _read("vision", part, load)
     own = {name for name, _ in model.named_children()} - {"head"}
     extra = [key for key in info["unexpected_keys"] if key.removeprefix("vision_model.").split(".")[0] in own]
-    _expect_whole("vision", part, info, extra)
+    _expect_whole("vision", part, model, info, extra)
     return model
 
 
@@ -79,10 +90,11 @@ def load_language(part: Part, dtype: torch.dtype | None) -> Any:
         if "gguf_file" in options:
             wanted = dtype or torch.float32
             return AutoModelForCausalLM.from_pretrained(name, dtype=wanted, output_loading_info=True, **options)
+        _expect_files(name)
         return AutoModelForCausalLM.from_pretrained(name, dtype=dtype or "auto", **WEIGHTS, **options)
 
     model, info = _read("language", part, load)
-    _expect_whole("language", part, info, info["unexpected_keys"])
+    _expect_whole("language", part, model, info, info["unexpected_keys"])
     if getattr(model, "hf_quantizer", None) is not None:
         if getattr(model.hf_quantizer.quantization_config, "quant_method", None) != "gguf":
             raise ComposeError(f"language {part}: its weights are quantised; take the checkpoint before quantisation.")
@@ -101,7 +113,12 @@ def load_tokenizer(part: Part, given: Any) -> Any:
         raise ComposeError(
             "language is a bare config, which has no tokenizer: give tokenizer= (a tokenizer, a folder or a hub id)."
         )
-    return _read("tokenizer" if given else "language", source, AutoTokenizer.from_pretrained)
+    try:
+        return _read("tokenizer" if given else "language", source, AutoTokenizer.from_pretrained)
+    except ComposeError as error:
+        raise ComposeError(
+            f"{error}. Its tokenizer is missing or damaged: fetch it again, or give another as tokenizer."
+        ) from error
 
 
 def _read(what: str, part: str | Path, load: Callable[..., Any]) -> Any:
@@ -123,10 +140,27 @@ def _read(what: str, part: str | Path, load: Callable[..., Any]) -> Any:
         name = str(part)
     try:
         return load(name, **options)
-    except (OSError, ValueError, KeyError) as error:
+    except ModelError as error:
+        raise ComposeError(f"{what}: {error}") from error
+    except (ImportError, MemoryError):
+        raise
+    except Exception as error:  # whatever a library says of a damaged file or of sizes that do not go together
         raise ComposeError(
-            f"{what} {part}: cannot be loaded from a folder here or from the hub: {first_line(error)}"
+            f"{what} {part}: cannot be loaded from a folder here or from the hub: {told(error)}"
         ) from error
+
+
+def _expect_files(name: str) -> None:
+    """Raises ModelError where a folder's config or the headers of its weights tell that it is damaged."""
+    folder = Path(name)
+    if not folder.is_dir():
+        return
+    config = read_json(folder / CONFIG_NAME)
+    for key, section in {"": config, **config}.items():
+        if isinstance(section, dict):
+            expect_sizes(f"{folder / CONFIG_NAME}: {key and key + '.'}", section)
+    if "quantization_config" not in config:  # their numbers may be of any kind
+        expect_layers(folder / CONFIG_NAME, len(read_shapes(weight_files(folder))))
 
 
 def _expect_gguf() -> None:
@@ -134,8 +168,12 @@ def _expect_gguf() -> None:
         raise ImportError('GGUF files need two packages more: pip install "mutua[gguf]"')
 
 
-def _expect_whole(what: str, part: str | Path, info: dict[str, Any], extra: Any) -> None:
+def _expect_whole(what: str, part: str | Path, model: nn.Module, info: dict[str, Any], extra: Any) -> None:
     try:
         expect_whole(info, extra)
     except ValueError as error:
         raise ComposeError(f"{what} {part}: {error}") from None
+    try:
+        expect_finite(f"{what} {part}", model)
+    except ModelError as error:
+        raise ComposeError(str(error)) from None

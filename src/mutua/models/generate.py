@@ -5,13 +5,13 @@ Shape suffixes: B batch, N tokens.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Cache, GenerationConfig, GenerationMixin
+from transformers import Cache, GenerationConfig, GenerationMixin, LogitsProcessor, LogitsProcessorList
 
 from mutua.attention import get_policy
 from mutua.models.longest_text import fit_reply
@@ -20,15 +20,52 @@ from mutua.roles import Modality, TokenRoles, response_codes
 _IMAGES = ("pixel_values", "vision_features")
 
 
+class NotFiniteError(ValueError):
+    """The model computes nan where scores of tokens should be."""
+
+
+class _Finite(LogitsProcessor):
+    """Refuses to choose among numbers that are none: the first token, which may be padding, would be said for ever.
+
+    The first scores are looked at before anything is said, all others in the end: to look at each would cost every
+    decoded token a wait for the device.
+    """
+
+    def __init__(self) -> None:
+        self._found: Tensor | None = None
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        found = scores.isnan().any()
+        if self._found is None:
+            self._found = found
+            self.check()
+        self._found = self._found | found
+        return scores
+
+    def check(self) -> None:
+        """Raises NotFiniteError where any of the scores so far was nan."""
+        if self._found is not None and bool(self._found):
+            raise NotFiniteError(
+                "the model computes numbers that are not finite (nan), so there is no answer: its weights or its "
+                "config are damaged, or its numbers are too large for the dtype (float16): load it in bfloat16 or "
+                "float32."
+            )
+
+
 class RolesInGeneration(GenerationMixin):
     """Generation for a model whose token roles travel in `token_type_ids`."""
 
     def generate(
-        self, inputs: Tensor | None = None, generation_config: GenerationConfig | None = None, *args: Any, **kwargs: Any
+        self,
+        inputs: Tensor | None = None,
+        generation_config: GenerationConfig | None = None,
+        logits_processor: Iterable[LogitsProcessor] | None = None,
+        *args: Any,
+        **kwargs: Any,
     ) -> Any:
         """As in Transformers, but that no image placeholder is ever said, that a reply ends where the language model
-        has no more positions (with a warning), and that `prefill_chunk_size` is refused: a prefill cut inside a block
-        would lose look-ahead."""
+        has no more positions (with a warning), that nothing is said where the model's numbers are none (nan), and that
+        `prefill_chunk_size` is refused: a prefill cut inside a block would lose look-ahead."""
         config = generation_config or self.generation_config
         # A visual token without its image would stop the forward pass after it, and the whole batch with it.
         given = kwargs.pop("suppress_tokens", None)
@@ -63,7 +100,11 @@ class RolesInGeneration(GenerationMixin):
             )
         if (codes_BN := kwargs.get("token_type_ids")) is not None:
             kwargs["prompt_length"] = codes_BN.shape[1]
-        return super().generate(inputs, generation_config, *args, **kwargs)
+        finite = _Finite()
+        processors = LogitsProcessorList([finite, *(logits_processor or ())])
+        said = super().generate(inputs, generation_config, processors, *args, **kwargs)
+        finite.check()
+        return said
 
     def prepare_inputs_for_generation(
         self, input_ids: Tensor, prompt_length: int | None = None, inputs_embeds: Tensor | None = None, **kwargs: Any
@@ -116,9 +157,19 @@ class RolesInGeneration(GenerationMixin):
         return input_ids, {**model_kwargs, **images}
 
     @staticmethod
-    def create_masks_for_generate(attention_mask: Tensor | None, **kwargs: Any) -> Tensor | None:
-        """`generate` asks for a finished mask when the cache is static; ours is built in `forward`, for every cache."""
-        return attention_mask
+    def create_masks_for_generate(
+        attention_mask: Tensor | None, inputs_embeds: Tensor, past_key_values: Cache, **kwargs: Any
+    ) -> Tensor:
+        """`generate` asks for a finished mask when the cache is static; ours is built in `forward`, for every cache.
+
+        A mask without padding has been dropped by then, and a static cache cannot tell that it holds none.
+        """
+        if attention_mask is not None:
+            return attention_mask
+        batch, tokens = inputs_embeds.shape[:2]
+        return torch.ones(
+            batch, int(past_key_values.get_seq_length()) + tokens, dtype=torch.long, device=inputs_embeds.device
+        )
 
     def _prepare_position_ids_for_generation(self, inputs_tensor: Tensor, model_kwargs: dict[str, Any]) -> Tensor:
         # Some policies number the tokens of an image in their own way; the roles of the whole text so far tell how.

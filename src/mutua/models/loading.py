@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import nn
+from transformers.quantizers.auto import AutoHfQuantizer
 from transformers.utils import GENERATION_CONFIG_NAME
 
 from mutua.attention import get_policy
@@ -18,19 +23,28 @@ from mutua.models.model_folder import (
     ModelError,
     blamed_on,
     expect_finite,
+    expect_layers,
+    expect_same,
     expect_sizes,
     expect_weights,
     find_folder,
     listed,
     read_json,
+    read_shapes,
+    weight_file,
+    weight_files,
 )
 from mutua.models.modeling import MutuaForConditionalGeneration
 from mutua.models.processing import MutuaProcessor
+from mutua.models.vision import image_side
 
 # Never a pickle; and what does not fit is refused by name, in `expect_whole`.
 WEIGHTS: dict[str, Any] = {"use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
 
 _PROCESSOR = ("processor_config.json", "tokenizer_config.json", "tokenizer.json")
+_ADAPTER_WEIGHTS = "adapter_model.safetensors"
+_LARGEST_RESIZE = 8  # times the side of what the model takes
+_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32, "float64": torch.float64}
 
 
 def load_model(
@@ -57,14 +71,16 @@ def load_model(
     wanted = None if dtype is None else _float_type(dtype)
     if attn_implementation is not None:
         resolve(attn_implementation)
-    if isinstance(name_or_path, (str, Path)) and (Path(name_or_path) / ADAPTER).is_file():
+    if isinstance(name_or_path, (str, Path)) and os.path.isfile(os.path.join(name_or_path, ADAPTER)):
         return _with_adapter(Path(name_or_path), policy, wanted, attn_implementation)
     folder = find_folder(name_or_path)
     config, processor = load_processor(folder, policy=policy)
     if not hasattr(config, "quantization_config"):
-        with blamed_on(folder / "config.json", "No model can be built from that: put it right."), torch.device("meta"):
+        shapes = read_shapes(weight_files(folder))
+        expect_layers(folder / "config.json", len(shapes))
+        with _blamed_on_config(folder), torch.device("meta"):
             empty = MutuaForConditionalGeneration(config)
-        expect_weights(folder, empty)
+        expect_weights(folder, empty, shapes)
     options: dict[str, Any] = {} if wanted is None else {"dtype": wanted}
     if attn_implementation is not None:
         options["attn_implementation"] = attn_implementation
@@ -76,7 +92,8 @@ def load_model(
         expect_whole(info, info["unexpected_keys"])
     except ValueError as error:
         raise ModelError(f"model {folder}: {error}") from None
-    expect_finite(folder, model)
+    expect_finite(f"model {folder}", model)
+    _expect_ids(folder / GENERATION_CONFIG_NAME, model)
     return model.eval(), processor
 
 
@@ -90,10 +107,20 @@ def load_processor(
         config.attention_policy = get_policy(policy).name
     for name in _PROCESSOR:
         read_json(folder / name)
-    with blamed_on(folder, f"Its processor ({', '.join(_PROCESSOR)}) is damaged: save or fetch it again."):
+    with _blamed_on_processor(folder):
         processor = MutuaProcessor.from_pretrained(folder, local_files_only=True)
     _expect_agreement(folder, config, processor)
+    _expect_inputs(folder, config, processor)
     return config, processor
+
+
+def _blamed_on_config(folder: Path) -> AbstractContextManager[None]:
+    return blamed_on(folder / "config.json", "No model can be built from that: put it right.")
+
+
+def _blamed_on_processor(folder: Path) -> AbstractContextManager[None]:
+    files = ", ".join((*_PROCESSOR, "chat_template.jinja"))
+    return blamed_on(folder, f"Its processor ({files}) is damaged: save or fetch it again.")
 
 
 def _load_config(folder: Path) -> MutuaConfig:
@@ -112,13 +139,17 @@ def _load_config(folder: Path) -> MutuaConfig:
         expect_sizes(f"{path}: {key}.", content[key])
     if (folder / GENERATION_CONFIG_NAME).is_file():
         read_json(folder / GENERATION_CONFIG_NAME)  # Transformers would go on without it
-    with blamed_on(path, "No model can be built from that: put it right."):
-        return MutuaConfig.from_pretrained(folder, local_files_only=True)
+    with _blamed_on_config(folder):
+        config = MutuaConfig.from_pretrained(folder, local_files_only=True)
+        quantization = getattr(config, "quantization_config", None)
+        if quantization is not None and not AutoHfQuantizer.supports_quant_method(quantization):
+            raise ValueError(f"no quantization is known as {quantization['quant_method']!r}")
+    return config
 
 
 def _expect_agreement(folder: Path, config: MutuaConfig, processor: MutuaProcessor) -> None:
     """Raises ModelError where the processor prepares inputs of another model."""
-    with blamed_on(folder / "config.json", "No model can be built from that: put it right."):
+    with _blamed_on_config(folder):
         image_tokens = config.num_image_tokens
     for what, given, expected in (
         ("num_image_tokens", processor.num_image_tokens, image_tokens),
@@ -126,8 +157,8 @@ def _expect_agreement(folder: Path, config: MutuaConfig, processor: MutuaProcess
     ):
         if given != expected:
             raise ModelError(
-                f"model {folder}: {what} is {given} by its processor and {expected} by its config.json: they belong to "
-                "two models; put one right."
+                f"model {folder}: {what} is {given!r} by its processor and {expected!r} by its config.json: they "
+                "belong to two models; put one right."
             )
     rows, largest = config.text_config.vocab_size, max(processor.tokenizer.get_vocab().values())
     if largest >= rows:
@@ -137,11 +168,46 @@ def _expect_agreement(folder: Path, config: MutuaConfig, processor: MutuaProcess
         )
 
 
+def _expect_inputs(folder: Path, config: MutuaConfig, processor: MutuaProcessor) -> None:
+    """Raises ModelError where the processor cannot prepare a picture and a text, or not as the model takes them."""
+    side = image_side(config.vision_config, config.image_size)
+    size = dict(processor.image_processor.size)
+    if max(size.values(), default=0) > _LARGEST_RESIZE * side:  # told before memory is taken
+        raise ModelError(
+            f"{folder / _PROCESSOR[0]}: size is {size}, but the model takes {side} x {side} pixels: put it right."
+        )
+    with _blamed_on_processor(folder), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of a division by 0, which is told here
+        inputs = processor(
+            images=Image.new("RGB", (3, 2)), text=processor.image_token, padding=True, return_tensors="pt"
+        )
+    pixels = inputs["pixel_values"]
+    if pixels.shape != (1, 3, side, side):
+        raise ModelError(
+            f"{folder / _PROCESSOR[0]}: of a picture, its image_processor makes {tuple(pixels.shape)}, but the model "
+            f"takes (1, 3, {side}, {side}): put size, do_resize or do_center_crop right."
+        )
+    if not bool(torch.isfinite(pixels).all()):
+        raise ModelError(
+            f"{folder / _PROCESSOR[0]}: its image_processor makes numbers that are not finite (nan or inf): put "
+            "image_mean, image_std and rescale_factor right."
+        )
+
+
+def _expect_ids(path: Path, model: MutuaForConditionalGeneration) -> None:
+    """Raises ModelError where no token, or one that there is not, ends a reply: none would ever end."""
+    rows = model.config.text_config.vocab_size
+    given = model.generation_config.eos_token_id
+    tokens = given if isinstance(given, list) else [given]
+    if not tokens or not all(isinstance(token, int) and 0 <= token < rows for token in tokens):
+        raise ModelError(f"{path}: eos_token_id, which ends a reply, is {given!r}: give ids from 0 to {rows - 1}.")
+
+
 def _with_adapter(
     folder: Path, policy: str | None, dtype: torch.dtype | None, attn_implementation: str | None
 ) -> tuple[MutuaForConditionalGeneration, MutuaProcessor]:
     try:
-        from peft import PeftModel
+        from peft import PeftModel, get_peft_model_state_dict
     except ImportError as error:
         raise ImportError(f'{folder} holds adapters, which need PEFT: pip install "mutua[lora]"') from error
     base = read_json(folder / ADAPTER).get("base_model_name_or_path")
@@ -151,20 +217,28 @@ def _with_adapter(
             f"{folder / ADAPTER} names no base_model_name_or_path, the model that its adapters were trained in: write "
             f"it there{merged}."
         )
+    shapes = read_shapes([weight_file(folder, _ADAPTER_WEIGHTS)])  # PEFT would take a pickle, too, or ask the hub
     try:
+        if isinstance(base, str) and (Path(base) / ADAPTER).is_file():
+            raise ModelError("that is a folder of adapters, too: name the whole model that they were trained in.")
         model, processor = load_model(base, policy=policy, dtype=dtype, attn_implementation=attn_implementation)
     except ModelError as error:
         raise ModelError(f"{folder}: its adapters were trained in {base}: {error}") from None
-    with blamed_on(folder, "The adapters do not fit their base model, or are damaged."):
-        model = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
-    expect_finite(folder, model)
+    with blamed_on(folder, "The adapters do not fit their base model, or are damaged."), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Found missing adapter keys")  # refused below
+        adapted = PeftModel.from_pretrained(model, str(folder))
+        expected = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    # An adapter that lacks weights would leave its base as it is, without a word.
+    expect_same(str(folder), {name: list(weight.shape) for name, weight in expected.items()}, shapes)
+    model = adapted.merge_and_unload()
+    expect_finite(str(folder), model)
     return model.eval(), processor
 
 
 def _float_type(dtype: torch.dtype | str) -> torch.dtype:
-    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        raise ValueError(f"no dtype {dtype!r} for weights: use bfloat16, float16, float32 or float64.")
+    found = _DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if found is None or found not in _DTYPES.values():
+        raise ValueError(f"no dtype {dtype!r} for weights: use {', '.join(_DTYPES)}.")
     return found
 
 

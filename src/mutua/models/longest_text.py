@@ -59,9 +59,12 @@ def fit_reply(
             f"the prompt has {prompt_tokens} tokens, images included, but the language model was built for texts of "
             f"{limit} with the reply: {_REMEDY}."
         )
-    asked = kwargs.get("max_new_tokens")
-    if asked is None:
-        asked = getattr(config, "max_new_tokens", None)
+    asked, longest = (
+        next((given for given in (kwargs.get(name), getattr(config, name, None)) if given is not None), None)
+        for name in ("max_new_tokens", "max_length")
+    )
+    if asked is None and longest is not None:
+        asked = longest - prompt_tokens
     if asked is None or asked <= room:
         return None
     warnings.warn(

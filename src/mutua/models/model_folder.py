@@ -8,7 +8,7 @@ memory, is refused within a second.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
@@ -33,6 +33,7 @@ _AT_LEAST_1 = (
 )
 _SMALLEST = {**dict.fromkeys(_AT_LEAST_1, 1), "num_hidden_layers": 0, "resampler_depth": 0, "image_token_id": 0}
 
+_LAYERS = ("num_hidden_layers", "resampler_depth")
 _LONGEST = 300  # characters of a library's error: some list hundreds of names
 _FLOATS = ("F64", "F32", "F16", "BF16")
 
@@ -52,7 +53,13 @@ def find_folder(name_or_path: str | Path | None) -> Path:
     if not isinstance(name_or_path, (str, Path)):
         raise ModelError(f"a model is named by a folder or a hub id, not by {name_or_path!r} of {type(name_or_path)}.")
     path, name = Path(name_or_path), str(name_or_path)
-    if path.is_dir():
+    if not name:
+        raise ModelError("the name of a model is empty: give its folder or hub id.")
+    try:
+        is_folder = path.is_dir()
+    except OSError as error:
+        raise ModelError(f"no model at {name[:100]}: {error.strerror}.") from None
+    if is_folder:
         if not (path / "config.json").is_file():
             raise ModelError(f"no model in {name}: it has no config.json{_near(path)}.")
         return path
@@ -97,22 +104,52 @@ def blamed_on(place: Path | str, remedy: str) -> Iterator[None]:
     """
     try:
         yield
-    except (ModelError, MemoryError, PermissionError):
+    except (ModelError, MemoryError, PermissionError, ImportError):
         raise
     except Exception as error:
-        raise ModelError(f"{place}: {_told(error)}. {remedy}") from error
+        said = told(error)
+        raise ModelError(f"{place}: {_keys_of(place, said)}{said}. {remedy}") from error
+
+
+def _keys_of(place: Path | str, said: str) -> str:
+    """'text_config.hidden_act: ', where a library tells which text of a JSON file is wrong, but not of which key."""
+    if not isinstance(place, Path) or place.suffix != ".json":
+        return ""
+    keys = [
+        key
+        for key, value in _leaves(read_json(place))
+        if isinstance(value, str) and repr(value) in said and key.rpartition(".")[2] not in said
+    ]
+    return f"{', '.join(keys)}: " if keys else ""
+
+
+def _leaves(content: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value in nested objects, with its key (`text_config.hidden_act`)."""
+    for key, value in content.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{before}{key}.")
+        else:
+            yield f"{before}{key}", value
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file; ModelError where there is none."""
+    if not path.is_file():  # a FIFO would be waited for
+        raise ModelError(f"{path.parent} lacks the file {path.name}: it is no whole model; save or fetch it again.")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ModelError(f"{path.parent} lacks {path.name}: it is no whole model; save or fetch it again.") from None
-    except ValueError as error:
+        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_each_key_once)
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{path} is not valid JSON ({error}): save or fetch it again.") from None
     if not isinstance(content, dict):
         raise ModelError(f"{path} holds {type(content).__name__}, not an object with keys: save or fetch it again.")
+    return content
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} is there twice")
     return content
 
 
@@ -123,16 +160,56 @@ def expect_sizes(place: str, sizes: Mapping[str, Any]) -> None:
             raise ModelError(f"{place}{name} is {value}; it must be at least {smallest}.")
 
 
-def expect_weights(folder: Path, empty: nn.Module) -> None:
-    """The folder's weights are those of `empty`, a model on the meta device, by name, shape and kind of number.
+def expect_layers(path: Path, weights: int) -> None:
+    """Raises ModelError where a config.json has more layers than its checkpoint has `weights`: to build them would take
+    minutes."""
+    for key, value in _leaves(read_json(path)):
+        if key.rpartition(".")[2] in _LAYERS and isinstance(value, int) and value > weights:
+            raise ModelError(
+                f"{path}: {key} is {value}, but the checkpoint has {weights} weights in all: they belong to two "
+                "models; put one right."
+            )
+
+
+def expect_weights(folder: Path, empty: nn.Module, found: Mapping[str, list[int]]) -> None:
+    """The folder's weights are those of `empty`, a model on the meta device.
+
+    Args:
+        found: what `read_shapes` gives.
 
     Raises:
-        ModelError: naming the file and the first weights that are missing, misshapen or of no use.
+        ModelError: naming the first weights that are missing, misshapen or of no use.
     """
     expected = {name: list(weight.shape) for name, weight in empty.state_dict().items()}
     tied = set(getattr(empty, "all_tied_weights_keys", None) or {})
-    found: dict[str, list[int]] = {}
-    for path in _weight_files(folder):
+    expect_same(f"model {folder}", expected, found, may_lack=tied)
+
+
+def expect_same(
+    place: str,
+    expected: Mapping[str, list[int]],
+    found: Mapping[str, list[int]],
+    may_lack: Iterable[str] = (),
+) -> None:
+    """Raises ModelError, beginning with the `place`, unless the weights found are those expected, by name and shape."""
+    optional = set(may_lack)
+    for problem, names in (
+        ("lacks", [name for name in expected if name not in found and name not in optional]),
+        ("has other shapes for", [name for name in found if name in expected and found[name] != expected[name]]),
+        ("has weights that its config has no place for:", [name for name in found if name not in expected]),
+    ):
+        if names:
+            raise ModelError(f"{place}: {listed(problem, names)}")
+
+
+def read_shapes(paths: Iterable[Path]) -> dict[str, list[int]]:
+    """The shape of every tensor in safetensors files, by name; only their headers are read.
+
+    Raises:
+        ModelError: a file is damaged, a tensor is in two of them, or holds numbers that are no weights.
+    """
+    shapes: dict[str, list[int]] = {}
+    for path in paths:
         try:
             with safe_open(path, "pt") as file:
                 for name in file.keys():  # noqa: SIM118 (it is no mapping)
@@ -142,48 +219,54 @@ def expect_weights(folder: Path, empty: nn.Module) -> None:
                             f"{path}: {name} holds {piece.get_dtype()} numbers, and the config names no quantization: "
                             "save it in bfloat16 or float32."
                         )
-                    found[name] = piece.get_shape()
+                    if name in shapes:
+                        raise ModelError(f"{path}: {name} is in another file of this model, too: save it again.")
+                    shapes[name] = piece.get_shape()
         except SafetensorError as error:
             raise ModelError(
                 f"{path} is damaged, or is no safetensors file ({first_line(error)}): save or fetch it again."
             ) from None
         except PermissionError as error:
             raise ModelError(f"{path} cannot be read: {error.strerror}.") from None
-    for problem, names in (
-        ("lacks", [name for name in expected if name not in found and name not in tied]),
-        ("has other shapes for", [name for name in found if name in expected and found[name] != expected[name]]),
-        ("has weights that its config has no place for:", [name for name in found if name not in expected]),
-    ):
-        if names:
-            raise ModelError(f"model {folder}: {listed(problem, names)}")
+    return shapes
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a model, all of them there."""
     index = folder / SAFE_WEIGHTS_INDEX_NAME
     if index.is_file():
-        paths = [folder / name for name in sorted(set(read_json(index).get("weight_map", {}).values()))]
+        content = read_json(index)
+        places = content.get("weight_map")
+        if not (isinstance(places, dict) and places and all(isinstance(name, str) for name in places.values())):
+            raise ModelError(f"{index} has no weight_map from weights to files: save or fetch it again.")
+        if not isinstance(content.get("metadata"), dict):
+            raise ModelError(f"{index} has no metadata: save or fetch it again.")
+        paths = [folder / name for name in sorted(set(places.values()))]
         for path in paths:
             if not path.is_file():
                 raise ModelError(f"{folder} lacks {path.name}, which {index.name} names: fetch it again.")
-        if paths:
-            return paths
-    if (folder / SAFE_WEIGHTS_NAME).is_file():
-        return [folder / SAFE_WEIGHTS_NAME]
+        return paths
+    return [weight_file(folder, SAFE_WEIGHTS_NAME)]
+
+
+def weight_file(folder: Path, name: str) -> Path:
+    """A safetensors file that holds all weights of a folder; ModelError if it is not there."""
+    if (folder / name).is_file():
+        return folder / name
     if pickles := [path.name for pattern in _PICKLES for path in folder.glob(pattern)]:
         raise ModelError(
             f"{folder} has weights in {pickles[0]} only, a pickle, which could run code of a stranger: save them as "
             "safetensors."
         )
-    raise ModelError(f"{folder} has no weights: {SAFE_WEIGHTS_NAME} is missing.")
+    raise ModelError(f"{folder} has no weights: there is no file {name}.")
 
 
-def expect_finite(folder: Path, model: nn.Module) -> None:
+def expect_finite(place: str, model: nn.Module) -> None:
     """Raises ModelError where a weight is nan or infinite: every answer would be empty or noise."""
     for name, weight in model.named_parameters():
         if weight.is_floating_point() and not bool(torch.isfinite(weight).all()):
             raise ModelError(
-                f"model {folder}: {name} holds numbers that are not finite (nan or inf): the training that made it "
+                f"{place}: {name} holds numbers that are not finite (nan or inf): the training that made it "
                 "went wrong; take an earlier checkpoint."
             )
 
@@ -199,10 +282,11 @@ def first_line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".:")
 
 
-def _told(error: Exception) -> str:
+def told(error: Exception) -> str:
     """What is wrong, in one line: the last one of a validation error, whose first only names the validator."""
     lines = [line.strip() for line in str(error).strip().splitlines()] or [""]
     if len(lines) > 1 and "alidation error" in lines[0]:
         return lines[1].partition(": ")[2][:_LONGEST].rstrip(".:")
     kind = "" if isinstance(error, (ValueError, OSError)) and lines[0] else f"{type(error).__name__} "
-    return f"{kind}{lines[0][:_LONGEST]}".strip().rstrip(".:")
+    said = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+    return f"{kind}{said[:_LONGEST]}".strip().rstrip(".:")

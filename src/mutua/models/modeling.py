@@ -58,6 +58,11 @@ class MutuaPreTrainedModel(PreTrainedModel):
         if isinstance(module, PerceiverResampler):
             nn.init.normal_(module.latents)
 
+    def _check_and_adjust_attn_implementation(self, attn_implementation: str | None, *args: Any, **kwargs: Any) -> str:
+        if attn_implementation is not None:
+            resolve(attn_implementation)  # where Transformers refuses one, it does not say which there are
+        return super()._check_and_adjust_attn_implementation(attn_implementation, *args, **kwargs)
+
     def set_attn_implementation(self, attn_implementation: str | dict, allow_all_kernels: bool = False) -> None:
         """As in Transformers. A name goes to the language model (as the backend that serves it); the vision encoder
         looks at whole images and keeps its own, unless a dict says otherwise."""
@@ -176,6 +181,7 @@ class MutuaModel(MutuaPreTrainedModel):
             attention_mask=MaskRequest(roles, policy, text.padding_BK),
             position_ids=position_ids,
             past_key_values=past_key_values,
+            return_dict=True,
             **kwargs,
         )
         text.note_on(out.past_key_values)
@@ -286,6 +292,7 @@ class MutuaForConditionalGeneration(MutuaPreTrainedModel, RolesInGeneration, Gen
             inputs_embeds=inputs_embeds,
             vision_features=vision_features,
             labels_are_checked=labels is not None,
+            return_dict=True,
             **kwargs,
         )
         if labels is not None and supervised_positions is not None:

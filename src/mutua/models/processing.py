@@ -125,7 +125,8 @@ class MutuaProcessor(ProcessorMixin):
                 `token_type_ids`).
         """
         texts = [text] if isinstance(text, str) else text
-        if text is not None and not (isinstance(texts, (list, tuple)) and all(isinstance(one, str) for one in texts)):
+        is_texts = isinstance(texts, (list, tuple)) and len(texts) > 0 and all(isinstance(one, str) for one in texts)
+        if text is not None and not is_texts:
             raise ValueError(f"text is a string or a list of strings, not {text!r:.60}: pass pictures as images=.")
         if not return_roles or text is None:
             return super().__call__(images=images, text=text, **kwargs)
@@ -229,8 +230,10 @@ class MutuaProcessor(ProcessorMixin):
                 "of this model."
             )
         asked = {option for option in _OFFSETS if options.get(option)}
+        if options.get("return_attention_mask") is False:
+            raise ValueError("return_attention_mask=False: the model needs the mask to tell padding: leave it out.")
         # Lists until the end: reading every token's offsets in Python takes ten times as long on a tensor.
-        options |= {"return_text_replacement_offsets": True}
+        options |= {"return_text_replacement_offsets": True, "return_attention_mask": True}
         if any(renderings):
             options |= {"return_offsets_mapping": True}
         out = super().__call__(text=texts, **options)

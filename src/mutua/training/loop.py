@@ -19,6 +19,7 @@ from mutua.data.sample import Sample
 from mutua.evaluation.accuracy import evaluate
 from mutua.folders import FolderError, whole_folder
 from mutua.models import MutuaForConditionalGeneration, MutuaProcessor
+from mutua.models.generate import NotFiniteError
 from mutua.models.longest_text import longest_text
 from mutua.training import checkpoint
 from mutua.training.batches import StepBatch, batches, open_evaluation, open_mixture
@@ -35,7 +36,7 @@ from mutua.training.room import expect_room
 from mutua.training.run_folder import RunFolder, open_run
 from mutua.training.samples import SampleCounts, add_counts, source_names, too_many_skips
 from mutua.training.signals import StopRequest
-from mutua.training.step import StepMetrics, Stepper, TrainingError
+from mutua.training.step import NOT_FINITE, StepMetrics, Stepper, TrainingError
 
 
 @dataclass(frozen=True)
@@ -262,6 +263,8 @@ class _Run:
                         )
                 except _Stopped:
                     return
+                except NotFiniteError as error:
+                    raise TrainingError(f"step {step}, evaluating {name}: {error} {NOT_FINITE}") from error
             results[name] = accuracy.summary()
         self.log.evaluation(step, results)
 

@@ -16,6 +16,12 @@ from mutua.training.recipe import TrainSettings
 from mutua.training.schedule import learning_rate
 from mutua.training.vision_cache import VisionCache
 
+NOT_FINITE = (
+    "Checkpoints from before are intact. Lower train.learning_rate, lengthen train.warmup_steps, or set "
+    "train.precision to fp32"
+)
+"""What to do where training has left the numbers."""
+
 
 class TrainingError(ValueError):
     """Training cannot go on."""
@@ -96,9 +102,7 @@ class Stepper:
         if not (math.isfinite(mean_loss) and math.isfinite(norm)):
             samples = ", ".join(batch.sample_ids[:8])
             raise TrainingError(
-                f"step {index + 1}: loss {mean_loss}, gradient norm {norm} (samples {samples} ...). Checkpoints from "
-                "before are intact. Lower train.learning_rate, lengthen train.warmup_steps, or set train.precision to "
-                "fp32"
+                f"step {index + 1}: loss {mean_loss}, gradient norm {norm} (samples {samples} ...). {NOT_FINITE}"
             )
         self.begun += 1
         self.optimizer.step()
