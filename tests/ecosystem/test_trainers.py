@@ -2,62 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import yaml
 from datasets import Dataset
-from tiny_model import make_model, make_processor
+from reference_run import BATCH, RATE, STEPS, fresh, losses_of_mutua_train, order
 from transformers import Trainer, TrainingArguments
 from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer, SFTConfig, SFTTrainer
 
 from mutua.data import Collator
-from mutua.data.mixture import Mixture
-from mutua.data.readers import JsonLines
-from mutua.models import MutuaForConditionalGeneration, MutuaProcessor
 from mutua.roles import TokenRoles
-from mutua.training import load_recipe, train
-
-STEPS, BATCH = 20, 2
-RATE = 1e-3
-
-
-def fresh() -> tuple[MutuaForConditionalGeneration, MutuaProcessor]:
-    """The same weights every time."""
-    model = make_model("mma")
-    return model, make_processor(model)
 
 
 @pytest.fixture(scope="module")
 def reference(rows, tmp_path_factory) -> tuple[list[float], list[int]]:
-    """The losses of `mutua train` at a constant rate, and which row was met when."""
-    folder = tmp_path_factory.mktemp("reference")
-    model, processor = fresh()
-    model.save_pretrained(folder / "start")
-    processor.save_pretrained(folder / "start")
-    with (folder / "rows.jsonl").open("w") as file:
-        for nth, row in enumerate(rows):
-            row["images"][0].save(folder / f"{nth}.png")
-            question, answer = row["messages"]
-            parts = [{"type": "image", "image": f"{nth}.png"}, {"type": "text", "text": question["content"]}]
-            messages = [{"role": "user", "content": parts}, answer]
-            file.write(json.dumps({"id": str(nth), "messages": messages}) + "\n")
-    recipe = {
-        "name": "reference",
-        "output": str(folder / "run"),
-        "model": {"path": str(folder / "start")},
-        "data": {"train": [{"source": {"type": "jsonl", "path": str(folder / "rows.jsonl")}}]},
-        "train": {"steps": STEPS, "batch_size": BATCH, "learning_rate": RATE, "floor": 1.0, "log_every": 1}
-        | {"weight_decay": 0.0, "betas": [0.9, 0.999], "precision": "fp32", "workers": 0},
-    }
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    train(load_recipe(folder / "recipe.yaml"))
-    losses = [json.loads(line)["loss"] for line in (folder / "run" / "log.jsonl").read_text().splitlines()]
-    mixture = Mixture([JsonLines(folder / "rows.jsonl")], [1.0], seed=0, batch_size=BATCH)
-    return losses, [index for step in range(STEPS) for _, index in mixture.draws(step)]
+    """The losses of `mutua train`, and which row was met when."""
+    return losses_of_mutua_train(rows, tmp_path_factory.mktemp("reference")), order(rows)
 
 
 def arguments(kind: type, folder: Path, **more: Any) -> Any:

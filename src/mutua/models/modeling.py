@@ -157,7 +157,7 @@ class MutuaModel(MutuaPreTrainedModel):
             image_tokens_IPT = self.connector(vision_features).to(inputs_embeds.dtype)
             is_image_BN1 = (roles.modality_BN == int(Modality.IMAGE))[..., None]
             inputs_embeds = inputs_embeds.masked_scatter(is_image_BN1, image_tokens_IPT)
-        elif self.training and is_one_of_several_processes():
+        elif not is_step and is_one_of_several_processes():
             inputs_embeds = inputs_embeds + self._nothing_of_a_blank_image(inputs_embeds)
 
         policy = get_policy(self.config.attention_policy)
@@ -186,8 +186,8 @@ class MutuaModel(MutuaPreTrainedModel):
     def _nothing_of_a_blank_image(self, like: Tensor) -> Tensor:
         """Zero, by way of the vision encoder and the connector.
 
-        Where several processes train one model, all must run the same layers, and every trained weight needs a
-        gradient: with a batch that holds no image, DDP would fail and FSDP wait for ever.
+        Where several processes share one model, all must run the same layers, and every trained weight needs a
+        gradient: with a batch that holds no image, DDP would fail in training, and FSDP anywhere, or wait for ever.
         """
         side = image_side(self.config.vision_config, self.config.image_size)
         return 0.0 * self.connector(self.get_vision_features(like.new_zeros(1, 3, side, side))).sum().to(like.dtype)
@@ -205,7 +205,7 @@ class MutuaModel(MutuaPreTrainedModel):
 
 
 def is_one_of_several_processes() -> bool:
-    """Whether other processes train the same model."""
+    """Whether other processes may share the model."""
     return (
         torch.distributed.is_available()
         and torch.distributed.is_initialized()
