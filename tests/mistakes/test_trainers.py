@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,37 @@ def by_forward(labels: Callable[[dict[str, Tensor]], Tensor]) -> Callable[[Path]
     return do
 
 
+def compiled_by_fused_head(labels: Callable[[dict[str, Tensor]], Tensor]) -> Callable[[Path], Any]:
+    def do(_: Path) -> Any:
+        torch._dynamo.reset()
+        model, inputs = inputs_of(CHAT)
+        model.model.compile(backend="aot_eager", fullgraph=True)
+        return fused_loss(model, inputs, labels(inputs)).backward()
+
+    return do
+
+
+def compiled(**changes: Any) -> Callable[[Path], Any]:
+    """A compiled training step; a change is an argument of forward, or what makes it of the inputs."""
+
+    def do(_: Path) -> Any:
+        torch._dynamo.reset()
+        model, inputs = inputs_of(CHAT)
+        model.compile(backend="aot_eager", fullgraph=True)
+        given = {name: change(inputs) if callable(change) else change for name, change in changes.items()}
+        return model(**{**inputs, "labels": replies(inputs), "use_cache": False, **given}).loss.backward()
+
+    return do
+
+
+def cut_behind_the_processor(_: Path) -> Any:
+    """As TRL's DPOTrainer cuts prompts and completions, joined by then."""
+    model, inputs = inputs_of(CHAT)
+    first = int(replies(inputs)[0].ne(-100).int().argmax())
+    cut = {name: tensor if name == "pixel_values" else tensor[:, :first] for name, tensor in inputs.items()}
+    return fused_loss(model, cut, torch.full_like(cut["input_ids"], -100)).backward()
+
+
 def with_lora(_: Path) -> Any:
     from peft import LoraConfig, get_peft_model
 
@@ -119,9 +151,27 @@ MISTAKES = [
     Mistake("labels on all tokens", by_forward(all_tokens), ("stands on a prompt token", "assistant_only_loss=True")),
     Mistake("one label too many", by_forward(one_more), ("stands on a prompt token", "-100 outside the responses")),
     Mistake("question and answer in one raw text", raw_text, (TRAINED, "pass messages")),
+    Mistake("labels on all tokens, in a fused head, compiled", compiled_by_fused_head(all_tokens), (TRAINED,)),
+    Mistake("labels on all tokens, compiled", compiled(labels=all_tokens), ("stands on a prompt token",)),
+    Mistake("roles dropped, compiled", compiled(token_type_ids=None, labels=None), ("images came without",)),
+    Mistake(
+        "a tokenizer's codes, compiled",
+        compiled(token_type_ids=lambda inputs: torch.zeros_like(inputs["token_type_ids"]), labels=None),
+        ("token_type_ids and input_ids disagree",),
+    ),
+    Mistake(
+        "more pictures than places, compiled",
+        compiled(pixel_values=lambda inputs: inputs["pixel_values"].repeat(2, 1, 1, 1)),
+        ("the prompt holds 16 image tokens, but 2 images give 32",),
+    ),
     Mistake("roles dropped", without_roles, ("images came without token_type_ids", "pass on all that it returns")),
     Mistake("prompt tuning", with_prompt_tuning, ("images came without token_type_ids",)),
     Mistake("replies cut off", truncated(20), ("max_length=20 cuts off every reply of text 0", "raise max_length")),
+    Mistake(
+        "replies cut off behind the processor",
+        cut_behind_the_processor,
+        ("row 0 of the batch holds no reply", "Raise max_length"),
+    ),
     Mistake("a picture cut", truncated(9), ("Mismatch in `image` token count", "max_length")),
     Mistake("a row without a reply", collated({"messages": [ASKED]}), ("holds no reply to learn from",)),
     Mistake("a row too long", collated({"messages": [ASKED, SAID]}, max_tokens=3), ("max_tokens allows 3",)),
@@ -167,3 +217,44 @@ def test_without_a_head_any_state_may_be_trained():
     whole, inputs = inputs_of(CHAT)
     model = MutuaModel(whole.config).train()
     model(**inputs).last_hidden_state.mean().backward()
+
+
+@pytest.mark.parametrize("way", ["labels", "a fused head"])
+def test_replies_alone_may_be_trained_on_compiled(way):
+    torch._dynamo.reset()
+    model, inputs = inputs_of(CHAT)
+    network = torch.compile(model if way == "labels" else model.model, backend="aot_eager", fullgraph=True)
+    if way == "labels":
+        network(**inputs, labels=replies(inputs), use_cache=False).loss.backward()
+    else:
+        hidden_BNT = network(**inputs, use_cache=False).last_hidden_state[:, :-1]
+        logits_BNV = hidden_BNT @ model.lm_head.weight.T
+        torch.nn.functional.cross_entropy(logits_BNV.flatten(0, 1), replies(inputs)[:, 1:].flatten()).backward()
+    mine = model.lm_head.weight.grad.clone()
+    model.zero_grad()
+    fused_loss(model, inputs, replies(inputs)).backward()
+    torch.testing.assert_close(mine, model.lm_head.weight.grad)
+
+
+def test_the_last_hidden_state_is_watched_by_either_name():
+    model, inputs = inputs_of(CHAT)
+    states = model.model(**inputs, output_hidden_states=True, use_cache=False)
+    assert states.hidden_states[-1] is states.last_hidden_state
+
+
+def test_smoothed_labels_are_of_the_token_after(tmp_path):
+    """Trainer knows by the name of a model's class whether to shift them."""
+    from transformers import Trainer, TrainingArguments
+
+    model, inputs = inputs_of(CHAT, "causal")
+    arguments = TrainingArguments(str(tmp_path), report_to=[], use_cpu=True, label_smoothing_factor=1e-9)
+    loss = Trainer(model, arguments).compute_loss(model, {**inputs, "labels": replies(inputs)})
+    torch.testing.assert_close(loss, model(**inputs, labels=replies(inputs)).loss)
+
+
+def test_a_collator_goes_to_the_workers_of_a_data_loader():
+    processor = make_processor(make_model())
+    sent = pickle.loads(pickle.dumps(Collator(processor)))
+    row = {"messages": [ASKED, SAID], "images": [picture(1)]}
+    for name, tensor in Collator(processor)([row]).items():
+        assert torch.equal(sent([row])[name], tensor), name

@@ -156,6 +156,15 @@ def test_two_documents_in_one_row_equal_two_rows(model, encode):
     torch.testing.assert_close(logits(model, padded), separate, **TOLERANCE)
 
 
+def test_text_packed_by_positions_equals_separate(model, encode):
+    """As Transformers' and TRL's collators pack: no roles, no mask, and positions that begin anew."""
+    texts = [encode([user(question), assistant("yes")])["input_ids"] for question in ("is it red?", "which one is it?")]
+    separate = torch.cat([logits(model, {"input_ids": ids}) for ids in texts], dim=1)
+    positions = torch.cat([torch.arange(ids.shape[1])[None] for ids in texts], dim=1)
+    packed = {"input_ids": torch.cat(texts, dim=1), "position_ids": positions}
+    torch.testing.assert_close(logits(model, packed), separate, **TOLERANCE)
+
+
 def test_a_cached_chat_equals_a_full_re_run(model, encode):
     """Turn by turn with one cache, the second image arriving later, against everything in one forward."""
     full = encode(TURNS, add_generation_prompt=True)

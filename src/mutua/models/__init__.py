@@ -8,6 +8,7 @@ from transformers import (
     AutoProcessor,
 )
 from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
     MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
 )
@@ -24,8 +25,13 @@ AutoModel.register(MutuaConfig, MutuaModel, exist_ok=True)
 AutoModelForImageTextToText.register(MutuaConfig, MutuaForConditionalGeneration, exist_ok=True)
 AutoModelForMultimodalLM.register(MutuaConfig, MutuaForConditionalGeneration, exist_ok=True)
 AutoProcessor.register(MutuaConfig, MutuaProcessor, exist_ok=True)
-for names in (MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES, MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES):
-    names[MutuaConfig.model_type] = MutuaForConditionalGeneration.__name__  # `transformers serve` knows no others
+# By these names alone `transformers serve` knows what to load, and Trainer that smoothed labels are of the token after.
+for names in (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+    MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
+):
+    names[MutuaConfig.model_type] = MutuaForConditionalGeneration.__name__
 registered()
 
 __all__ = [
