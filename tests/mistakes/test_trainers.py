@@ -106,12 +106,39 @@ def with_lora(_: Path) -> Any:
     return fused_loss(adapted.get_base_model(), inputs, all_tokens(inputs)).backward()
 
 
-def with_prompt_tuning(_: Path) -> Any:
-    from peft import PromptTuningConfig, get_peft_model
+def prompt_tuned(config: str, chat: list[dict[str, Any]], **options: Any) -> tuple[Any, dict[str, Tensor]]:
+    import peft
 
-    model, inputs = inputs_of(CHAT)
-    tuned = get_peft_model(model, PromptTuningConfig(num_virtual_tokens=2, task_type="CAUSAL_LM"))
-    return tuned(**inputs, labels=replies(inputs))
+    model, inputs = inputs_of(chat, **options)
+    return peft.get_peft_model(model, getattr(peft, config)(num_virtual_tokens=2, task_type="CAUSAL_LM")), inputs
+
+
+def with_prompt_learning(config: str) -> Callable[[Path], Any]:
+    def do(_: Path) -> Any:
+        tuned, inputs = prompt_tuned(config, CHAT)
+        return tuned(**inputs, labels=replies(inputs))
+
+    return do
+
+
+def answers_by_prompt_tuning(_: Path) -> Any:
+    tuned, inputs = prompt_tuned("PromptTuningConfig", CHAT[:1], add_generation_prompt=True)
+    return tuned.generate(**inputs, max_new_tokens=3)
+
+
+def by_auto_peft(place: Path) -> Any:
+    from peft import AutoPeftModel, LoraConfig, get_peft_model
+
+    model = make_model()
+    model.save_pretrained(place / "base")
+    adapted = get_peft_model(type(model).from_pretrained(place / "base"), LoraConfig(target_modules=["q_proj"]))
+    adapted.save_pretrained(place / "adapter")
+    return AutoPeftModel.from_pretrained(place / "adapter")
+
+
+def with_an_assistant(_: Path) -> Any:
+    model, inputs = inputs_of(CHAT[:1], add_generation_prompt=True)
+    return model.generate(**inputs, assistant_model=make_model(), max_new_tokens=3)
 
 
 def raw_text(_: Path) -> Any:
@@ -165,7 +192,13 @@ MISTAKES = [
         ("the prompt holds 16 image tokens, but 2 images give 32",),
     ),
     Mistake("roles dropped", without_roles, ("images came without token_type_ids", "pass on all that it returns")),
-    Mistake("prompt tuning", with_prompt_tuning, ("images came without token_type_ids",)),
+    Mistake("prompt tuning", with_prompt_learning("PromptTuningConfig"), ("images came without", "use LoRA")),
+    Mistake("prefix tuning", with_prompt_learning("PrefixTuningConfig"), ("images came without", "use LoRA")),
+    Mistake("answers by prompt tuning", answers_by_prompt_tuning, ("images came, and PEFT's prompt", "use LoRA")),
+    Mistake("AutoPeftModel", by_auto_peft, ("import_allowlist=['mutua.models.modeling']",)),
+    Mistake(
+        "an assistant model and a picture", with_an_assistant, ("hands the assistant no pictures", "prompt_lookup")
+    ),
     Mistake("replies cut off", truncated(20), ("max_length=20 cuts off every reply of text 0", "raise max_length")),
     Mistake(
         "replies cut off behind the processor",
@@ -258,3 +291,19 @@ def test_a_collator_goes_to_the_workers_of_a_data_loader():
     row = {"messages": [ASKED, SAID], "images": [picture(1)]}
     for name, tensor in Collator(processor)([row]).items():
         assert torch.equal(sent([row])[name], tensor), name
+
+
+def test_prompt_tuning_answers_texts():
+    """There is no picture whose role could be lost."""
+    tuned, inputs = prompt_tuned("PromptTuningConfig", [user("is it red?")], add_generation_prompt=True)
+    assert tuned.generate(**inputs, max_new_tokens=3, min_new_tokens=3).shape[1] == inputs["input_ids"].shape[1] + 3
+
+
+def test_auto_peft_opens_what_it_is_told_to_trust(tmp_path):
+    from peft import AutoPeftModel
+
+    with pytest.raises(ValueError, match="import_allowlist"):
+        by_auto_peft(tmp_path)
+    _, inputs = inputs_of(CHAT[:1])
+    loaded = AutoPeftModel.from_pretrained(tmp_path / "adapter", import_allowlist=["mutua.models.modeling"])
+    assert torch.isfinite(loaded(**inputs).logits).all()

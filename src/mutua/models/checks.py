@@ -105,7 +105,8 @@ def _expect_roles(
     if not has_codes and (images is not None or placeholders):
         raise ValueError(
             "images came without token_type_ids (the token roles), so the attention policy cannot be applied. "
-            "Prepare the inputs with MutuaProcessor.apply_chat_template and pass on all that it returns."
+            "Prepare the inputs with MutuaProcessor.apply_chat_template and pass on all that it returns (PEFT's prompt "
+            "and prefix tuning drop them: use LoRA)."
         )
     if images is None and placeholders and is_image_BN is not None:
         raise ValueError(

@@ -61,7 +61,12 @@ class RolesInGeneration(GenerationMixin):
                 "generate(inputs_embeds=..., use_cache=False): Transformers keeps no embeddings for the second token: "
                 "leave use_cache out, or pass input_ids."
             )
-        if (codes_BN := kwargs.get("token_type_ids")) is not None:
+        if "prepare_inputs_for_generation" in vars(self):  # PEFT's prompt learning puts its own here
+            if any(kwargs.get(key) is not None for key in _IMAGES):
+                raise ValueError(
+                    "images came, and PEFT's prompt and prefix tuning drop token_type_ids (the token roles): use LoRA."
+                )
+        elif (codes_BN := kwargs.get("token_type_ids")) is not None:
             kwargs["prompt_length"] = codes_BN.shape[1]
         return super().generate(inputs, generation_config, *args, **kwargs)
 
