@@ -163,6 +163,17 @@ def collated(*rows: dict[str, Any], max_tokens: int | None = None) -> Callable[[
     return lambda _: Collator(make_processor(make_model()), max_tokens)(rows)
 
 
+def predicts_by_generate(place: Path) -> Any:
+    from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments
+
+    model = make_model()
+    arguments = Seq2SeqTrainingArguments(
+        str(place), report_to=[], use_cpu=True, predict_with_generate=True, remove_unused_columns=False
+    )
+    trainer = Seq2SeqTrainer(model, arguments, data_collator=Collator(make_processor(model)))
+    return trainer.predict([{"messages": [ASKED, SAID], "images": [picture(1)]}])
+
+
 def row(**columns: Any) -> Callable[[Path], Any]:
     return lambda _: sample_from_row(columns, "row 3")
 
@@ -206,6 +217,12 @@ MISTAKES = [
         ("row 0 of the batch holds no reply", "Raise max_length"),
     ),
     Mistake("a picture cut", truncated(9), ("Mismatch in `image` token count", "max_length")),
+    Mistake("predict_with_generate", predicts_by_generate, ("generate was given labels", "`mutua eval`")),
+    Mistake(
+        "a collator of a tokenizer",
+        lambda _: Collator(make_processor(make_model()).tokenizer),  # type: ignore[arg-type]
+        ("Collator takes the model's MutuaProcessor", "only it tells replies from prompts"),
+    ),
     Mistake("a row without a reply", collated({"messages": [ASKED]}), ("holds no reply to learn from",)),
     Mistake("a row too long", collated({"messages": [ASKED, SAID]}, max_tokens=3), ("max_tokens allows 3",)),
     Mistake("a row of other columns", collated({"question": "?"}), ("row 0 of the batch", "question")),

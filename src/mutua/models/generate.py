@@ -49,6 +49,11 @@ class RolesInGeneration(GenerationMixin):
                 "assistant_model: Transformers hands the assistant no pictures, so it cannot guess about them: use "
                 "prompt_lookup_num_tokens, which needs no other model."
             )
+        if kwargs.get("labels") is not None:
+            raise ValueError(
+                "generate was given labels: it would go on from conversations that hold their answers "
+                "(predict_with_generate does so): pass prompts alone, or evaluate with `mutua eval`."
+            )
         chunk = kwargs.get("prefill_chunk_size", getattr(config, "prefill_chunk_size", None))
         if chunk is not None:
             raise ValueError(
