@@ -6,11 +6,10 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from shutil import copytree
 
 import pytest
 from tiny_model import make_model, make_processor
-from transformers import AutoModelForImageTextToText, AutoModelForMultimodalLM, AutoProcessor
+from transformers import AutoModelForImageTextToText, AutoModelForMultimodalLM, AutoProcessor, AutoTokenizer
 
 from mutua.models import MutuaForConditionalGeneration, MutuaProcessor
 
@@ -81,8 +80,8 @@ for task in ("image-text-to-text", "any-to-any"):
 def test_no_processor_is_half_of_one(folder, tmp_path):
     """Checkpoints of trainers that were given no processor: a bare tokenizer would take no picture."""
     make_model("mma").save_pretrained(tmp_path / "none")
-    copytree(folder, tmp_path / "tokenizer")
-    (tmp_path / "tokenizer" / "processor_config.json").unlink()
+    make_model("mma").save_pretrained(tmp_path / "tokenizer")
+    make_processor(make_model()).tokenizer.save_pretrained(tmp_path / "tokenizer")
     said = elsewhere(
         f"""
 def opens(**options):
@@ -98,6 +97,7 @@ opens()
 """
     )
     assert said.splitlines() == ["refused"] * 6
+    assert type(AutoTokenizer.from_pretrained(tmp_path / "tokenizer")).__name__ != "MutuaProcessor"
 
 
 def test_after_the_import_no_trust_is_needed(folder):
