@@ -2,62 +2,35 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import yaml
 from datasets import Dataset
-from tiny_model import make_model, make_processor
+from reference_run import BATCH, RATE, STEPS, fresh, losses_of_mutua_train, order
 from transformers import Trainer, TrainingArguments
-from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer, SFTConfig, SFTTrainer
+from trl import (
+    DPOConfig,
+    DPOTrainer,
+    GRPOConfig,
+    GRPOTrainer,
+    KTOConfig,
+    KTOTrainer,
+    RLOOConfig,
+    RLOOTrainer,
+    SFTConfig,
+    SFTTrainer,
+)
 
 from mutua.data import Collator
-from mutua.data.mixture import Mixture
-from mutua.data.readers import JsonLines
-from mutua.models import MutuaForConditionalGeneration, MutuaProcessor
 from mutua.roles import TokenRoles
-from mutua.training import load_recipe, train
-
-STEPS, BATCH = 20, 2
-RATE = 1e-3
-
-
-def fresh() -> tuple[MutuaForConditionalGeneration, MutuaProcessor]:
-    """The same weights every time."""
-    model = make_model("mma")
-    return model, make_processor(model)
 
 
 @pytest.fixture(scope="module")
 def reference(rows, tmp_path_factory) -> tuple[list[float], list[int]]:
-    """The losses of `mutua train` at a constant rate, and which row was met when."""
-    folder = tmp_path_factory.mktemp("reference")
-    model, processor = fresh()
-    model.save_pretrained(folder / "start")
-    processor.save_pretrained(folder / "start")
-    with (folder / "rows.jsonl").open("w") as file:
-        for nth, row in enumerate(rows):
-            row["images"][0].save(folder / f"{nth}.png")
-            question, answer = row["messages"]
-            parts = [{"type": "image", "image": f"{nth}.png"}, {"type": "text", "text": question["content"]}]
-            messages = [{"role": "user", "content": parts}, answer]
-            file.write(json.dumps({"id": str(nth), "messages": messages}) + "\n")
-    recipe = {
-        "name": "reference",
-        "output": str(folder / "run"),
-        "model": {"path": str(folder / "start")},
-        "data": {"train": [{"source": {"type": "jsonl", "path": str(folder / "rows.jsonl")}}]},
-        "train": {"steps": STEPS, "batch_size": BATCH, "learning_rate": RATE, "floor": 1.0, "log_every": 1}
-        | {"weight_decay": 0.0, "betas": [0.9, 0.999], "precision": "fp32", "workers": 0},
-    }
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    train(load_recipe(folder / "recipe.yaml"))
-    losses = [json.loads(line)["loss"] for line in (folder / "run" / "log.jsonl").read_text().splitlines()]
-    mixture = Mixture([JsonLines(folder / "rows.jsonl")], [1.0], seed=0, batch_size=BATCH)
-    return losses, [draw.index for step in range(STEPS) for draw in mixture.draws(step)]
+    """The losses of `mutua train`, and which row was met when."""
+    return losses_of_mutua_train(rows, tmp_path_factory.mktemp("reference")), order(rows)
 
 
 def arguments(kind: type, folder: Path, **more: Any) -> Any:
@@ -131,9 +104,33 @@ def test_sft(form, way, request, reference, tmp_path):
     assert losses_of(trainer) == pytest.approx(losses, abs=2e-4, rel=2e-5)
 
 
-def test_sft_as_it_comes_would_train_on_prompts(rows, tmp_path):
+@pytest.mark.parametrize("way", ["padding_free", "packing"])
+def test_sft_of_packed_texts_is_that_of_separate_ones(way, rows, tmp_path):
+    """Rows in one: no mask, no roles, and positions that begin anew."""
+    texts = Dataset.from_list([{"messages": row["messages"]} for row in rows])
+    losses = []
+    for packed in (False, True):
+        model, processor = fresh()
+        options: dict[str, Any] = {"max_length": None, "assistant_only_loss": True, "max_steps": 3}
+        options["per_device_train_batch_size"] = len(rows)  # all of them, in whatever order and rows
+        if packed:
+            options |= {"padding_free": True} if way == "padding_free" else {"packing": True, "max_length": 64}
+        trainer = SFTInOrder(
+            model, args=arguments(SFTConfig, tmp_path, **options), train_dataset=texts, processing_class=processor
+        )
+        losses.append(losses_of(trainer))
+    assert losses[1] == pytest.approx(losses[0], abs=2e-4, rel=2e-5)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"label_smoothing_factor": 0.1}, {"loss_type": "dft"}, {"torch_compile": True}]
+)
+def test_sft_as_it_comes_would_train_on_prompts(options, rows, tmp_path):
     model, processor = fresh()
-    args = arguments(SFTConfig, tmp_path, max_length=None)
+    if "torch_compile" in options:
+        torch._dynamo.reset()
+        options = {**options, "torch_compile_backend": "aot_eager"}
+    args = arguments(SFTConfig, tmp_path, max_length=None, **options)
     trainer = SFTTrainer(model, args=args, train_dataset=Dataset.from_list(rows), processing_class=processor)
     with pytest.raises(ValueError, match="assistant_only_loss=True"):
         trainer.train()
@@ -203,10 +200,8 @@ def expect_the_rule(model: Any, seen: list[dict[str, Any]]) -> None:
                 assert float(moved[row, place]) > 1e-4
 
 
-def test_dpo(rows, tmp_path):
-    model, processor = fresh()
-    watched = Watched(model)
-    data = [
+def preferences(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [
         {
             "prompt": row["messages"][:1],
             "chosen": row["messages"][1:],
@@ -215,13 +210,44 @@ def test_dpo(rows, tmp_path):
         }
         for row in rows
     ]
+
+
+def test_dpo(rows, tmp_path):
+    model, processor = fresh()
+    watched = Watched(model)
     args = arguments(DPOConfig, tmp_path, max_length=None)
-    trainer = DPOTrainer(
-        model, fresh()[0], args=args, train_dataset=Dataset.from_list(data), processing_class=processor
-    )
+    data = Dataset.from_list(preferences(rows))
+    trainer = DPOTrainer(model, fresh()[0], args=args, train_dataset=data, processing_class=processor)
     losses = losses_of(trainer)
     assert len(losses) == STEPS
     assert sum(losses[-5:]) < sum(losses[:5])
+    expect_the_rule(model, watched.seen)
+
+
+def test_dpo_that_cuts_all_replies_off(rows, tmp_path):
+    """The loss would stay at log 2."""
+    model, processor = fresh()
+    args = arguments(DPOConfig, tmp_path, max_length=20)
+    data = Dataset.from_list(preferences(rows))
+    trainer = DPOTrainer(model, fresh()[0], args=args, train_dataset=data, processing_class=processor)
+    with pytest.raises(ValueError, match="holds no reply, so nothing is learned from it"):
+        trainer.train()
+
+
+def test_kto(rows, tmp_path):
+    model, processor = fresh()
+    before = model.lm_head.weight.clone()
+    watched = Watched(model)
+    data = [
+        {"prompt": row["prompt"], "completion": row["chosen"], "label": nth % 2 == 0, "images": row["images"]}
+        for nth, row in enumerate(preferences(rows))
+    ]
+    args = arguments(KTOConfig, tmp_path, max_length=None)
+    trainer = KTOTrainer(
+        model, fresh()[0], args=args, train_dataset=Dataset.from_list(data), processing_class=processor
+    )
+    assert len(losses_of(trainer)) == STEPS
+    assert not torch.equal(model.lm_head.weight, before)
     expect_the_rule(model, watched.seen)
 
 

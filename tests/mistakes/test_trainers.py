@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,37 @@ def by_forward(labels: Callable[[dict[str, Tensor]], Tensor]) -> Callable[[Path]
     return do
 
 
+def compiled_by_fused_head(labels: Callable[[dict[str, Tensor]], Tensor]) -> Callable[[Path], Any]:
+    def do(_: Path) -> Any:
+        torch._dynamo.reset()
+        model, inputs = inputs_of(CHAT)
+        model.model.compile(backend="aot_eager", fullgraph=True)
+        return fused_loss(model, inputs, labels(inputs)).backward()
+
+    return do
+
+
+def compiled(**changes: Any) -> Callable[[Path], Any]:
+    """A compiled training step; a change is an argument of forward, or what makes it of the inputs."""
+
+    def do(_: Path) -> Any:
+        torch._dynamo.reset()
+        model, inputs = inputs_of(CHAT)
+        model.compile(backend="aot_eager", fullgraph=True)
+        given = {name: change(inputs) if callable(change) else change for name, change in changes.items()}
+        return model(**{**inputs, "labels": replies(inputs), "use_cache": False, **given}).loss.backward()
+
+    return do
+
+
+def cut_behind_the_processor(_: Path) -> Any:
+    """As TRL's DPOTrainer cuts prompts and completions, joined by then."""
+    model, inputs = inputs_of(CHAT)
+    first = int(replies(inputs)[0].ne(-100).int().argmax())
+    cut = {name: tensor if name == "pixel_values" else tensor[:, :first] for name, tensor in inputs.items()}
+    return fused_loss(model, cut, torch.full_like(cut["input_ids"], -100)).backward()
+
+
 def with_lora(_: Path) -> Any:
     from peft import LoraConfig, get_peft_model
 
@@ -74,12 +106,39 @@ def with_lora(_: Path) -> Any:
     return fused_loss(adapted.get_base_model(), inputs, all_tokens(inputs)).backward()
 
 
-def with_prompt_tuning(_: Path) -> Any:
-    from peft import PromptTuningConfig, get_peft_model
+def prompt_tuned(config: str, chat: list[dict[str, Any]], **options: Any) -> tuple[Any, dict[str, Tensor]]:
+    import peft
 
-    model, inputs = inputs_of(CHAT)
-    tuned = get_peft_model(model, PromptTuningConfig(num_virtual_tokens=2, task_type="CAUSAL_LM"))
-    return tuned(**inputs, labels=replies(inputs))
+    model, inputs = inputs_of(chat, **options)
+    return peft.get_peft_model(model, getattr(peft, config)(num_virtual_tokens=2, task_type="CAUSAL_LM")), inputs
+
+
+def with_prompt_learning(config: str) -> Callable[[Path], Any]:
+    def do(_: Path) -> Any:
+        tuned, inputs = prompt_tuned(config, CHAT)
+        return tuned(**inputs, labels=replies(inputs))
+
+    return do
+
+
+def answers_by_prompt_tuning(_: Path) -> Any:
+    tuned, inputs = prompt_tuned("PromptTuningConfig", CHAT[:1], add_generation_prompt=True)
+    return tuned.generate(**inputs, max_new_tokens=3)
+
+
+def by_auto_peft(place: Path) -> Any:
+    from peft import AutoPeftModel, LoraConfig, get_peft_model
+
+    model = make_model()
+    model.save_pretrained(place / "base")
+    adapted = get_peft_model(type(model).from_pretrained(place / "base"), LoraConfig(target_modules=["q_proj"]))
+    adapted.save_pretrained(place / "adapter")
+    return AutoPeftModel.from_pretrained(place / "adapter")
+
+
+def with_an_assistant(_: Path) -> Any:
+    model, inputs = inputs_of(CHAT[:1], add_generation_prompt=True)
+    return model.generate(**inputs, assistant_model=make_model(), max_new_tokens=3)
 
 
 def raw_text(_: Path) -> Any:
@@ -104,6 +163,17 @@ def collated(*rows: dict[str, Any], max_tokens: int | None = None) -> Callable[[
     return lambda _: Collator(make_processor(make_model()), max_tokens)(rows)
 
 
+def predicts_by_generate(place: Path) -> Any:
+    from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments
+
+    model = make_model()
+    arguments = Seq2SeqTrainingArguments(
+        str(place), report_to=[], use_cpu=True, predict_with_generate=True, remove_unused_columns=False
+    )
+    trainer = Seq2SeqTrainer(model, arguments, data_collator=Collator(make_processor(model)))
+    return trainer.predict([{"messages": [ASKED, SAID], "images": [picture(1)]}])
+
+
 def row(**columns: Any) -> Callable[[Path], Any]:
     return lambda _: sample_from_row(columns, "row 3")
 
@@ -119,10 +189,40 @@ MISTAKES = [
     Mistake("labels on all tokens", by_forward(all_tokens), ("stands on a prompt token", "assistant_only_loss=True")),
     Mistake("one label too many", by_forward(one_more), ("stands on a prompt token", "-100 outside the responses")),
     Mistake("question and answer in one raw text", raw_text, (TRAINED, "pass messages")),
+    Mistake("labels on all tokens, in a fused head, compiled", compiled_by_fused_head(all_tokens), (TRAINED,)),
+    Mistake("labels on all tokens, compiled", compiled(labels=all_tokens), ("stands on a prompt token",)),
+    Mistake("roles dropped, compiled", compiled(token_type_ids=None, labels=None), ("images came without",)),
+    Mistake(
+        "a tokenizer's codes, compiled",
+        compiled(token_type_ids=lambda inputs: torch.zeros_like(inputs["token_type_ids"]), labels=None),
+        ("token_type_ids and input_ids disagree",),
+    ),
+    Mistake(
+        "more pictures than places, compiled",
+        compiled(pixel_values=lambda inputs: inputs["pixel_values"].repeat(2, 1, 1, 1)),
+        ("the prompt holds 16 image tokens, but 2 images give 32",),
+    ),
     Mistake("roles dropped", without_roles, ("images came without token_type_ids", "pass on all that it returns")),
-    Mistake("prompt tuning", with_prompt_tuning, ("images came without token_type_ids",)),
+    Mistake("prompt tuning", with_prompt_learning("PromptTuningConfig"), ("images came without", "use LoRA")),
+    Mistake("prefix tuning", with_prompt_learning("PrefixTuningConfig"), ("images came without", "use LoRA")),
+    Mistake("answers by prompt tuning", answers_by_prompt_tuning, ("images came, and PEFT's prompt", "use LoRA")),
+    Mistake("AutoPeftModel", by_auto_peft, ("import_allowlist=['mutua.models.modeling']",)),
+    Mistake(
+        "an assistant model and a picture", with_an_assistant, ("hands the assistant no pictures", "prompt_lookup")
+    ),
     Mistake("replies cut off", truncated(20), ("max_length=20 cuts off every reply of text 0", "raise max_length")),
+    Mistake(
+        "replies cut off behind the processor",
+        cut_behind_the_processor,
+        ("row 0 of the batch holds no reply", "Raise max_length"),
+    ),
     Mistake("a picture cut", truncated(9), ("Mismatch in `image` token count", "max_length")),
+    Mistake("predict_with_generate", predicts_by_generate, ("generate was given labels", "`mutua eval`")),
+    Mistake(
+        "a collator of a tokenizer",
+        lambda _: Collator(make_processor(make_model()).tokenizer),  # type: ignore[arg-type]
+        ("Collator takes the model's MutuaProcessor", "only it tells replies from prompts"),
+    ),
     Mistake("a row without a reply", collated({"messages": [ASKED]}), ("holds no reply to learn from",)),
     Mistake("a row too long", collated({"messages": [ASKED, SAID]}, max_tokens=3), ("max_tokens allows 3",)),
     Mistake("a row of other columns", collated({"question": "?"}), ("row 0 of the batch", "question")),
@@ -167,3 +267,60 @@ def test_without_a_head_any_state_may_be_trained():
     whole, inputs = inputs_of(CHAT)
     model = MutuaModel(whole.config).train()
     model(**inputs).last_hidden_state.mean().backward()
+
+
+@pytest.mark.parametrize("way", ["labels", "a fused head"])
+def test_replies_alone_may_be_trained_on_compiled(way):
+    torch._dynamo.reset()
+    model, inputs = inputs_of(CHAT)
+    network = torch.compile(model if way == "labels" else model.model, backend="aot_eager", fullgraph=True)
+    if way == "labels":
+        network(**inputs, labels=replies(inputs), use_cache=False).loss.backward()
+    else:
+        hidden_BNT = network(**inputs, use_cache=False).last_hidden_state[:, :-1]
+        logits_BNV = hidden_BNT @ model.lm_head.weight.T
+        torch.nn.functional.cross_entropy(logits_BNV.flatten(0, 1), replies(inputs)[:, 1:].flatten()).backward()
+    mine = model.lm_head.weight.grad.clone()
+    model.zero_grad()
+    fused_loss(model, inputs, replies(inputs)).backward()
+    torch.testing.assert_close(mine, model.lm_head.weight.grad)
+
+
+def test_the_last_hidden_state_is_watched_by_either_name():
+    model, inputs = inputs_of(CHAT)
+    states = model.model(**inputs, output_hidden_states=True, use_cache=False)
+    assert states.hidden_states[-1] is states.last_hidden_state
+
+
+def test_smoothed_labels_are_of_the_token_after(tmp_path):
+    """Trainer knows by the name of a model's class whether to shift them."""
+    from transformers import Trainer, TrainingArguments
+
+    model, inputs = inputs_of(CHAT, "causal")
+    arguments = TrainingArguments(str(tmp_path), report_to=[], use_cpu=True, label_smoothing_factor=1e-9)
+    loss = Trainer(model, arguments).compute_loss(model, {**inputs, "labels": replies(inputs)})
+    torch.testing.assert_close(loss, model(**inputs, labels=replies(inputs)).loss)
+
+
+def test_a_collator_goes_to_the_workers_of_a_data_loader():
+    processor = make_processor(make_model())
+    sent = pickle.loads(pickle.dumps(Collator(processor)))
+    row = {"messages": [ASKED, SAID], "images": [picture(1)]}
+    for name, tensor in Collator(processor)([row]).items():
+        assert torch.equal(sent([row])[name], tensor), name
+
+
+def test_prompt_tuning_answers_texts():
+    """There is no picture whose role could be lost."""
+    tuned, inputs = prompt_tuned("PromptTuningConfig", [user("is it red?")], add_generation_prompt=True)
+    assert tuned.generate(**inputs, max_new_tokens=3, min_new_tokens=3).shape[1] == inputs["input_ids"].shape[1] + 3
+
+
+def test_auto_peft_opens_what_it_is_told_to_trust(tmp_path):
+    from peft import AutoPeftModel
+
+    with pytest.raises(ValueError, match="import_allowlist"):
+        by_auto_peft(tmp_path)
+    _, inputs = inputs_of(CHAT[:1])
+    loaded = AutoPeftModel.from_pretrained(tmp_path / "adapter", import_allowlist=["mutua.models.modeling"])
+    assert torch.isfinite(loaded(**inputs).logits).all()

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from tiny_model import assert_checkpointing_changes_no_gradient, assistant, make_model, make_processor, picture, user
-from transformers import DynamicCache, StaticCache
+from transformers import CompileConfig, DynamicCache, StaticCache
 
 from mutua.roles import TokenRoles
 
@@ -90,6 +90,36 @@ def test_generate_in_a_left_padded_batch_equals_one_by_one(model, encode, option
         assert together[row].tolist() == expected[0, alone["input_ids"].shape[1] :].tolist()
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("name", ["one", "text"])
+def test_generate_with_a_static_cache_and_no_padding(model, encode, name, compiled):
+    """`generate` passes no mask then."""
+    inputs = encode({"one": ONE, "text": TEXT}[name], add_generation_prompt=True)
+    options: dict = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}
+    expected = model.generate(**inputs, **options)
+    if compiled:
+        torch._dynamo.reset()
+        compiling = CompileConfig(backend="aot_eager", fullgraph=True, mode=None)
+        compiling._compile_all_devices = True  # by default only where it pays
+        options["compile_config"] = compiling
+    assert torch.equal(model.generate(**inputs, **options, cache_implementation="static"), expected)
+
+
+def test_static_steps_by_hand_know_where_they_are(model, encode):
+    inputs = encode(ONE, add_generation_prompt=True)
+    tokens = inputs["input_ids"].shape[1]
+    said = torch.tensor([[7, 9]])
+    everything = {**inputs, "input_ids": torch.cat([inputs["input_ids"], said], 1)}
+    everything["token_type_ids"] = torch.cat([inputs["token_type_ids"], torch.ones_like(said)], 1)
+    del everything["attention_mask"]
+    expected = logits(model, everything)[:, -1:]
+    cache = StaticCache(config=model.config.text_config, max_cache_len=tokens + 4)
+    logits(model, {**inputs, "past_key_values": cache})
+    for place in range(2):
+        got = logits(model, {"input_ids": said[:, place : place + 1], "past_key_values": cache})
+    torch.testing.assert_close(got, expected, **TOLERANCE)
+
+
 @pytest.mark.parametrize("use_cache", [True, False])
 def test_the_score_of_a_beam_is_the_likelihood_of_its_tokens(model, encode, use_cache):
     """Every beam of a row with two images must have looked at these two, in their order."""
@@ -154,6 +184,15 @@ def test_two_documents_in_one_row_equal_two_rows(model, encode):
     torch.testing.assert_close(logits(model, packed), separate, **TOLERANCE)
     padded = {**packed, "attention_mask": torch.ones_like(packed["input_ids"])}
     torch.testing.assert_close(logits(model, padded), separate, **TOLERANCE)
+
+
+def test_text_packed_by_positions_equals_separate(model, encode):
+    """As Transformers' and TRL's collators pack: no roles, no mask, and positions that begin anew."""
+    texts = [encode([user(question), assistant("yes")])["input_ids"] for question in ("is it red?", "which one is it?")]
+    separate = torch.cat([logits(model, {"input_ids": ids}) for ids in texts], dim=1)
+    positions = torch.cat([torch.arange(ids.shape[1])[None] for ids in texts], dim=1)
+    packed = {"input_ids": torch.cat(texts, dim=1), "position_ids": positions}
+    torch.testing.assert_close(logits(model, packed), separate, **TOLERANCE)
 
 
 def test_a_cached_chat_equals_a_full_re_run(model, encode):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from tiny_model import make_model, make_processor
-from transformers import AutoModelForImageTextToText, AutoModelForMultimodalLM, AutoProcessor
+from transformers import AutoModelForImageTextToText, AutoModelForMultimodalLM, AutoProcessor, AutoTokenizer
 
 from mutua.models import MutuaForConditionalGeneration, MutuaProcessor
 
@@ -50,17 +50,66 @@ for auto in (t.AutoConfig, t.AutoModelForImageTextToText, t.AutoModelForMultimod
 def test_without_trust_it_asks_for_it_and_opens_no_half(folder):
     said = elsewhere(
         f"""
-for auto in (t.AutoConfig, t.AutoModelForImageTextToText, t.AutoProcessor):
+for auto in (t.AutoConfig, t.AutoModelForImageTextToText, t.AutoModelForMultimodalLM, t.AutoModel, t.AutoProcessor):
     try:
         print(type(auto.from_pretrained({str(folder)!r}, trust_remote_code=False)).__name__)
     except ValueError as error:
         print("refused", "trust_remote_code=True" in str(error))
 """
     )
-    assert said.splitlines() == ["refused True"] * 3
+    assert said.splitlines() == ["refused True"] * 5
+
+
+def test_pipelines_open_it_without_the_import(folder):
+    """`any-to-any` asks for torchvision, which only videos need."""
+    said = elsewhere(
+        f"""
+import transformers.pipelines.any_to_any as module
+from PIL import Image
+module.requires_backends = lambda *_: None
+parts = [{{"type": "image", "image": Image.new("RGB", (32, 32))}}, {{"type": "text", "text": "is it red?"}}]
+for task in ("image-text-to-text", "any-to-any"):
+    answers = t.pipeline(task, model={str(folder)!r}, trust_remote_code=True)
+    out = answers(text=[{{"role": "user", "content": parts}}], max_new_tokens=3, return_full_text=False)
+    print(type(answers.model).__name__, type(answers.processor).__name__, type(out[0]["generated_text"]).__name__)
+"""
+    )
+    assert said.splitlines() == ["MutuaForConditionalGeneration MutuaProcessor str"] * 2
+
+
+def test_no_processor_is_half_of_one(folder, tmp_path):
+    """Checkpoints of trainers that were given no processor: a bare tokenizer would take no picture."""
+    make_model("mma").save_pretrained(tmp_path / "none")
+    make_model("mma").save_pretrained(tmp_path / "tokenizer")
+    make_processor(make_model()).tokenizer.save_pretrained(tmp_path / "tokenizer")
+    said = elsewhere(
+        f"""
+def opens(**options):
+    for place in ("none", "tokenizer"):
+        try:
+            print(type(t.AutoProcessor.from_pretrained(f"{tmp_path!s}/{{place}}", **options)).__name__)
+        except (ValueError, OSError):
+            print("refused")
+opens(trust_remote_code=False)
+opens(trust_remote_code=True)
+import mutua
+opens()
+"""
+    )
+    assert said.splitlines() == ["refused"] * 6
+    assert type(AutoTokenizer.from_pretrained(tmp_path / "tokenizer")).__name__ != "MutuaProcessor"
 
 
 def test_after_the_import_no_trust_is_needed(folder):
+    said = elsewhere(
+        f"""
+import mutua
+for auto in (t.AutoConfig, t.AutoModelForImageTextToText, t.AutoModelForMultimodalLM, t.AutoModel, t.AutoProcessor):
+    print(type(auto.from_pretrained({str(folder)!r})).__name__)
+"""
+    )
+    whole = "MutuaForConditionalGeneration"
+    assert said.split() == ["MutuaConfig", whole, whole, "MutuaModel", "MutuaProcessor"]
     for auto in (AutoModelForImageTextToText, AutoModelForMultimodalLM):
         assert type(auto.from_pretrained(folder)) is MutuaForConditionalGeneration
     assert type(AutoProcessor.from_pretrained(folder)) is MutuaProcessor

@@ -44,9 +44,17 @@ class Collator:
     Args:
         processor: the model's.
         max_tokens: longer samples are refused, as a batch that is cut would lose its replies; None takes all.
+
+    Raises:
+        ValueError: the processor is none of ours, a tokenizer for instance.
     """
 
     def __init__(self, processor: MutuaProcessor, max_tokens: int | None = None) -> None:
+        if not isinstance(processor, MutuaProcessor):
+            raise ValueError(
+                f"Collator takes the model's MutuaProcessor (mutua.load gives it, or AutoProcessor), not "
+                f"{type(processor).__name__}: only it tells replies from prompts."
+            )
         self.processor, self.max_tokens = processor, max_tokens
 
     def __call__(self, rows: Sequence[Sample | Mapping[str, Any]]) -> dict[str, Tensor]:

@@ -1,10 +1,15 @@
-"""The roles of a forward's tokens, and what is refused before anything is computed.
+"""The roles of a forward's tokens, and what is refused before anything is computed, or learned.
 
-Whatever has to look at the data looks once, from the host, and never while a forward is traced.
+Whatever has to look at the data looks once, from the host. A compiled forward does so by operators of ours, which do
+not break its graph; an exported one has no Python to look with.
 Shape suffixes: B batch, N tokens of this forward, K all tokens (cached ones included), T text width.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,13 +44,21 @@ def expect_shapes(
 
 
 def roles_of_forward(
-    inputs_embeds_BNT: Tensor, token_type_ids: Tensor | None, attention_mask_BK: Tensor | None
+    inputs_embeds_BNT: Tensor,
+    token_type_ids: Tensor | None,
+    attention_mask_BK: Tensor | None,
+    packed_positions_BN: Tensor | None = None,
 ) -> TokenRoles:
-    """The roles of this forward's tokens. Without codes only text is possible: one document, all causal."""
+    """The roles of this forward's tokens. Without codes only text is possible, all causal: one document a row, or
+    several where `packed_positions_BN` begin anew, as collators of packed rows number them for Transformers."""
     batch, tokens = inputs_embeds_BNT.shape[:2]
     if token_type_ids is None:
         zeros_BN = torch.zeros(batch, tokens, dtype=torch.long, device=inputs_embeds_BNT.device)
-        return TokenRoles(document_BN=zeros_BN, block_BN=zeros_BN - 1, modality_BN=zeros_BN, item_BN=zeros_BN - 1)
+        document_BN = zeros_BN
+        if packed_positions_BN is not None:
+            document_BN = zeros_BN.clone()
+            document_BN[:, 1:] = (packed_positions_BN.diff(dim=-1) != 1).cumsum(-1)
+        return TokenRoles(document_BN=document_BN, block_BN=zeros_BN - 1, modality_BN=zeros_BN, item_BN=zeros_BN - 1)
     return TokenRoles.from_codes(token_type_ids, None if attention_mask_BK is None else attention_mask_BK[:, -tokens:])
 
 
@@ -56,21 +69,44 @@ def expect_roles(
     tokens_per_image: int,
     has_codes: bool,
     has_cache: bool,
-) -> None:
-    """Raises ValueError where images, placeholders and roles contradict each other, or packed rows meet a cache.
+) -> TokenRoles:
+    """The roles, unless images, placeholders and roles contradict each other, or packed rows meet a cache.
 
     Args:
         is_image_BN: where `input_ids` hold placeholders; None with `inputs_embeds`.
         images: how many came along; None where neither pixels nor features did.
+
+    Raises:
+        ValueError: saying what does not fit.
     """
-    by_role_BN = roles.modality_BN == int(Modality.IMAGE)
+    if torch.compiler.is_exporting():
+        return roles
+    known = (images, tokens_per_image, has_codes, has_cache)
+    if torch.compiler.is_compiling():
+        zero = _expect_roles_compiled(roles.document_BN, roles.modality_BN, is_image_BN, *known)
+        return replace(roles, document_BN=roles.document_BN + zero)
+    _expect_roles(roles.document_BN, roles.modality_BN, is_image_BN, *known)
+    return roles
+
+
+def _expect_roles(
+    document_BN: Tensor,
+    modality_BN: Tensor,
+    is_image_BN: Tensor | None,
+    images: int | None,
+    tokens_per_image: int,
+    has_codes: bool,
+    has_cache: bool,
+) -> None:
+    by_role_BN = modality_BN == int(Modality.IMAGE)
     by_id_BN = by_role_BN if is_image_BN is None else is_image_BN
-    facts = torch.stack([by_role_BN.sum(), by_id_BN.sum(), (by_role_BN != by_id_BN).sum(), roles.document_BN.max()])
+    facts = torch.stack([by_role_BN.sum(), by_id_BN.sum(), (by_role_BN != by_id_BN).sum(), document_BN.max()])
     places, placeholders, disagreeing, last_document = facts.tolist()
     if not has_codes and (images is not None or placeholders):
         raise ValueError(
             "images came without token_type_ids (the token roles), so the attention policy cannot be applied. "
-            "Prepare the inputs with MutuaProcessor.apply_chat_template and pass on all that it returns."
+            "Prepare the inputs with MutuaProcessor.apply_chat_template and pass on all that it returns (PEFT's prompt "
+            "and prefix tuning drop them: use LoRA)."
         )
     if images is None and placeholders and is_image_BN is not None:
         raise ValueError(
@@ -91,43 +127,77 @@ def expect_roles(
         raise ValueError("packed rows (several documents in a row) cannot be decoded with a cache: one row each.")
 
 
-def refuse_gradients_on_prompts(hidden_BNT: Tensor, roles: TokenRoles, policy: Policy) -> None:
-    """Refuses, in the backward pass, to learn to predict prompt tokens: what labels the base model's callers have, it
-    does not see, but a token that is predicted sends a gradient to the state before it.
+def refuse_gradients_on_prompts(hidden_BNT: Tensor, roles: TokenRoles, policy: Policy) -> Tensor:
+    """The hidden states, whose backward pass raises ValueError where it would learn to predict prompt tokens, or
+    learns nothing from a row: what labels the base model's callers have, it does not see, but a token that is predicted
+    sends a gradient to the state before it.
 
     So it holds for every loss that is computed outside the model (TRL's trainers, Liger's kernels), and whatever wraps
-    the model. The backward pass raises ValueError.
+    the model.
     """
-    if not hidden_BNT.requires_grad or policy.is_causal or torch.compiler.is_compiling():
-        return
+    if not hidden_BNT.requires_grad or policy.is_causal or torch.compiler.is_exporting():
+        return hidden_BNT
     document_BN = torch.where(roles.is_token_BN, roles.document_BN, -1)
     may_learn_BN = torch.zeros_like(roles.is_response_BN)
     same_document_BN = document_BN[:, 1:] == document_BN[:, :-1]
     may_learn_BN[:, :-1] = roles.is_response_BN[:, 1:] & same_document_BN
+    return _LooksAtGradients.apply(hidden_BNT, may_learn_BN, policy.name)
 
-    def refuse(gradient_BNT: Tensor) -> None:
-        # Where a loss is not finite, every gradient may be: that is for the trainer to tell.
-        learns_BN = (gradient_BNT.nan_to_num(0.0, 0.0, 0.0) != 0).any(-1) & ~may_learn_BN
-        if bool(learns_BN.any()):
-            row, column = (int(i) for i in learns_BN.nonzero()[0])
-            raise ValueError(
-                f"the loss trains what follows row {row}, token {column}, which is no response: policy {policy.name!r} "
-                "may have shown it to its own past. Train on responses alone: assistant_only_loss=True for TRL's "
-                "SFTTrainer, or data_collator=mutua.data.Collator(processor), or labels of -100 elsewhere. A prompt "
-                "and its reply in one raw text are no reply: pass messages. Or train with policy 'causal'."
-            )
 
-    hidden_BNT.register_hook(refuse)
+class _LooksAtGradients(torch.autograd.Function):
+    """Hidden states as they are; looks at what comes back."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden_BNT: Tensor, may_learn_BN: Tensor, policy: str) -> Tensor:
+        ctx.save_for_backward(may_learn_BN)
+        ctx.policy = policy
+        return hidden_BNT.view_as(hidden_BNT)
+
+    @staticmethod
+    def backward(ctx: Any, gradient_BNT: Tensor) -> tuple[Tensor, None, None]:
+        (may_learn_BN,) = ctx.saved_tensors
+        if torch.compiler.is_compiling():
+            return gradient_BNT + _expect_gradients_compiled(gradient_BNT, may_learn_BN, ctx.policy), None, None
+        _expect_gradients(gradient_BNT, may_learn_BN, ctx.policy)
+        return gradient_BNT, None, None
+
+
+def _expect_gradients(gradient_BNT: Tensor, may_learn_BN: Tensor, policy: str) -> None:
+    # Where a loss is not finite, every gradient may be: that is for the trainer to tell.
+    learns_BN = (gradient_BNT.nan_to_num(0.0, 0.0, 0.0) != 0).any(-1) & ~may_learn_BN
+    has_nothing_B = ~may_learn_BN.any(-1)
+    learns_wrong, is_useless = torch.stack([learns_BN.any(), has_nothing_B.any()]).tolist()
+    if learns_wrong:
+        row, column = (int(i) for i in learns_BN.nonzero()[0])
+        raise ValueError(
+            f"the loss trains what follows row {row}, token {column}, which is no response: policy {policy!r} "
+            "may have shown it to its own past. Train on responses alone: assistant_only_loss=True for TRL's "
+            "SFTTrainer, or data_collator=mutua.data.Collator(processor), or labels of -100 elsewhere. A prompt "
+            "and its reply in one raw text are no reply: pass messages. Or train with policy 'causal'."
+        )
+    if is_useless:
+        raise ValueError(
+            f"row {int(has_nothing_B.nonzero()[0])} of the batch holds no reply, so nothing is learned from it: was it "
+            "cut off? Raise max_length (None cuts nothing), or leave the sample out."
+        )
 
 
 def expect_labels_on_responses(
     labels_BN: Tensor, token_type_ids: Tensor | None, attention_mask_BN: Tensor | None, policy: str
-) -> None:
-    """A prompt token may be visible to its own past under a look-ahead policy, so it must not be predicted."""
-    if token_type_ids is None or get_policy(policy).is_causal or torch.compiler.is_compiling():
-        return
-    roles = TokenRoles.from_codes(token_type_ids, attention_mask_BN)
-    is_leak_BN = (labels_BN != -100) & ~roles.is_response_BN
+) -> Tensor:
+    """The labels, unless one stands on a prompt token, which may be visible to its own past under a look-ahead policy:
+    then ValueError."""
+    if token_type_ids is None or get_policy(policy).is_causal or torch.compiler.is_exporting():
+        return labels_BN
+    is_response_BN = TokenRoles.from_codes(token_type_ids, attention_mask_BN).is_response_BN
+    if torch.compiler.is_compiling():
+        return labels_BN + _expect_labels_compiled(labels_BN, is_response_BN, policy)
+    _expect_labels(labels_BN, is_response_BN, policy)
+    return labels_BN
+
+
+def _expect_labels(labels_BN: Tensor, is_response_BN: Tensor, policy: str) -> None:
+    is_leak_BN = (labels_BN != -100) & ~is_response_BN
     if bool(is_leak_BN.any()):
         row, column = (int(i) for i in is_leak_BN.nonzero()[0])
         raise ValueError(
@@ -135,3 +205,30 @@ def expect_labels_on_responses(
             f"{policy!r} may show to its own past: set labels to -100 outside the responses (assistant_only_loss=True "
             "for TRL's SFTTrainer, or data_collator=mutua.data.Collator(processor)), or train with 'causal'."
         )
+
+
+def _compiled(check: Callable[..., None], arguments: str) -> Any:
+    """The check as an operator that gives a zero, to be added to what it has looked at: else it would be left out."""
+
+    def look(first: Tensor, *more: Any) -> Tensor:
+        check(first, *more)
+        return first.new_zeros(())
+
+    operator = torch.library.custom_op(
+        f"mutua::{check.__name__.lstrip('_')}",
+        look,
+        mutates_args=(),
+        schema=f"({arguments}) -> Tensor",
+        tags=(torch.Tag.cudagraph_unsafe,),  # the host waits for the answer
+    )
+    operator.register_fake(lambda first, *more: first.new_zeros(()))
+    return operator
+
+
+_expect_roles_compiled = _compiled(
+    _expect_roles,
+    "Tensor document, Tensor modality, Tensor? is_image, SymInt? images, SymInt tokens_per_image, bool has_codes, "
+    "bool has_cache",
+)
+_expect_gradients_compiled = _compiled(_expect_gradients, "Tensor gradient, Tensor may_learn, str policy")
+_expect_labels_compiled = _compiled(_expect_labels, "Tensor labels, Tensor is_response, str policy")

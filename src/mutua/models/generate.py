@@ -86,6 +86,11 @@ class RolesInGeneration(GenerationMixin):
                 "assistant_model: Transformers hands the assistant no pictures, so it cannot guess about them: use "
                 "prompt_lookup_num_tokens, which needs no other model."
             )
+        if kwargs.get("labels") is not None:
+            raise ValueError(
+                "generate was given labels: it would go on from conversations that hold their answers "
+                "(predict_with_generate does so): pass prompts alone, or evaluate with `mutua eval`."
+            )
         chunk = kwargs.get("prefill_chunk_size", getattr(config, "prefill_chunk_size", None))
         if chunk is not None:
             raise ValueError(
@@ -98,7 +103,12 @@ class RolesInGeneration(GenerationMixin):
                 "generate(inputs_embeds=..., use_cache=False): Transformers keeps no embeddings for the second token: "
                 "leave use_cache out, or pass input_ids."
             )
-        if (codes_BN := kwargs.get("token_type_ids")) is not None:
+        if "prepare_inputs_for_generation" in vars(self):  # PEFT's prompt learning puts its own here
+            if any(kwargs.get(key) is not None for key in _IMAGES):
+                raise ValueError(
+                    "images came, and PEFT's prompt and prefix tuning drop token_type_ids (the token roles): use LoRA."
+                )
+        elif (codes_BN := kwargs.get("token_type_ids")) is not None:
             kwargs["prompt_length"] = codes_BN.shape[1]
         finite = _Finite()
         processors = LogitsProcessorList([finite, *(logits_processor or ())])

@@ -144,14 +144,15 @@ class MutuaModel(MutuaPreTrainedModel):
         pictures = pixel_values if pixel_values is not None else vision_features
 
         expect_shapes(batch, tokens, past, attention_mask, token_type_ids)
-        roles = roles_of_forward(inputs_embeds, token_type_ids, attention_mask)
+        is_packed = attention_mask is None and past_key_values is None  # or may be: Transformers goes by the same
+        roles = roles_of_forward(inputs_embeds, token_type_ids, attention_mask, position_ids if is_packed else None)
         # A single token behind a cache is something that the model said: there is nothing to look at.
         is_step = past_key_values is not None and tokens == 1 and token_type_ids is None and pictures is None
-        if not (is_step or torch.compiler.is_compiling()):
-            expect_roles(
+        if not is_step:
+            roles = expect_roles(
                 roles,
                 is_image_BN=None if input_ids is None else input_ids == self.config.image_token_id,
-                images=None if pictures is None else len(pictures),
+                images=None if pictures is None else pictures.shape[0],  # `len` would fix it while traced
                 tokens_per_image=self.config.num_image_tokens,
                 has_codes=token_type_ids is not None,
                 has_cache=past_key_values is not None,
@@ -162,7 +163,7 @@ class MutuaModel(MutuaPreTrainedModel):
             image_tokens_IPT = self.connector(vision_features).to(inputs_embeds.dtype)
             is_image_BN1 = (roles.modality_BN == int(Modality.IMAGE))[..., None]
             inputs_embeds = inputs_embeds.masked_scatter(is_image_BN1, image_tokens_IPT)
-        elif self.training and is_one_of_several_processes():
+        elif not is_step and is_one_of_several_processes():
             inputs_embeds = inputs_embeds + self._nothing_of_a_blank_image(inputs_embeds)
 
         policy = get_policy(self.config.attention_policy)
@@ -186,14 +187,17 @@ class MutuaModel(MutuaPreTrainedModel):
         )
         text.note_on(out.past_key_values)
         if self.training and self.has_head and token_type_ids is not None and not labels_are_checked:
-            refuse_gradients_on_prompts(out.last_hidden_state, roles, policy)
+            hidden_BNT = refuse_gradients_on_prompts(out.last_hidden_state, roles, policy)
+            if out.hidden_states is not None and out.hidden_states[-1] is out.last_hidden_state:
+                out.hidden_states = (*out.hidden_states[:-1], hidden_BNT)
+            out.last_hidden_state = hidden_BNT
         return out
 
     def _nothing_of_a_blank_image(self, like: Tensor) -> Tensor:
         """Zero, by way of the vision encoder and the connector.
 
-        Where several processes train one model, all must run the same layers, and every trained weight needs a
-        gradient: with a batch that holds no image, DDP would fail and FSDP wait for ever.
+        Where several processes share one model, all must run the same layers, and every trained weight needs a
+        gradient: with a batch that holds no image, DDP would fail in training, and FSDP anywhere, or wait for ever.
         """
         side = image_side(self.config.vision_config, self.config.image_size)
         return 0.0 * self.connector(self.get_vision_features(like.new_zeros(1, 3, side, side))).sum().to(like.dtype)
@@ -211,7 +215,7 @@ class MutuaModel(MutuaPreTrainedModel):
 
 
 def is_one_of_several_processes() -> bool:
-    """Whether other processes train the same model."""
+    """Whether other processes may share the model."""
     return (
         torch.distributed.is_available()
         and torch.distributed.is_initialized()
@@ -281,7 +285,7 @@ class MutuaForConditionalGeneration(MutuaPreTrainedModel, RolesInGeneration, Gen
             ValueError: images without roles, roles that contradict `input_ids`, a label on a prompt token.
         """
         if labels is not None:
-            expect_labels_on_responses(labels, token_type_ids, attention_mask, self.config.attention_policy)
+            labels = expect_labels_on_responses(labels, token_type_ids, attention_mask, self.config.attention_policy)
         outputs = self.model(
             input_ids=input_ids,
             pixel_values=pixel_values,

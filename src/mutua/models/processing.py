@@ -56,6 +56,8 @@ class MutuaProcessor(ProcessorMixin):
         self.num_image_tokens = num_image_tokens
         self.image_token = image_token
         self.image_token_id = tokenizer.convert_tokens_to_ids(image_token)
+        # A checkpoint may hold the tokenizer alone: AutoProcessor is to say what is missing, not to go on with half.
+        tokenizer.init_kwargs["auto_map"] = PROCESSOR_MAP
         super().__init__(image_processor, tokenizer, chat_template=chat_template or tokenizer.chat_template)
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> Any:

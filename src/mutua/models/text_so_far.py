@@ -26,13 +26,14 @@ class _Note:
     """What a cache holds.
 
     Attributes:
-        length: how many tokens a row has.
+        rows, length: how many rows there are, and how many tokens each has.
         keys: where the first layer's keys lie in memory: elsewhere, the rows may be others, or in another order.
         is_real_BK: bool, false on padding; None where there is none.
         block_BK: the prompt block of every token, `NONE` where nothing of its block looks ahead. Of tokens behind the
             last column, which the model has said, it is `NONE`.
     """
 
+    rows: int
     length: int
     keys: int | None
     is_real_BK: Tensor | None
@@ -67,6 +68,7 @@ class TextSoFar:
         self._tokens = roles.document_BN.shape[1]
         # A static cache counts in a tensor, and a look at it would cost every decoded token a wait for the device.
         self._past = None if isinstance(past, Tensor) and is_step else int(past)
+        self._offset = past if self._past is None else self._past
         self._before = None if torch.compiler.is_compiling() else self._find_note(cache)
         if self._before is not None and self._past is not None and not policy.is_causal:
             self._refuse_cut_block(self._before, self._past)
@@ -76,7 +78,7 @@ class TextSoFar:
         elif self._before is not None and (self._before.is_real_BK is None or self._before.keys == _keys(cache)):
             if self._before.is_real_BK is not None:  # else all rows are alike, in whatever order they are by now
                 self.padding_BK = torch.cat([self._before.is_real_BK[:, : self._past], roles.is_token_BN], 1)
-        elif self._past != 0:
+        elif self._past != 0 and not (is_step and _has_no_padding(cache, len(roles.document_BN))):
             raise ValueError(
                 f"attention_mask is missing, and which of the {int(past)} cached tokens are padding is not known (the "
                 "cache is static, was changed, or was not filled by this model): pass the attention_mask of all tokens "
@@ -89,7 +91,7 @@ class TextSoFar:
         if note is None or self._past is None or not 0 < self._past <= note.length:
             return None
         # Rows may have been taken out of the cache, or put in.
-        return note if len(note.block_BK) == len(self._roles.block_BN) else None
+        return note if note.rows == len(self._roles.block_BN) else None
 
     def _refuse_cut_block(self, before: _Note, past: int) -> None:
         """Part of a block is in the cache without the rest that it looked ahead to, or could not look ahead to.
@@ -128,7 +130,7 @@ class TextSoFar:
                 "is not known: pass position_ids (`generate` does so by itself)."
             )
         if self.padding_BK is None:
-            return self._roles.positions() + (self._past or 0)
+            return self._roles.positions() + self._offset
         return (self.padding_BK.long().cumsum(-1) - 1).clamp(min=0)[:, -self._tokens :]
 
     def note_on(self, cache: Cache | None) -> None:
@@ -148,7 +150,8 @@ class TextSoFar:
             block_BK = torch.cat([cached_BK, self._open_blocks()], 1)
             has_padding = not bool(real_BK.all())
         length = self._past + self._tokens
-        setattr(cache, _ATTRIBUTE, _Note(length, _keys(cache), real_BK if has_padding else None, block_BK))
+        note = _Note(len(block_BK), length, _keys(cache), real_BK if has_padding else None, block_BK)
+        setattr(cache, _ATTRIBUTE, note)
 
     def _open_blocks(self) -> Tensor:
         """The block of every token of this forward, (B, N); `NONE` where nothing of it looks ahead."""
@@ -161,6 +164,16 @@ class TextSoFar:
         is_open_BM = torch.zeros(len(block_BN), MAX_BLOCKS + 1, dtype=torch.bool, device=block_BN.device)
         is_open_BN = is_open_BM.scatter_(1, looks_BN + 1, True).gather(1, block_BN + 1)
         return torch.where(is_open_BN & (block_BN != NONE), block_BN, NONE)
+
+
+def _has_no_padding(cache: Cache | None, rows: int) -> bool:
+    """Whether the cache was filled with that many rows and no padding: `generate` then passes no mask.
+
+    No tensor is looked at, so a decoded token need not wait for the device, and a compiled one is no other graph for
+    every prompt.
+    """
+    note: _Note | None = getattr(cache, _ATTRIBUTE, None)
+    return note is not None and note.rows == rows and note.is_real_BK is None
 
 
 def _keys(cache: Cache | None) -> int | None:
