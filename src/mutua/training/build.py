@@ -33,7 +33,7 @@ Model: TypeAlias = tuple[MutuaForConditionalGeneration, MutuaProcessor]
 
 
 def model_to_train(
-    recipe: Recipe, mixture: Mixture, newest: Path | None, say: Callable[[str], None]
+    recipe: Recipe, mixture: Mixture, newest: Path | None, say: Callable[[str], None] = lambda _: None
 ) -> tuple[MutuaForConditionalGeneration, MutuaProcessor, Adapters | None]:
     """The model where the recipe starts, or as the checkpoint `newest` has it; what the recipe says is frozen.
 
