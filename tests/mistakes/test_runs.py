@@ -295,6 +295,12 @@ def test_the_recipe_as_it_was_trains_and_tells_its_loss(place):
     assert ", loss " in " ".join(result.output.split())
 
 
+def test_the_loss_of_one_logged_step_is_told_once(place):
+    told = " ".join(train("train.log_every=10").output.split())
+    assert ", loss " in told
+    assert "->" not in told
+
+
 def test_what_is_not_the_runs_own_is_left_as_it_was(place):
     own_recipe(place)
     assert (place / "self" / "recipe.yaml").read_text() == RECIPE

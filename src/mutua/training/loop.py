@@ -273,7 +273,8 @@ def _summary(folder: RunFolder, progress: Progress, log: RunLog) -> str:
     minutes, seconds = divmod(round(progress.seconds), 60)
     rate = progress.samples / progress.seconds if progress.seconds else 0.0
     logged = (log.training.first, log.training.last)
-    losses = [f"{line['loss']:.4f}" for line in logged if line and line["loss"] is not None]
+    by_step = {line["step"]: line["loss"] for line in logged if line and line["loss"] is not None}
+    losses = [f"{loss:.4f}" for loss in by_step.values()]
     lines = [
         f"Finished: {folder.model}",
         f"{progress.step} steps, {progress.samples} samples in {minutes} min {seconds} s ({rate:.0f} a second), "
