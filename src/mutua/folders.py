@@ -1,7 +1,7 @@
 """Folders and files that are complete or not there.
 
-Each is written beside its final place under a name with `.partial` in it, flushed to the disk and renamed. So a process
-that is killed at any moment leaves what is whole, and at most one `.partial` beside it.
+Each is written beside its final place under a name with `.mutua-partial` in it, flushed to the disk and renamed. So a
+process that is killed at any moment leaves what is whole, and at most one `.mutua-partial` beside it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-PARTIAL = ".partial"
+PARTIAL = ".mutua-partial"  # no name that anybody else gives, for what has it is removed
 _TRIAL = bytes(1 << 20)  # so much must fit on the disk before anything is computed for a file
 
 
@@ -104,7 +104,7 @@ def _told_as_a_folder_error(target: Path) -> Iterator[None]:
 def remove_leftovers(folder: Path) -> None:
     """Removes what a killed write or a killed removal left in `folder`."""
     for partial in folder.glob(f"*{PARTIAL}"):
-        shutil.rmtree(partial)
+        shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
 
 
 def _flush(path: Path) -> None:

@@ -53,7 +53,7 @@ def test_construction_reads_no_sample(tmp_path: Path) -> None:
     ("bad", "message"),
     [
         ("{", "not valid JSON: Expecting property name"),
-        ("[]", "Input should be a valid dictionary"),
+        ("[]", "a line is one JSON object, not list"),
         ("[" * 100_000, "not valid JSON: "),
         (
             '{"id": "1", "messages": [{"role": "user", "content": "\\ud800"}]}',

@@ -219,7 +219,7 @@ def test_the_table_is_printed_and_an_older_file_stays_where_the_disk_fills_up_me
     assert "overall" in done.stdout
     assert "old.json cannot be written (No space left on device)" in done.stderr
     assert (place / "old.json").read_bytes() == b"older results"
-    assert not list(place.glob("*.partial*"))
+    assert not list(place.glob("*partial*"))
 
 
 def _asked(*_: Any, **__: Any) -> Any:
@@ -285,6 +285,20 @@ def test_ctrl_c_before_there_is_a_command(monkeypatch):
 
 def _ctrl_c_app(prog_name: str) -> None:
     raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    "words", [("doctor",), ("data", "check", "mine.jsonl"), ("audit", "a.png", "is it?"), ("mask",)]
+)
+def test_a_full_disk_behind_stdout(place, monkeypatch, words):
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("mutua.cli.common.out.print", full)
+    monkeypatch.setattr("typer.echo", full)
+    done = mutua(*words)
+    assert (done.exit_code, type(done.exception)) == (1, SystemExit)
+    assert "error: [Errno 28] No space left on device" in done.stderr
 
 
 def test_a_reader_that_goes_away_is_no_error(monkeypatch):

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -86,7 +90,7 @@ RECIPES = [
     Mistake("no keys", written(b""), ("recipe.yaml: holds no keys", "name")),
     Mistake("a list", written(b"- 1\n"), ("recipe.yaml: holds no keys",)),
     Mistake("a tab", written(b"train:\n\tsteps: 2\n"), ("recipe.yaml: not YAML", "line 2")),
-    Mistake("not UTF-8", written(b"name: \xff\xfe"), ("recipe.yaml: not YAML",)),
+    Mistake("not UTF-8", written(b"name: \xff\xfe"), ("recipe.yaml: no text in UTF-8",)),
     Mistake("Python in YAML", written(b"name: !!python/object:os.system {}"), ("not YAML", "could not determine")),
     Mistake("a date that is none", written(b"name: 2026-99-99"), ("recipe.yaml: not YAML", "month must be in")),
     Mistake("a key twice", with_text("name: small", "name: a\nname: b"), ("'name' is there twice, in lines 1 and 2",)),
@@ -94,6 +98,19 @@ RECIPES = [
         "a key twice inside",
         with_text("{steps: 2,", "{steps: 2, steps: 3,"),
         ("recipe.yaml: the key 'steps' is there twice, in lines 11 and 11",),
+    ),
+    Mistake("a key twice in --set", setting("train={steps: 2, steps: 3}"), ("--set train=", "'steps' is there twice")),
+    Mistake("a date that is none in --set", setting("name=2026-99-99"), ("--set name=2026-99-99: not YAML: month",)),
+    Mistake("a list as a key", written(b"? [a]\n: 1"), ("recipe.yaml: line 1: a key is a name, not a list",)),
+    Mistake("a mapping as a key", written(b"? {a: 1}\n: 1"), ("recipe.yaml: line 1: a key is a name",)),
+    Mistake(
+        "a thousand lists", written(b"name: " + b"[" * 1000), ("recipe.yaml: lists or mappings are nested deeper",)
+    ),
+    Mistake("a thousand lists in --set", setting("name=" + "[" * 1000 + "]" * 1000), ("--set name=[", "nested deeper")),
+    Mistake("an output without a name", setting("output=''"), ("output: is empty; name a folder",)),
+    Mistake("a home that no shell expands", setting("output=~/x"), ("output: got '~/x', but only a shell expands ~",)),
+    Mistake(
+        "a null character", setting('output="a\\0b"'), ("output: got 'a\\x00b', and no name has a null character",)
     ),
     Mistake("a slip in a key", setting("train.stepz=3"), ("train.stepz: unknown key", "did you mean 'steps'?")),
     Mistake("words for a number", setting("train.steps=many"), ("train.steps: got 'many', expected an integer",)),
@@ -176,6 +193,36 @@ def precious_model(place: Path) -> None:
     (place / "run" / "model" / "precious").write_text("x")
 
 
+def holding(name: str, folder: str = "run") -> Callable[[Path], Any]:
+    """Trains into a folder that has something of that name already, a folder where it ends in a slash."""
+
+    def do(place: Path) -> Any:
+        path = place / folder / name
+        path.mkdir(parents=True) if name.endswith("/") else path.parent.mkdir(parents=True)
+        if path.is_file() or not path.exists():
+            path.write_text("precious")
+        return train()
+
+    return do
+
+
+def damaged(name: str, content: str | None, *overrides: str) -> Callable[[Path], Any]:
+    """Trains, then writes that (None: a folder) into a file of the run, and trains again."""
+
+    def do(place: Path) -> Any:
+        train()
+        path = place / "run" / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        path.mkdir() if content is None else path.write_text(content)
+        return train(*overrides)
+
+    return do
+
+
+def dangling(place: Path) -> None:
+    (place / "run").symlink_to("nowhere")
+
+
 def read_only(place: Path) -> None:
     Path("/proc/mutua") if Path("/proc").is_dir() else pytest.skip("no folder that nobody can write to")
 
@@ -186,7 +233,40 @@ FOLDERS = [
     Mistake("a model put in by hand", into(swapped_model), ("seed: 0, but the run in run has 7",)),
     Mistake("a model folder of something else", into(precious_model), ("output: run/model", "no run made it")),
     Mistake("a file", into(lambda place: (place / "run").write_text("x")), ("output: run is a file; name a folder",)),
-    Mistake("a folder that cannot be written", into(read_only, "output=/proc/mutua"), ("/proc/mutua",)),
+    Mistake(
+        "a folder that cannot be written",
+        into(read_only, "output=/proc/mutua"),
+        ("output: /proc/mutua cannot be written (No such file or directory); choose another output",),
+    ),
+    Mistake("a folder in a file", into(lambda _: None, "output=recipe.yaml/x"), ("output: recipe.yaml/x cannot be",)),
+    Mistake("a link that leads nowhere", into(dangling), ("output: run is a link that leads nowhere; name a folder",)),
+    Mistake(
+        "a name too long", setting("output=" + "a" * 300), ("output: aaa", "cannot be written (File name too long)")
+    ),
+    *(
+        Mistake(f"somebody's {name}", holding(name), (f"output: run/{name.strip('/')} is there, and no run wrote it",))
+        for name in ("recipe.yaml", "log.jsonl", "quarantine.jsonl", "tensorboard/", "checkpoints/", "model/")
+    ),
+    Mistake("somebody's model.new", holding("model.new/"), ("output: run/model.new is there, and no run wrote it",)),
+    Mistake("somebody's adapter.new", holding("adapter.new/"), ("output: run/adapter.new is there, and no run",)),
+    Mistake("a lock that is a folder", holding(".lock/"), ("output: run/.lock is there, and no run wrote it",)),
+    Mistake("a model that is a file", damaged("model", "x"), ("output: run/model is a file where a run has a folder",)),
+    Mistake("checkpoints in a file", damaged("checkpoints", "x"), ("output: run/checkpoints is a file where",)),
+    Mistake(
+        "a log that is a folder", damaged("log.jsonl", None), ("output: run/log.jsonl is a folder where a run has",)
+    ),
+    Mistake(
+        "a damaged record", damaged("model/run.json", "{"), ("output: run/model/run.json is damaged", "remove run/")
+    ),
+    Mistake("a record of nothing", damaged("model/run.json", "[]"), ("output: run/model/run.json is damaged",)),
+    Mistake("a record without results", damaged("model/run.json", '{"step": 2}'), ("run.json is damaged", "metrics")),
+    Mistake("a damaged recipe of a run", damaged("recipe.yaml", "["), ("run/recipe.yaml: not YAML",)),
+    *(
+        Mistake(
+            f"a log of {what}", damaged("log.jsonl", text, "train.steps=3"), ("run/log.jsonl: line 1 is no line of",)
+        )
+        for what, text in (("numbers", "5\n"), ("something else", "{}\n"), ("no JSON", "?\n{}\n"))
+    ),
     Mistake("another recipe", into(lambda _: train(), "seed=7"), ("seed: 7, but the run in run has 0",)),
     Mistake("fewer steps", into(lambda _: train(), "train.steps=1"), ("train.steps: 1, but the run in run has 2",)),
 ]
@@ -215,9 +295,68 @@ def test_the_recipe_as_it_was_trains_and_tells_its_loss(place):
     assert ", loss " in " ".join(result.output.split())
 
 
+def test_the_loss_of_one_logged_step_is_told_once(place):
+    told = " ".join(train("train.log_every=10").output.split())
+    assert ", loss " in told
+    assert "->" not in told
+
+
 def test_what_is_not_the_runs_own_is_left_as_it_was(place):
     own_recipe(place)
     assert (place / "self" / "recipe.yaml").read_text() == RECIPE
+
+
+def test_other_files_in_the_folder_stay_as_they_are(place):
+    """A run removes what it left half done, and nothing that looks like it."""
+    (place / "run" / "mine.partial").mkdir(parents=True)
+    for name in ("mine.partial/data", "film.partial", "recipe.yaml.new", "notes.txt"):
+        (place / "run" / name).write_text("precious")
+    assert train().exit_code == 0
+    for name in ("mine.partial/data", "film.partial", "recipe.yaml.new", "notes.txt"):
+        assert (place / "run" / name).read_text() == "precious"
+
+
+def test_merged_keys_are_not_there_twice(place):
+    """What a recipe merges into a mapping, the mapping may say anew, and may itself be merged."""
+    base = "{type: scenes, split: test, size: 2}"
+    sources = f"{{c: {{<<: &b {{<<: &a {base}, size: 3}}, seed: 1}}, b: *b, a: *a}}"
+    (place / "recipe.yaml").write_text(RECIPE + f"evaluate: {{sources: {sources}}}\n")
+    sizes = {name: source.size for name, source in load_recipe("recipe.yaml").evaluate.sources.items()}
+    assert sizes == {"a": 2, "b": 3, "c": 3}
+
+
+def test_a_stop_before_the_first_step_needs_no_second(place, monkeypatch):
+    """There is nothing to save yet, so nobody waits for a step."""
+
+    def interrupted(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("went on")
+
+    monkeypatch.setattr("mutua.training.build.train_tokenizer", interrupted)
+    result = train()
+    assert result.exit_code == 130
+    assert result.stderr == "interrupted\n"
+
+
+def test_reading_for_a_tokenizer_tells_how_far_it_is(place, monkeypatch):
+    monkeypatch.setattr("mutua.training.build._SECONDS_BETWEEN_LINES", 0)
+    assert "the tokenizer has read 19 of 20 texts (data.tokenizer_texts)" in train().output
+
+
+def test_an_evaluation_tells_how_far_it_is(place, monkeypatch):
+    monkeypatch.setattr("mutua.training.log._SECONDS_BETWEEN_LINES", 0)
+    assert "mine: 1 of 1" in train(f"evaluate.sources.mine={samples(ANSWERED)}").output
+
+
+def test_a_log_that_cannot_be_written_is_named(place, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter.add_scalar", full)
+    result = train()
+    assert result.exit_code == 1
+    assert "No space left on device: 'run/tensorboard'" in result.stderr
+    assert "Step 1 is saved" in " ".join(result.stderr.split())
 
 
 def test_a_wrong_path_to_evaluate_on_can_be_put_right(place):

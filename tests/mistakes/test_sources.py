@@ -10,7 +10,10 @@ from typing import Any
 
 import pytest
 from foreign_data import turns, write_lines, write_pictures
+from typer.testing import CliRunner
 from what_users_read import Mistake, check, mutua, rows
+
+from mutua.cli import app
 
 HI = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]
 CHAT = {"image": "red.png", "conversations": turns("<image>\nwhat?", "that")}
@@ -202,6 +205,29 @@ MISTAKES = [
         item(image="red.png", conversations=turns("hi", "<image>ho")),
         ("[1]: conversations.1: image in the assistant message: images belong in user messages",),
     ),
+    Mistake("a key twice", file("d.jsonl", '{"id": "1", "messages": [], "id": "2"}'), ("'id' is there twice",)),
+    Mistake(
+        "a picture twice", file("d.json", '[{"image": "a", "image": "b"}]'), ("[0]: not valid JSON: the key 'image'",)
+    ),
+    Mistake("UTF-16", file("d.json", json.dumps([CHAT]).encode("utf-16")), ("d.json", "can't decode byte 0xff")),
+    Mistake(
+        "a list for a line", file("d.jsonl", '{"id": "1", "messages": []}\n[]'), ("d.jsonl:1", "at least one user")
+    ),
+    Mistake(
+        "a text without its speaker",
+        item(conversations=[{"value": "hi"}]),
+        ("conversations.0.from: None is no speaker",),
+    ),
+    Mistake(
+        "a number for a text",
+        item(conversations=[{"from": "human", "value": 3}]),
+        ("conversations.0.value: is a text or a list of parts, not 3",),
+    ),
+    Mistake(
+        "half a letter in an id", item(**{**CHAT, "id": "\ud800"}), ("data.json[1]: id: 'utf-8' codec can't encode",)
+    ),
+    Mistake("no name", lambda _: mutua("data", "check", ""), ("'' names no data: give a file or folder",)),
+    Mistake("a type and no path", lambda _: mutua("data", "check", "llava:"), ("'llava:' names no data",)),
     Mistake("two columns of pictures", item(**CHAT, images=["red.png"]), ("images and image hold pictures each",)),
     Mistake("a picture that is null", item(**{**CHAT, "image": [None]}), ("[1]: image.0: is no picture (got None)",)),
     Mistake("a missing picture", item(**{**CHAT, "image": "x.png"}), ("[1]: file not found", "`images` names another")),
@@ -261,6 +287,20 @@ MISTAKES = [
         ("--images is for files of LLaVA and its like", "is read as jsonl"),
     ),
 ]
+
+
+def test_more_samples_to_show_than_there_are(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "d.jsonl", {"id": "1", "messages": HI})
+    assert mutua("data", "check", path, "--show", "1000000000000").exit_code == 0
+
+
+def test_what_the_terminal_cannot_show_is_spelled_out(tmp_path: Path) -> None:
+    row = json.dumps({"id": "\u2603", "messages": [{**HI[0], "content": "\xe9?"}, HI[1]]}) + "\n"
+    (tmp_path / "d.jsonl").write_text(row)
+    result = CliRunner(charset="ascii").invoke(app, ["data", "check", str(tmp_path / "d.jsonl")])
+    assert (result.exit_code, result.exception) == (0, None)
+    assert "\\u2603" in result.stdout
+    assert "user: \\xe9?" in result.stdout
 
 
 @rows(MISTAKES)

@@ -94,7 +94,7 @@ def test_any_other_error_leaves_nothing_behind_either(tmp_path: Path) -> None:
 def test_old_ones_and_leftovers_go(tmp_path: Path) -> None:
     for step in (5, 10, 1000000, 20):
         (tmp_path / f"step-{step:06d}").mkdir()
-    (tmp_path / "step-000030.partial").mkdir()
+    (tmp_path / "step-000030.mutua-partial").mkdir()
     (tmp_path / "step-000002.damaged").mkdir()
     remove_leftovers(tmp_path)
     prune(tmp_path, keep=2)

@@ -64,7 +64,7 @@ def test_a_finished_run_goes_on_with_more_steps(again, tmp_path: Path, finished,
     assert after.keys() == before.keys()
     assert all(after[name] != before[name] for name in after if name.endswith(("model.safetensors", "run.json")))
     assert json.loads(after["model/run.json"])["step"] == 14
-    assert not [path.name for path in run.iterdir() if path.name.endswith((".new", ".partial", ".old"))]
+    assert not [path.name for path in run.iterdir() if path.name.endswith((".new", ".mutua-partial", ".old"))]
     assert train(again(), console).step == 14
 
 
@@ -96,7 +96,7 @@ def test_killed_in_between_nothing_is_lost(
     assert (result.step, result.folder) == (14, run / "model")
     assert json.loads((run / "model" / "run.json").read_text())["step"] == 14
     assert (run / "adapter").is_dir() == ("adapter" in {name.partition("/")[0] for name in before})
-    assert not [path.name for path in run.iterdir() if path.name.endswith((".new", ".partial", ".old"))]
+    assert not [path.name for path in run.iterdir() if path.name.endswith((".new", ".mutua-partial", ".old"))]
 
 
 def test_more_steps_need_a_checkpoint(again, tmp_path: Path) -> None:

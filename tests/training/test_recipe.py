@@ -109,7 +109,7 @@ def test_every_mistake_names_file_key_value_and_remedy(tmp_path: Path, recipe_in
         ("train.steps", "write it as key.inside=value"),
         ("data.train.7.weight=1", "'7' does not lead on, the recipe has a list of 2 there"),
         ("train.steps.more=1", "'more' does not lead on, the recipe has 9 there"),
-        ("train.steps=[1", "the value is not YAML"),
+        ("train.steps=[1", "--set train.steps=[1: not YAML"),
     ],
 )
 def test_an_override_that_leads_nowhere(tmp_path: Path, recipe_in, override: str, expected: str) -> None:

@@ -161,14 +161,14 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_used(
     unfinished: Path, tmp_path: Path, recipe_in, reference: tuple[Path, TrainResult], console: Console
 ) -> None:
     os.truncate(unfinished / "checkpoints/step-000007/model.safetensors", 5000)
-    (unfinished / "checkpoints/step-000009.partial").mkdir()
+    (unfinished / "checkpoints/step-000009.mutua-partial").mkdir()
     train(recipe_in(tmp_path), console)
     told = console.file.getvalue()  # type: ignore[attr-defined]
     assert "model.safetensors is damaged" in told
     assert "Resuming from" in told
     assert "step-000004" in told
     expect_equal(unfinished, reference[0])
-    assert not list(unfinished.rglob("*.partial"))
+    assert not list(unfinished.rglob("*.mutua-partial"))
     assert (unfinished / "checkpoints/step-000007.damaged").is_dir()
 
 

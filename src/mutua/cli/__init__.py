@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from io import TextIOWrapper
+
 import typer
 
 from mutua.cli import ask, audit, chat, convert, data, doctor, evaluate, leakage, look, mask, quickstart, study, train
@@ -35,6 +38,8 @@ app.command(name="doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
 def main(
     version: bool = typer.Option(False, "--version", help="Print the version and exit.", is_eager=True),
 ) -> None:
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr is: no text ends a command for its letters
     if version:
         from mutua import __version__
 

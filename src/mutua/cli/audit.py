@@ -54,22 +54,26 @@ def audit(
         is_answered = chat.messages[-1].role == "assistant"
         batch = encode([chat], processor) if is_answered else encode_prompts([chat], processor)
         audited = audit_row(batch, processor.tokenizer, get_policy(config.attention_policy))
-    summary = {
-        "tokens": len(audited.tokens),
-        "trained_on": audited.trained_on,
-        "blocks": audited.blocks,
-        "images": audited.images,
-        "ahead_cells": audited.ahead_cells,
-    }
-    if as_json:
-        record = {"policy": audited.policy, "summary": summary, "tokens": [asdict(token) for token in audited.tokens]}
-        typer.echo(json.dumps(record, ensure_ascii=False))
-        return
-    _print(audited)
-    typer.echo(
-        f"tokens {summary['tokens']}, trained on {summary['trained_on']}, prompt blocks {summary['blocks']}, "
-        f"images {summary['images']}, look-ahead cells {summary['ahead_cells']} (policy {audited.policy})"
-    )
+        summary = {
+            "tokens": len(audited.tokens),
+            "trained_on": audited.trained_on,
+            "blocks": audited.blocks,
+            "images": audited.images,
+            "ahead_cells": audited.ahead_cells,
+        }
+        if as_json:
+            record = {
+                "policy": audited.policy,
+                "summary": summary,
+                "tokens": [asdict(token) for token in audited.tokens],
+            }
+            typer.echo(json.dumps(record, ensure_ascii=False))
+            return
+        _print(audited)
+        typer.echo(
+            f"tokens {summary['tokens']}, trained on {summary['trained_on']}, prompt blocks {summary['blocks']}, "
+            f"images {summary['images']}, look-ahead cells {summary['ahead_cells']} (policy {audited.policy})"
+        )
 
 
 def _sample(words: list[str], number: int) -> Sample:

@@ -83,16 +83,16 @@ def check(
                         break
             page = sheet({report.name: report.shown for report in reports})
             save(lambda path: path.write_text(page, encoding="utf-8"))
-    if as_json:
-        typer.echo(json.dumps({"sources": [report.summary() for report in reports]}, ensure_ascii=False))
-    else:
-        for report in reports:
-            _print(report)
-    if reports[-1].read < reports[-1].samples:
-        err.print("interrupted", style="yellow")
-        raise typer.Exit(INTERRUPTED)
-    if not all(report.is_usable for report in reports):
-        raise typer.Exit(FAILED)
+        if as_json:
+            typer.echo(json.dumps({"sources": [report.summary() for report in reports]}, ensure_ascii=False))
+        else:
+            for report in reports:
+                _print(report)
+        if reports[-1].read < reports[-1].samples:
+            err.print("interrupted", style="yellow")
+            raise typer.Exit(INTERRUPTED)
+        if not all(report.is_usable for report in reports):
+            raise typer.Exit(FAILED)
 
 
 def _open(name: str, images: Path | None) -> tuple[Mapping[str, Sequence[Sample]], int | None, bool]:

@@ -39,18 +39,18 @@ def doctor(
     """Versions, devices, backends; exit code 1 if something that `mutua ask` needs is missing."""
     with report_errors():
         report = _examine()
-    if as_json:
-        import json
+        if as_json:
+            import json
 
-        typer.echo(json.dumps(report))
-    else:
-        for title, rows in report.items():
-            table = Table("what", "found", title=title, title_justify="left", title_style="bold")
-            for what, found in rows.items():
-                table.add_row(what, found)
-            out.print(table)
-    if "missing" in report["packaged model"].values():
-        raise typer.Exit(FAILED)
+            typer.echo(json.dumps(report))
+        else:
+            for title, rows in report.items():
+                table = Table("what", "found", title=title, title_justify="left", title_style="bold")
+                for what, found in rows.items():
+                    table.add_row(what, found)
+                out.print(table)
+        if "missing" in report["packaged model"].values():
+            raise typer.Exit(FAILED)
 
 
 def _examine() -> dict[str, dict[str, str]]:

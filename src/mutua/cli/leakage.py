@@ -41,12 +41,14 @@ def leakage(
         with Progress(console=err) as bars:
             task = bars.add_task("perturbing", total=conversations)
             proof = prove(network, processor, conversations, seed, lambda done, _: bars.update(task, completed=done))
-    used = network.model.language_model.config._attn_implementation
-    table = Table("perturbed: watched", "trials", "moved", "must", "", title=f"policy {proof.policy}, backend {used}")
-    for finding in proof.findings:
-        verdict = Text("ok", "green") if finding.ok else Text(finding.verdict.upper(), "red")
-        must = "move" if finding.must_move else "not move"
-        table.add_row(finding.name, str(finding.trials), f"{finding.moved:.1e}", must, verdict)
-    out.print(table)
-    if not proof.holds:
-        raise typer.Exit(FAILED)
+        used = network.model.language_model.config._attn_implementation
+        table = Table(
+            "perturbed: watched", "trials", "moved", "must", "", title=f"policy {proof.policy}, backend {used}"
+        )
+        for finding in proof.findings:
+            verdict = Text("ok", "green") if finding.ok else Text(finding.verdict.upper(), "red")
+            must = "move" if finding.must_move else "not move"
+            table.add_row(finding.name, str(finding.trials), f"{finding.moved:.1e}", must, verdict)
+        out.print(table)
+        if not proof.holds:
+            raise typer.Exit(FAILED)

@@ -137,7 +137,8 @@ def check_source(
     """
     report = Report(name, len(source), max_tokens=max_tokens)
     look = _Look(source, processor, max_tokens, cuts)
-    shown = {nth * len(source) // show for nth in range(show)} if source else set()
+    show = min(show, len(source))
+    shown = {nth * len(source) // show for nth in range(show)}
 
     def add(found: Finding) -> None:
         report.counts[found.kind] += 1

@@ -154,7 +154,7 @@ class _Row:
                     field, f"a message is a mapping such as {{'role': ..., 'content': ...}}, not {_shown(message)}"
                 )
             message = {name: value for name, value in message.items() if not _is_absent(value)}
-            speaker, said = ("from", "value") if "from" in message else ("role", "content")
+            speaker, said = ("from", "value") if message.keys() & {"from", "value"} else ("role", "content")
             for name in message.keys() - {speaker, said}:
                 self.refuse(
                     f"{field}.{name}", f"a message has no place for it (got {_shown(message[name])}): remove it"
@@ -170,8 +170,10 @@ class _Row:
         inside = f"{field}.{key}" if key else field
         if isinstance(content, str):
             return _Turn(field, role, [_Part(inside, part) for part in _split(content)])
+        if not isinstance(content, (list, tuple)):
+            self.refuse(inside, f"is a text or a list of parts, not {_shown(content)}")
         parts = []
-        for nth, part in enumerate(self._list(inside, content)):
+        for nth, part in enumerate(content):
             parts += [_Part(f"{inside}.{nth}", one) for one in self._parts(f"{inside}.{nth}", part)]
         return _Turn(field, role, parts)
 

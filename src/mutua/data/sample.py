@@ -121,6 +121,12 @@ class Sample(_Frozen):
     family: str = ""
     source: str = ""
 
+    @field_validator("id", "family", "source")
+    @classmethod
+    def _is_text(cls, text: str) -> str:
+        text.encode()  # as in a text, what cannot be printed or written is an error here
+        return text
+
     @field_validator("messages")
     @classmethod
     def _turns(cls, messages: tuple[Message, ...]) -> tuple[Message, ...]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
 from fnmatch import fnmatchcase
 from functools import singledispatch
@@ -28,13 +29,17 @@ from mutua.training.origin import FolderModel, ModelSettings, PartsModel, Preset
 from mutua.training.recipe import Recipe
 from mutua.training.samples import ALWAYS_TOLERATED, SAMPLE_ERRORS
 
+_SECONDS_BETWEEN_LINES = 10
+
 Model: TypeAlias = tuple[MutuaForConditionalGeneration, MutuaProcessor]
 
 
 def model_to_train(
-    recipe: Recipe, mixture: Mixture, newest: Path | None
+    recipe: Recipe, mixture: Mixture, newest: Path | None, say: Callable[[str], None] = lambda _: None
 ) -> tuple[MutuaForConditionalGeneration, MutuaProcessor, Adapters | None]:
     """The model where the recipe starts, or as the checkpoint `newest` has it; what the recipe says is frozen.
+
+    What takes long tells `say` how far it is.
 
     Raises:
         ValueError, OSError: a setting that cannot work, with its place.
@@ -42,7 +47,7 @@ def model_to_train(
     """
     lora = recipe.train.lora
     if newest is None or lora is not None:  # a checkpoint of a run with adapters has no more than what is trained
-        model, processor = build_model(recipe.model, mixture, recipe.data.tokenizer_texts)
+        model, processor = build_model(recipe.model, mixture, recipe.data.tokenizer_texts, say)
     else:
         model, processor = load_to_train(newest)
     freeze(model, recipe.train.freeze, may_freeze_all=lora is not None)
@@ -54,12 +59,15 @@ def model_to_train(
     return model, processor, adapters
 
 
-def build_model(settings: ModelSettings, mixture: Mixture, tokenizer_texts: int) -> Model:
+def build_model(
+    settings: ModelSettings, mixture: Mixture, tokenizer_texts: int, say: Callable[[str], None] = lambda _: None
+) -> Model:
     """The model where the recipe starts; a tokenizer of its own learns from the mixture, whatever its seed: runs that
     differ in seeds speak one vocabulary."""
     mixture = copy(mixture)
     mixture.seed = 0
-    return _build(settings, islice(_texts(mixture, tokenizer_texts), tokenizer_texts))
+    texts = islice(_texts(mixture, tokenizer_texts), tokenizer_texts)
+    return _build(settings, _told(texts, tokenizer_texts, say))
 
 
 @singledispatch
@@ -148,6 +156,16 @@ def freeze(model: nn.Module, patterns: Sequence[str], may_freeze_all: bool = Fal
             parameters[name].requires_grad_(False)
     if not may_freeze_all and not any(parameter.requires_grad for parameter in parameters.values()):
         raise ValueError(f"train.freeze: {', '.join(patterns)} freeze every parameter; leave something to train")
+
+
+def _told(texts: Iterable[str], total: int, say: Callable[[str], None]) -> Iterator[str]:
+    """The texts. Says now and then how many have been read."""
+    told = time.monotonic()
+    for number, text in enumerate(texts):
+        if time.monotonic() - told > _SECONDS_BETWEEN_LINES:
+            told = time.monotonic()
+            say(f"the tokenizer has read {number} of {total} texts (data.tokenizer_texts)")
+        yield text
 
 
 def _texts(mixture: Mixture, steps: int) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from mutua.folders import PARTIAL
 from mutua.training.checkpoint import Progress
 from mutua.training.run_folder import RunFolder
 from mutua.training.samples import SampleCounts, Skip
@@ -28,7 +29,7 @@ class StepLog:
     def __init__(self, path: Path, step: int) -> None:
         self._path = path
         kept = [line for line in _lines(path) if line["step"] <= step]
-        partial = path.with_name(path.name + ".new")
+        partial = path.with_name(path.name + PARTIAL)
         partial.write_text("".join(f"{json.dumps(line)}\n" for line in kept), encoding="utf-8")
         partial.replace(path)
         self.first: dict[str, Any] | None = kept[0] if kept else None
@@ -37,26 +38,40 @@ class StepLog:
 
     def write(self, line: dict[str, Any]) -> None:
         self.first, self.last = self.first or line, line
-        try:
+        with _told_with_its_place(self._path):
             # repr of a float is exact: two logs are equal if and only if the numbers were.
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, str(self._path)) from error
 
     def close(self) -> None:
-        self._file.close()
+        with suppress(OSError):  # every line is flushed; one that could not be has been told
+            self._file.close()
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
     """The whole lines of a file; a last one that a killed process left torn is none."""
     lines = []
-    for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+    whole = path.read_bytes().rpartition(b"\n")[0].splitlines() if path.is_file() else []
+    for number, text in enumerate(whole, start=1):
         try:
-            lines.append(json.loads(text))
-        except ValueError:
-            break
+            line = json.loads(text)
+            if not isinstance(line["step"], int):
+                raise TypeError
+        except (ValueError, TypeError, KeyError):
+            raise ValueError(
+                f"{path}: line {number} is no line of a run's log: move the file away, and the run goes on without it"
+            ) from None
+        lines.append(line)
     return lines
+
+
+@contextmanager
+def _told_with_its_place(path: Path) -> Iterator[None]:
+    """An error of the file system that a write into an open file ends in does not name the file by itself."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 class RunLog:
@@ -71,7 +86,9 @@ class RunLog:
         self.evaluations = StepLog(folder.evaluations, progress.step)
         self.quarantine = StepLog(folder.quarantine, progress.step)
         # Whatever a killed process wrote past its last checkpoint is hidden.
-        self._board = SummaryWriter(str(folder.tensorboard), purge_step=progress.step + 1)
+        self._place = folder.tensorboard
+        with _told_with_its_place(self._place):
+            self._board = SummaryWriter(str(self._place), purge_step=progress.step + 1)
         self._console, self._recorded, self._printed = console, progress, time.monotonic()
         self._bar = Bar(
             TextColumn("{task.description}", style="bold", markup=False),
@@ -90,10 +107,11 @@ class RunLog:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._bar.stop()
-        self._board.close()
-        self.training.close()
-        self.evaluations.close()
-        self.quarantine.close()
+        # On a full disk what an error has left unwritten fails again here, and must not hide it.
+        with _told_with_its_place(self._place) if error is None else suppress(OSError):
+            self._board.close()
+        for file in (self.training, self.evaluations, self.quarantine):
+            file.close()
 
     def step(self, progress: Progress, metrics: StepMetrics | None, record: bool) -> None:
         """Shows a finished step, and records it if asked to. One without a single usable sample has no metrics."""
@@ -116,13 +134,18 @@ class RunLog:
             "samples_cut": counts.cut,
         }
         self.training.write(line)
-        for key, value in line.items():
-            if key not in ("step", "seconds") and value is not None:
-                self._board.add_scalar(f"train/{key}", value, progress.step)
+        with _told_with_its_place(self._place):
+            for key, value in line.items():
+                if key not in ("step", "seconds") and value is not None:
+                    self._board.add_scalar(f"train/{key}", value, progress.step)
         self._recorded = progress
+        self._say_now_and_then(f"step {progress.step}  {status}")
+
+    def _say_now_and_then(self, text: str) -> None:
+        """A line that stays, where the bar is gone in the end, or cannot be drawn."""
         if time.monotonic() - self._printed > _SECONDS_BETWEEN_LINES:
-            self._printed = time.monotonic()  # a line now and then stays, where the bar is gone in the end
-            self._console.print(f"step {progress.step}  {status}", markup=False, soft_wrap=True)
+            self._printed = time.monotonic()
+            self._console.print(text, markup=False, soft_wrap=True)
 
     def skipped(self, step: int, skips: Sequence[Skip], names: Sequence[str]) -> None:
         """Writes down which samples a step (counted from 1) had to leave out, and why."""
@@ -132,24 +155,31 @@ class RunLog:
     def evaluation(self, step: int, results: dict[str, Any]) -> None:
         """Records the results of all evaluation sources, as `Accuracy.summary` gives them."""
         for source, result in results.items():
-            self._board.add_scalar(f"evaluation/{source}", result["overall"]["accuracy"], step)
-            for family, score in result["families"].items():
-                self._board.add_scalar(f"evaluation/{source}/{family}", score["accuracy"], step)
             overall = result["overall"]
+            with _told_with_its_place(self._place):
+                self._board.add_scalar(f"evaluation/{source}", overall["accuracy"], step)
+                for family, score in result["families"].items():
+                    self._board.add_scalar(f"evaluation/{source}/{family}", score["accuracy"], step)
             self._console.print(
                 f"step {step}  {source}: {overall['accuracy']:.1%} of {overall['total']} "
                 f"({overall['low']:.1%} to {overall['high']:.1%})",
                 markup=False,
                 soft_wrap=True,
             )
-        self._board.flush()
+        with _told_with_its_place(self._place):
+            self._board.flush()
         self.evaluations.write({"step": step, "results": results})
 
     @contextmanager
     def watch(self, name: str) -> Iterator[Callable[[int, int], None]]:
         """A second bar while the block runs, for an evaluation: call what it yields with (done, total)."""
         task = self._bar.add_task(name, status="")
+
+        def show(done: int, total: int) -> None:
+            self._bar.update(task, completed=done, total=total)
+            self._say_now_and_then(f"{name}: {done} of {total}")
+
         try:
-            yield lambda done, total: self._bar.update(task, completed=done, total=total)
+            yield show
         finally:
             self._bar.remove_task(task)

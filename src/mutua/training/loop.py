@@ -71,7 +71,7 @@ def train(recipe: Recipe, console: Console | None = None) -> TrainResult:
         console.print(text, style=style, markup=False, soft_wrap=True)
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # or tokenizers warns in every data worker
-    with open_run(recipe) as folder, StopRequest() as stop:
+    with open_run(recipe) as folder:
         if (finished := folder.finished(recipe.train.steps)) is not None:
             say(
                 f"This run is finished: {folder.model}. Raise train.steps to go on from there, or choose another "
@@ -91,7 +91,7 @@ def train(recipe: Recipe, console: Console | None = None) -> TrainResult:
         newest, progress = folder.newest_checkpoint(lambda text: say(text, "yellow"))
         if newest is not None:
             expect_same_data(newest, fingerprints, names)
-        model, processor, adapters = model_to_train(recipe, mixture, newest)
+        model, processor, adapters = model_to_train(recipe, mixture, newest, say)
         if recipe.train.gradient_checkpointing:
             recompute_activations(model)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -111,7 +111,12 @@ def train(recipe: Recipe, console: Console | None = None) -> TrainResult:
             if changes := changed_versions(newest, recipe):
                 say(f"Losses may differ in the last digits, versions have changed: {changes}.", "yellow")
 
-        with RunLog(folder, recipe.name, recipe.train.steps, progress, console) as log, _no_search_through_the_old():
+        # Until here there was nothing to save, so a signal just ended it.
+        with (
+            RunLog(folder, recipe.name, recipe.train.steps, progress, console) as log,
+            StopRequest() as stop,
+            _no_search_through_the_old(),
+        ):
             run = _Run(
                 *(recipe, folder, model, processor, adapters, stepper, log, stop, names, fingerprints, evaluation),
                 saved=progress.step,
@@ -278,7 +283,8 @@ def _summary(folder: RunFolder, progress: Progress, log: RunLog) -> str:
     minutes, seconds = divmod(round(progress.seconds), 60)
     rate = progress.samples / progress.seconds if progress.seconds else 0.0
     logged = (log.training.first, log.training.last)
-    losses = [f"{line['loss']:.4f}" for line in logged if line and line["loss"] is not None]
+    by_step = {line["step"]: line["loss"] for line in logged if line and line["loss"] is not None}
+    losses = [f"{loss:.4f}" for loss in by_step.values()]
     lines = [
         f"Finished: {folder.model}",
         f"{progress.step} steps, {progress.samples} samples in {minutes} min {seconds} s ({rate:.0f} a second), "

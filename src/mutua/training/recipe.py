@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from mutua.data.order import Order
 from mutua.data.readers import Source
@@ -22,6 +22,17 @@ Seed = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
 Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(strict=True, ge=0, le=1)]
 Beta = Annotated[float, Field(strict=True, ge=0, lt=1)]
+
+
+def _as_it_stands(folder: Any) -> Any:
+    """Refuses names that would put a run where nobody means it to go."""
+    if folder == "":
+        raise ValueError("is empty; name a folder")
+    if isinstance(folder, str) and folder.startswith("~"):
+        raise ValueError(f"got {folder!r}, but only a shell expands ~; write the folder out")
+    if isinstance(folder, str) and "\0" in folder:
+        raise ValueError(f"got {folder!r}, and no name has a null character")
+    return folder
 
 
 class WeightedSource(Section):
@@ -150,7 +161,9 @@ class Recipe(Section):
         Discriminator(lambda given: "each" if isinstance(given, dict | Seeds) else "one"),
         AfterValidator(_one_if_equal),
     ] = Field(default=0, description="of the fresh weights, the order of the data and dropout; or one for each")
-    output: Path = Field(description="folder of the run; everything the run writes is inside")
+    output: Annotated[Path, BeforeValidator(_as_it_stands)] = Field(
+        description="folder of the run; everything the run writes is inside"
+    )
     model: ModelSettings = Field(description="what is trained, of one of the kinds below")
     data: DataSettings = Field(description="what it is trained on")
     train: TrainSettings = Field(description="how it is trained")

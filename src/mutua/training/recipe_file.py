@@ -19,6 +19,8 @@ from mutua.training.origin import KINDS
 from mutua.training.recipe import SEED_KINDS, Recipe, Seeds
 from mutua.training.section import section_of, sections_of
 
+_DEEPEST = 50  # a recipe needs six
+
 
 class RecipeError(ValueError):
     """A recipe is wrong; one line per mistake."""
@@ -35,19 +37,17 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         RecipeError: the file cannot be read, or a key or value is wrong.
     """
-    yaml = _yaml()
     try:
-        content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_loader(yaml))
+        text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read: {error.strerror}") from None
-    except RecipeError as error:
-        raise RecipeError(f"{path}: {error}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, or no such date
-        raise RecipeError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    except ValueError as error:
+        raise RecipeError(f"{path}: no text in UTF-8: {error}") from None
+    content = _parse(text, str(path))
     if not isinstance(content, dict):
         raise RecipeError(f"{path}: holds no keys; a recipe has the keys {', '.join(Recipe.model_fields)}")
     for override in overrides:
-        _override(content, override, yaml)
+        _override(content, override)
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
@@ -67,34 +67,55 @@ def _yaml() -> ModuleType:
     return yaml
 
 
+def _parse(text: str, place: str) -> Any:
+    """What the YAML says. RecipeError, which begins with the place, where it is none, or what no recipe needs."""
+    yaml = _yaml()
+    try:
+        return yaml.load(text, Loader=_loader(yaml))
+    except RecipeError as error:
+        raise RecipeError(f"{place}: {error}") from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: no such date
+        raise RecipeError(f"{place}: not YAML: {' '.join(str(error).split())}") from None
+
+
 def _loader(yaml: ModuleType) -> Any:
-    """PyYAML's safe loader, which also takes `1e-3` for a number and refuses a key that is there twice, as YAML 1.2
-    does and PyYAML does not."""
+    """PyYAML's safe loader, which also takes `1e-3` for a number, and refuses a key that is there twice (as YAML 1.2
+    does), one that is no name, and what is nested so deep that reading it would end in a RecursionError."""
 
     class Loader(yaml.SafeLoader):  # type: ignore[name-defined, misc]
-        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-            lines: dict[Any, int] = {}
+        depth = 0
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            self.depth += 1
+            if self.depth > _DEEPEST:
+                raise RecipeError(f"lists or mappings are nested deeper than {_DEEPEST}")
+            node = super().compose_node(parent, index)
+            self.depth -= 1
+            return node
+
+        def compose_mapping_node(self, anchor: Any) -> Any:
+            node = super().compose_mapping_node(anchor)
+            lines: dict[str, int] = {}
             for key_node, _ in node.value:
                 key, line = key_node.value, key_node.start_mark.line + 1
-                if key in lines and key != "<<":
+                if not isinstance(key, str):
+                    raise RecipeError(f"line {line}: a key is a name, not a list or a mapping")
+                if key in lines:
                     raise RecipeError(f"the key {key!r} is there twice, in lines {lines[key]} and {line}: remove one")
                 lines[key] = line
-            return super().construct_mapping(node, deep)
+            return node
 
     number = re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$")
     Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789"))
     return Loader
 
 
-def _override(content: dict[str, Any], override: str, yaml: ModuleType) -> None:
+def _override(content: dict[str, Any], override: str) -> None:
     """Puts one `key.inside=value` into the recipe's content."""
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise RecipeError(f"--set {override}: write it as key.inside=value, e.g. train.steps=100")
-    try:
-        value = yaml.load(text, Loader=_loader(yaml))
-    except yaml.YAMLError as error:
-        raise RecipeError(f"--set {override}: the value is not YAML: {' '.join(str(error).split())}") from None
+    value = _parse(text, f"--set {_clipped(override)}")
     *parents, last = key.split(".")
     place: Any = content
     for parent in parents:
@@ -213,5 +234,8 @@ def _tags() -> dict[str, type[BaseModel]]:
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
+    return _clipped(repr(value))
+
+
+def _clipped(text: str) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ _MAY_CHANGE = (
 )
 _EVALUATE = "evaluate."  # what is measured changes nothing of what is trained, so a wrong path can be put right
 
+_RECORD = "run.json"
 _LOCK = ".lock"  # stays, and so tells that a run was here, even one that failed before its first line of the log
 
 
@@ -55,27 +57,43 @@ class RunFolder:
 
     def expect_own(self) -> None:
         """Raises RecipeError where the folder holds something that a run would write, and no run wrote it."""
-        if self.root.exists() and not self.root.is_dir():
-            raise RecipeError(f"output: {self.root} is a file; name a folder")
-        if self.lock.is_file() or self.log.is_file():
-            if self.model.is_dir() and not (self.model / "run.json").is_file():
-                raise RecipeError(f"output: {self.model} is there, and no run made it; choose another output")
-            return
-        written = (self.recipe, self.model, self.adapter, self.checkpoints, self.evaluations, self.quarantine)
-        for path in (*written, self.tensorboard):
-            if path.exists():
+        if os.path.lexists(self.root) and not self.root.is_dir():
+            what = "is a link that leads nowhere" if self.root.is_symlink() else "is a file"
+            raise RecipeError(f"output: {self.root} {what}; name a folder")
+        files = (self.lock, self.recipe, self.log, self.evaluations, self.quarantine)
+        folders = (self.tensorboard, self.checkpoints, self.adapter, self.model, self.new_adapter, self.new_model)
+        if not self.lock.is_file():
+            for path in (*files, *folders):
+                if os.path.lexists(path):
+                    raise RecipeError(
+                        f"output: {path} is there, and no run wrote it ({self.lock} would tell), but this one would; "
+                        "choose another output"
+                    )
+        for path in (*files, *folders):
+            if path.exists() and path.is_dir() != (path in folders):
+                kinds = ("a file", "a folder") if path in folders else ("a folder", "a file")
                 raise RecipeError(
-                    f"output: {path} is there, and no run wrote it, but this one would; choose another output"
+                    f"output: {path} is {kinds[0]} where a run has {kinds[1]}; move it away, or choose another output"
                 )
+        if self.model.is_dir() and not (self.model / _RECORD).is_file():
+            raise RecipeError(f"output: {self.model} is there, and no run made it; choose another output")
 
     def checkpoint(self, step: int) -> Path:
         return self.checkpoints / f"step-{step:06d}"
 
     def finished(self, steps: int) -> dict[str, Any] | None:
-        """The `run.json` of the model if it has `steps` steps, else None."""
-        path = self.model / "run.json"
-        record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        return record if record.get("step") == steps else None
+        """The `run.json` of the model if it has `steps` steps, else None. RecipeError where it is damaged."""
+        path = self.model / _RECORD
+        if not path.is_file():
+            return None
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            return {"step": steps, "metrics": record["metrics"]} if record["step"] == steps else None
+        except (ValueError, KeyError, TypeError) as error:
+            raise RecipeError(
+                f"output: {path} is damaged ({error!r}); remove {self.model}, and the same command makes it anew from "
+                "the last checkpoint"
+            ) from error
 
     def place_results(self) -> None:
         """Puts new results where the old ones are, once the new model is whole. Cut short anywhere, it can be done
@@ -114,9 +132,11 @@ def open_run(recipe: Recipe) -> Iterator[RunFolder]:
         RecipeError: the folder holds a run of another recipe, or another process is at work in it.
     """
     folder = RunFolder(recipe.output)
-    folder.expect_own()
-    folder.root.mkdir(parents=True, exist_ok=True)
-    with folder.lock.open("a") as lock:
+    with ExitStack() as stack:
+        with _blamed_on_output(folder):
+            folder.expect_own()
+            folder.root.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context(folder.lock.open("a"))
         try:
             # The system lets go of it even after kill -9. Not flock: data workers would inherit that, and they outlive
             # a killed trainer by seconds.
@@ -133,10 +153,21 @@ def open_run(recipe: Recipe) -> Iterator[RunFolder]:
         remove_leftovers(folder.root)
         remove_leftovers(folder.checkpoints)
         folder.place_results()
-        partial = folder.recipe.with_name("recipe.yaml.new")
-        partial.write_text(dump_recipe(recipe), encoding="utf-8")
-        partial.replace(folder.recipe)
+        with _blamed_on_output(folder):
+            partial = folder.recipe.with_name(folder.recipe.name + PARTIAL)
+            partial.write_text(dump_recipe(recipe), encoding="utf-8")
+            partial.replace(folder.recipe)
         yield folder
+
+
+@contextmanager
+def _blamed_on_output(folder: RunFolder) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RecipeError(
+            f"output: {folder.root} cannot be written ({error.strerror}); choose another output, or make room there"
+        ) from error
 
 
 def _expect_same(folder: RunFolder, old: Recipe, new: Recipe) -> None:

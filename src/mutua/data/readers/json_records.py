@@ -56,7 +56,7 @@ class JsonRecords:
             file.seek(self._starts[index])
             record = file.read(self._ends[index] - self._starts[index])
         try:
-            return json.loads(record)
+            return parse(record)
         except (ValueError, RecursionError) as error:  # not JSON, or not UTF-8
             raise SampleError(f"{self.place(index)}: not valid JSON: {error}") from None
 
@@ -134,6 +134,20 @@ class JsonRecords:
             f"{self.path}: not valid JSON at byte {byte}, in or before item {count} (counted from 0): {problem}. Fetch "
             "or write the file anew"
         )
+
+
+def parse(record: bytes) -> Any:
+    """What a record holds. ValueError or RecursionError where it is not JSON in UTF-8, or a key is there twice."""
+    return json.loads(record.decode("utf-8-sig"), object_pairs_hook=_each_once)
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """JSON lets a key come twice, and Python takes the last one without a word."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} is there twice: remove one")
+    return found
 
 
 _DECODER = json.JSONDecoder()

@@ -31,6 +31,8 @@ class JsonLines(Reader):
 
     def without_images(self, index: int) -> Sample:
         row = self._records[index]
+        if not isinstance(row, dict):
+            raise SampleError(f"{self.place(index)}: a line is one JSON object, not {type(row).__name__}")
         try:
             return Sample.model_validate(row)
         except ValidationError as error:

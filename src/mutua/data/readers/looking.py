@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from mutua.data.readers import DatasetsSource, JsonLinesSource, LlavaSource
 from mutua.data.readers.dataset_rows import is_dataset
-from mutua.data.readers.json_records import form_of
+from mutua.data.readers.json_records import form_of, parse
 from mutua.data.rows import is_foreign
 from mutua.data.sample import SampleError
 
@@ -25,6 +24,8 @@ def source_at(name: str) -> FileSource:
         SampleError: nothing is there, or nothing that is known for data; the message says what it looks like.
     """
     kind, colon, rest = name.partition(":")
+    if not name or (kind in _KINDS and colon and not rest):
+        raise SampleError(f"{name!r} names no data: give a file or folder")
     if colon and kind in _KINDS and not Path(name).exists():
         return _KINDS[kind](path=Path(rest))
     path = Path(name)
@@ -54,7 +55,7 @@ def _is_of_others(path: Path) -> bool:
     with path.open("rb") as file:
         first = next((line for line in file if line.strip()), b"{}")
     try:
-        row = json.loads(first)
+        row = parse(first)
     except (ValueError, RecursionError) as error:
         if path.suffix == ".jsonl":  # a line that is wrong is told where it is read
             return False
