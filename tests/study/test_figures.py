@@ -7,13 +7,31 @@ from matplotlib.text import Text
 from study_results import blind, costs, looks, pairs, scores, yes
 
 from mutua.attention import POLICIES
-from mutua.evaluation import Accuracy, Record
+from mutua.evaluation import Accuracy, Record, Score
+from mutua.figures import blank_figure
 from mutua.study.comparison import comparison_figure, paired_rows
 from mutua.study.curves import curves_figure, draw_curves, family_curves_figure, sweep_figure, thousands
-from mutua.study.figures import accuracy_figure, cost_figure, forest_figure, heads_figure, layers_figure, yes_figure
+from mutua.study.figures import (
+    accuracy_figure,
+    cost_figure,
+    forest_figure,
+    heads_figure,
+    layers_figure,
+    seeds_figure,
+    yes_figure,
+)
 from mutua.study.statistics import Estimate, Point
-from mutua.study.style import colour, line_style, reach
-from mutua.study.summary import Arm, accuracies, blind_guesses, differences, right_yes_rates, yes_rates
+from mutua.study.style import colour, line_style, percent, reach
+from mutua.study.summary import (
+    Arm,
+    Questions,
+    accuracies,
+    blind_guesses,
+    differences,
+    over_seeds,
+    right_yes_rates,
+    yes_rates,
+)
 
 TASKS = {"grid": ("exists", "relation"), "pope": ("pope-adversarial",)}
 SMALL = {"backbones": ("llama",), "policies": ("causal", "mma"), "seeds": 2, "tasks": TASKS}
@@ -92,6 +110,22 @@ def test_one_seed_alone_has_its_interval_over_questions():
     forest_figure(differences(one_seed)).canvas.draw()
 
 
+def test_every_seed_has_its_dot():
+    arm = Arm("mma")
+    place = differences(TESTED)[0].place
+    seen, unseen = Estimate(0.1, 0.05, 0.15, 400, "questions"), Estimate(0.01, -0.03, 0.05, 400, "questions")
+    figure = seeds_figure([(place, Questions("grid"), 0, seen), (place, Questions("grid"), 1, unseen)], arm)
+    assert_nothing_is_cut(figure)
+    assert sorted(drawn(figure, arm)) == [pytest.approx((-3, 1, 5)), pytest.approx((5, 10, 15))]
+    assert [container[0].get_markerfacecolor() for container in figure.axes[0].containers] == [colour(arm), "white"]
+
+
+def test_no_accuracy_lies_beyond_all_or_nothing():
+    found = over_seeds({0: Score(90, 100), 1: Score(100, 100)})
+    assert (found.high, found.value) == (1, pytest.approx(0.95))
+    assert over_seeds({0: Score(0, 9), 1: Score(2, 9)}).low == 0
+
+
 def test_learning_curves():
     figure = curves_figure(VALIDATED)
     assert_nothing_is_cut(figure)
@@ -100,8 +134,6 @@ def test_learning_curves():
 
 
 def test_a_curve_is_the_mean_and_its_band_the_seeds():
-    from mutua.figures import blank_figure
-
     axes = blank_figure(3, 3).subplots()
     draw_curves(axes, {Arm("mma"): [[Point(1, 5, 0.4), Point(2, 9, 0.6)], [Point(1, 7, 0.6), Point(2, 11, 0.8)]]})
     (line,), (band,) = axes.lines, axes.collections
@@ -164,7 +196,10 @@ def test_one_very_wide_interval_does_not_hide_the_others():
     assert reach([Estimate(0.1, -float("inf"), float("inf"), 1)])[1] < 20
 
 
-def test_ticks_are_short():
+def test_ticks_are_short_and_say_where_they_are():
+    axes = blank_figure(3, 3).subplots()
+    percent(axes.yaxis)
+    assert [axes.yaxis.get_major_formatter()(value, 0) for value in (72.5, 75, 77.5)] == ["72.5 %", "75 %", "77.5 %"]
     assert [thousands(value) for value in (0, 500, 2_500, 1_000_000)] == ["0", "500", "2.5k", "1M"]
 
 

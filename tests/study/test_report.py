@@ -63,7 +63,7 @@ def test_one_page_that_needs_no_other(study):
 def test_markdown_with_its_pictures_beside_it(study):
     text = (study / "report.md").read_text()
     pictures = re.findall(r"!\[.*?\]\((figures/[^)]*)\)", text)
-    assert len(pictures) == len(set(pictures)) == 11
+    assert len(pictures) == len(set(pictures)) == 12
     for picture in pictures:
         with Image.open(study / picture) as image:
             assert image.width >= 900
@@ -133,23 +133,23 @@ def exact(share: dict[str, list[int]], **changed) -> list[ScoreRow]:
 
 def test_a_difference_is_said_and_none_is_not():
     seen = sentences(exact({"causal": [50, 52, 48, 50, 51], "mma": [60, 63, 57, 61, 60]}))
-    assert "grid: exists: mma against causal, points: mma is right more often: llama +10.0 (+8.8 to +11.2)." in seen
+    assert "grid: exists: mma against causal, in points: right more often: llama +10.0 (+8.8 to +11.2)." in seen
     assert "mean of 1 task: +19.9 % (+17.7 to +22.1) over 5 seeds, a gain." in seen
     turned = sentences(exact({"causal": [60, 63, 57, 61, 60], "mma": [50, 52, 48, 50, 51]}))
-    assert "mma is right less often: llama -10.0" in turned
+    assert "right less often: llama -10.0" in turned
     assert "a loss" in turned
     unclear = sentences(exact({"causal": [50, 52, 48, 50, 51], "mma": [40, 63, 57, 49, 55]}))
-    assert "points: no difference seen: llama +2.6 (" in unclear
+    assert "in points: no difference seen: llama +2.6 (" in unclear
     assert "over 5 seeds, no difference seen" in unclear
     tie = sentences(exact({"causal": [50, 52], "mma": [50, 52]}))
-    assert "points: tie: llama +0.0 (+0.0 to +0.0)." in tie
+    assert "in points: tie: llama +0.0 (+0.0 to +0.0)." in tie
 
 
 def test_one_seed_has_no_interval_unless_its_questions_are_paired():
     rows = exact({"causal": [50], "mma": [70]})
     assert "one seed, so no interval: llama +20.0." in sentences(rows)
     assert "over 1 seed, which has no interval" in sentences(rows)
-    assert "mma is right more often: llama +20.0 (" in sentences(rows, pairs(rows))
+    assert "right more often: llama +20.0 (" in sentences(rows, pairs(rows))
 
 
 def test_a_baseline_of_nothing_has_no_relative_gain():
@@ -176,15 +176,15 @@ def test_what_learning_curves_say():
             {"causal": [causal], "mma": [mma], "prefix": [55]}, split="validation", samples=samples, seconds=samples / 2
         )
     said = sentences(rows)
-    assert (
-        "mma comes to causal's last accuracy (60.0 %) after 133 of 300 samples, and after 67 of its 150 seconds."
-        in said
-    )
-    assert "prefix does not come to causal's last accuracy (60.0 %)." in said
+    share = "after 44 to 44 % of causal's samples and 44 to 44 % of its seconds."
+    assert f"mma comes to causal's last accuracy in 1 of 1 curve, {share}" in said
+    assert "prefix comes to causal's last accuracy in 0 of 1 curve." in said
     (table,) = score_sections(rows, [])[0].tables
     by_arm = {row[2]: row for row in table.rows}
     assert by_arm["mma"][-1] == "not by the end"
     assert by_arm["prefix"][-1] == "300 samples"
+    untrained = exact({"causal": [40], "mma": [40]}, split="validation", samples=0, seconds=0.0)
+    assert sentences(untrained) == ""
 
 
 def test_only_the_same_questions_are_compared():
@@ -200,7 +200,7 @@ def test_an_unfinished_study_is_reported_as_far_as_it_is():
     full = on_test(policies=("causal", "mma", "prefix"))
     partial = [row for row in full if row.policy != "prefix" or row.seed == 0]
     assert {one.arm.policy: one.estimate.count for one in differences(partial)} == {"mma": 3, "prefix": 1}
-    assert "prefix against causal, points: one seed, so no interval" in sentences(partial)
+    assert "prefix against causal, in points: one seed, so no interval" in sentences(partial)
     alone = [row for row in full if row.policy == "mma"]
     assert differences(alone) == relative_gains(alone) == []
     assert [section.heading for section in score_sections(alone, [])] == ["Accuracy"]

@@ -14,7 +14,7 @@ from mutua.figures import blank_figure
 from mutua.study import words
 from mutua.study.curves import draw_curves
 from mutua.study.statistics import Estimate, Point, paired_proportions
-from mutua.study.style import WIDTH, colour, legend, reach, title
+from mutua.study.style import WIDTH, dots, legend, reach, title
 from mutua.study.summary import Arm
 
 _OVERALL = "overall"
@@ -99,22 +99,12 @@ def comparison_figure(
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.15))
     legend(figure, draw_curves(left, {Arm(name): [curve] for name, curve in curves.items()}))
     title(left, "while training: accuracy on the validation split")
-    shade, at, labels = colour(Arm(policy)), 0, []
+    at, labels = 0, []
     for heading, rows in compared.items():
         labels.append(heading)
         at += 1
         for row in rows:
-            found, filling = row.difference, shade if row.difference.excludes_zero else "white"
-            right.errorbar(
-                [100 * found.value],
-                [at],
-                xerr=[[100 * (found.value - found.low)], [100 * (found.high - found.value)]],
-                color=shade,
-                marker="s",
-                markersize=5,
-                markerfacecolor=filling,
-                elinewidth=1.3,
-            )
+            dots(right, Arm(policy), [at], [row.difference], hollow=not row.difference.excludes_zero)
             labels.append(row.family)
             at += 1
     right.axvline(0, color="0.35", lw=1, zorder=0)
@@ -126,7 +116,7 @@ def comparison_figure(
     right.set_xlim(*reach(row.difference for rows in compared.values() for row in rows))
     right.tick_params(axis="y", length=0)
     right.set_xlabel("points, with 95 % intervals; hollow: no difference seen", fontsize=9)
-    title(right, f"held-out questions: {policy} less {baseline}")
+    title(right, f"held-out questions: {policy} minus {baseline}")
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=8.5)

@@ -10,6 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from mutua.study.results import BASELINE, CostRow, LookRow
+from mutua.study.statistics import Estimate
 from mutua.study.style import colour, dots, legend, line_style, panels, percent, reach, title
 from mutua.study.summary import Arm, Difference, Measured, Place, Questions, arms_in_order, grouped, place_labels
 
@@ -77,6 +78,28 @@ def forest_figure(found: Sequence[Difference]) -> Any:
         panel.set_xlabel("points more than causal", fontsize=9)
     axes[0].set_xlim(*reach(one.estimate for one in found))
     legend(figure, handles)
+    return figure
+
+
+def seeds_figure(found: Sequence[tuple[Place, Questions, int, Estimate]], arm: Arm) -> Any:
+    """A panel a family, a row a place, a dot a seed (the first on top) with its interval over questions.
+
+    A hollow dot: its interval holds 0.
+    """
+    families = list(dict.fromkeys(questions for _, questions, _, _ in found))
+    places = place_labels(place for place, _, _, _ in found)
+    seeds = sorted({seed for _, _, seed, _ in found})
+    figure, axes = panels(len(families), 3, _height(len(places), len(seeds)) + 0.75, sharex=True, sharey=True)
+    for panel, questions in zip(axes, families, strict=True):
+        for place, own, seed, estimate in found:
+            if own == questions:
+                at = list(places).index(place) + _offset(seed, seeds)
+                dots(panel, arm, [at], [estimate], hollow=not estimate.excludes_zero)
+        panel.axvline(0, color="0.35", lw=1, zorder=0)
+        _rows(panel, list(places.values()))
+        title(panel, questions.label)
+        panel.set_xlabel("points more than causal", fontsize=9)
+    axes[0].set_xlim(*reach(estimate for _, _, _, estimate in found))
     return figure
 
 
@@ -187,10 +210,10 @@ def _height(rows: int, arms: int) -> float:
     return rows * (arms * _LINE + _GAP)
 
 
-def _offset(arm: Arm, arms: Sequence[Arm]) -> float:
-    """Where in its row (of height 1) an arm lies: the first on top, where the y axis points down."""
-    share = _LINE / (len(arms) * _LINE + _GAP)
-    return (arms.index(arm) - (len(arms) - 1) / 2) * share
+def _offset(one: Any, lines: Sequence[Any]) -> float:
+    """Where in its row (of height 1) one of the lines lies: the first on top, where the y axis points down."""
+    share = _LINE / (len(lines) * _LINE + _GAP)
+    return (lines.index(one) - (len(lines) - 1) / 2) * share
 
 
 def _rows(axes: Any, labels: Sequence[str]) -> None:

@@ -86,7 +86,7 @@ def _whole_table(measure: str, rows: Sequence[LookRow]) -> Table:
             lines.append((f"{backbone}, {connector}", arm.label, _plain_number(mean), apart, str(mean.count)))
     return Table(
         f"{measure}: mean over seeds, with 95 % intervals",
-        ("where", "policy", "value", "less causal's", "seeds"),
+        ("where", "policy", "value", "minus causal's", "seeds"),
         lines,
         2,
     )

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import partial
 
+from mutua.attention.policy import MMA
 from mutua.study import words
 from mutua.study.curves import SWEEPS, curves_figure, family_curves_figure, sweep_figure
-from mutua.study.figures import accuracy_figure, forest_figure
+from mutua.study.figures import accuracy_figure, forest_figure, seeds_figure
 from mutua.study.page import Picture, Section, Table
 from mutua.study.results import BASELINE, MAIN, NULL, PairRow, ScoreRow
 from mutua.study.statistics import (
@@ -34,6 +35,7 @@ from mutua.study.summary import (
 )
 from mutua.study.tables import accuracy_table, difference_tables, marked, stem
 
+_DRAWN = Arm(MMA.name)  # seed by seed, only the policy that the study is about
 _MARGIN = 0.01  # a baseline has caught up when it is no more than this share of answers behind
 
 
@@ -120,7 +122,7 @@ def _seed_by_seed(pairs: Sequence[PairRow]) -> Section:
     columns = [*families, *tasks]
     names = place_labels(map(place_of, pairs))
     arms = grouped(pairs, lambda pair: (Arm(pair.policy, pair.order), Arm(pair.baseline, pair.order), place_of(pair)))
-    counts, single = [], []
+    counts, single, drawn = [], [], []
     totals = {arm: [0, 0, 0] for arm, *_ in arms}
     for (arm, baseline, place), ours in arms.items():
         by_seed = sorted(grouped(ours, lambda pair: pair.seed).items())
@@ -138,6 +140,9 @@ def _seed_by_seed(pairs: Sequence[PairRow]) -> Section:
         counts.append(
             (f"{arm.label} - {baseline.label}", names[place], *(" / ".join(map(str, part)) for part in parts))
         )
+        if arm == _DRAWN:
+            for questions, of_seeds in zip(columns, cells, strict=True):
+                drawn += [(place, questions, seed, estimate) for seed, estimate in of_seeds.items()]
         for seed, _ in by_seed:
             row = (marked(words.points(own[seed]), own[seed]) if seed in own else "-" for own in cells)
             single.append((f"{arm.label} - {baseline.label}", names[place], str(seed), *row))
@@ -157,19 +162,27 @@ def _seed_by_seed(pairs: Sequence[PairRow]) -> Section:
             folded=True,
         ),
     ]
-    return Section("Seed by seed, on the same questions", PairRow.FILE, sentences, tables=tables)
+    caption = (
+        f"{_DRAWN.label} seed by seed: points more than {BASELINE}, with 95 % intervals over the questions. "
+        "A hollow dot: its interval holds 0."
+    )
+    shown = [Picture("seeds", caption, partial(seeds_figure, drawn, _DRAWN))] if drawn else []
+    return Section("Seed by seed, on the same questions", PairRow.FILE, sentences, shown, tables)
 
 
 def _learning(rows: Sequence[ScoreRow]) -> list[Section]:
     if not rows:
         return []
-    sentences, lines = [], []
+    lines: list[tuple[str, ...]] = []
+    parts: dict[Arm, list[tuple[float, float] | None]] = {}
     for questions in [Questions(task) for task in dict.fromkeys(row.task for row in rows)]:
-        found = {key: mean_curve(list(by_seed.values())) for key, by_seed in curves(rows, questions).items()}
+        found = curves(rows, questions)
         names = place_labels(place for place, _ in found)
-        for (place, arm), curve in found.items():
-            baseline = found.get((place, Arm(BASELINE, arm.order)))
-            if arm.policy == BASELINE or not baseline or not curve:
+        for (place, arm), by_seed in found.items():
+            theirs = found.get((place, Arm(BASELINE, arm.order)), {})
+            shared = sorted(by_seed.keys() & theirs.keys())
+            curve, baseline = (mean_curve([of[seed] for seed in shared]) for of in (by_seed, theirs))
+            if arm.policy == BASELINE or not (curve and baseline and baseline[-1].seconds):  # or nothing trained yet
                 continue
             last, end, then = baseline[-1], caught_up(curve, baseline, _MARGIN), reached(curve, baseline[-1].accuracy)
             reach = "never" if then is None else f"{then.samples:,.0f} samples, {then.seconds:,.0f} s"
@@ -178,14 +191,9 @@ def _learning(rows: Sequence[ScoreRow]) -> list[Section]:
                 catch = "was never behind"
             values = (f"{100 * last.accuracy:.1f} %", f"{100 * curve[-1].accuracy:.1f} %")
             lines.append((names[place], questions.task, arm.label, *values, reach, catch))
-            start = f"{names[place]}, {questions.task}: {arm.label}"
-            if then is None:
-                sentences.append(f"{start} does not come to causal's last accuracy ({values[0]}).")
-            elif then.samples < last.samples:
-                sentences.append(
-                    f"{start} comes to causal's last accuracy ({values[0]}) after {then.samples:,.0f} of "
-                    f"{last.samples:,.0f} samples, and after {then.seconds:,.0f} of its {last.seconds:,.0f} seconds."
-                )
+            part = None if then is None else (then.samples / last.samples, then.seconds / last.seconds)
+            parts.setdefault(arm, []).append(part)
+    sentences = [_sooner(arm, of_curves) for arm, of_curves in parts.items()]
     header = (
         "where",
         "task",
@@ -207,6 +215,16 @@ def _learning(rows: Sequence[ScoreRow]) -> list[Section]:
     ]
     tables = [Table(caption, header, lines, 3)] if lines else []
     return [Section("Learning curves", f"{ScoreRow.FILE}, split validation", sentences, shown, tables)]
+
+
+def _sooner(arm: Arm, parts: Sequence[tuple[float, float] | None]) -> str:
+    """In how many curves an arm comes to causal's last accuracy, and after what share of its samples and seconds."""
+    there = [part for part in parts if part is not None]
+    said = f"{arm.label} comes to {BASELINE}'s last accuracy in {len(there)} of {words.counted(len(parts), 'curves')}"
+    if not there:
+        return f"{said}."
+    samples, seconds = (f"{100 * min(of):.0f} to {100 * max(of):.0f} %" for of in zip(*there, strict=True))
+    return f"{said}, after {samples} of {BASELINE}'s samples and {seconds} of its seconds."
 
 
 def _sweep(block: str, rows: Sequence[ScoreRow], pairs: Sequence[PairRow]) -> Section:

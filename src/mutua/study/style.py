@@ -40,9 +40,9 @@ def line_style(arm: Arm) -> dict[str, Any]:
 
 
 def panels(count: int, columns: int, height: float, **shared: Any) -> tuple[Any, list[Any]]:
-    """A figure with `count` panels of `height` inches in so many columns, or fewer; empty places are switched off."""
-    columns = max(1, min(columns, count))
-    rows = math.ceil(count / columns)
+    """A figure with `count` panels of `height` inches in at most so many columns; empty places are switched off."""
+    rows = math.ceil(count / max(1, min(columns, count)))
+    columns = math.ceil(count / rows)  # as even as can be: 2 and 2 rather than 3 and 1
     width = WIDTH if columns > 1 else 0.75 * WIDTH
     figure = blank_figure(width, rows * height + 0.5)
     axes = list(figure.subplots(rows, columns, squeeze=False, **shared).flatten())
@@ -80,6 +80,7 @@ def dots(
     *,
     upright: bool = False,
     join: bool = False,
+    hollow: bool = False,
 ) -> Any:
     """Dots with their intervals, lying at heights `at` (upright: at these x); no whisker where nothing bounds it."""
     values = [100 * estimate.value for estimate in estimates]
@@ -87,7 +88,7 @@ def dots(
         [100 * (e.value - e.low) if e.is_bounded else 0 for e in estimates],
         [100 * (e.high - e.value) if e.is_bounded else 0 for e in estimates],
     ]
-    style = line_style(arm) | ({} if join else {"linestyle": "none"})
+    style = line_style(arm) | ({} if join else {"linestyle": "none"}) | ({"markerfacecolor": "white"} if hollow else {})
     whiskers = {"elinewidth": 1.2, "capsize": 0 if not upright else 2}
     if upright:
         return axes.errorbar(at, values, yerr=arms, **style, **whiskers)
@@ -95,7 +96,7 @@ def dots(
 
 
 def percent(axis: Any) -> None:
-    axis.set_major_formatter(lambda value, _: f"{value:.0f} %")
+    axis.set_major_formatter(lambda value, _: f"{value:g} %")
 
 
 def reach(estimates: Iterable[Estimate]) -> tuple[float, float]:

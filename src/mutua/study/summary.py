@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from mutua.attention.policy import POLICIES
@@ -173,8 +173,10 @@ def differences(rows: Iterable[ScoreRow], pairs: Iterable[PairRow] = ()) -> list
             if not one.keys() & other.keys():
                 continue
             by_seed = paired_by_seed(_values(one), _values(other))
-            estimate, p = mean_over(by_seed), sign_flip_test(by_seed) if len(by_seed) > 1 else None
-            if len(by_seed) == 1 and arm.order == baseline.order:
+            estimate, p = mean_over(by_seed), None
+            if len(by_seed) > 1:
+                estimate, p = _cut(estimate, -1, 1), sign_flip_test(by_seed)
+            elif arm.order == baseline.order:
                 (seed,) = one.keys() & other.keys()
                 same = [
                     pair
@@ -223,9 +225,9 @@ def relative_gains(rows: Iterable[ScoreRow]) -> list[Gain]:
 
 
 def over_seeds(shares: Mapping[int, Score]) -> Estimate:
-    """The mean of the shares with Student's interval; of one seed, with Wilson's."""
+    """The mean of the shares with Student's interval, as far as shares go; of one seed, with Wilson's."""
     if len(shares) > 1:
-        return mean_over(list(_values(shares).values()))
+        return _cut(mean_over(list(_values(shares).values())), 0, 1)
     (share,) = shares.values()
     return Estimate(share.accuracy, *share.interval, share.total, "questions")
 
@@ -287,7 +289,7 @@ def place_labels(places: Iterable[Place]) -> dict[Place, str]:
     places = sorted(set(places))
     shown: list[tuple[str, Callable[[Place], str]]] = [
         ("connector", lambda place: place.connector),
-        ("layers", lambda place: f"{place.layers} layers"),
+        ("layers", lambda place: f"{place.layers} layer{'s' * (place.layers != 1)}"),
         ("side", lambda place: f"{place.side} x {place.side} cells"),
         ("samples", lambda place: f"{place.samples:,} samples"),
     ]
@@ -317,3 +319,8 @@ def _check_same_questions(
                 f"{baseline.label} {other[seed].total:,} (seed {seed}, {place.backbone}, {place.connector}): they can "
                 "only be compared on the same ones. Remove the rows of one and measure it again."
             )
+
+
+def _cut(estimate: Estimate, low: float, high: float) -> Estimate:
+    """Student's interval knows no end of the scale."""
+    return replace(estimate, low=max(estimate.low, low), high=min(estimate.high, high))

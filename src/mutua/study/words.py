@@ -18,17 +18,17 @@ def verdict(difference: Estimate) -> str:
 
 def accuracy(estimate: Estimate) -> str:
     """ "97.7 % (96.7 to 98.4)"; a share, 0 to 1, as percentages."""
-    return f"{100 * estimate.value:.1f} %{_between(estimate, 100, '.1f', (0, 100))}"
+    return f"{100 * estimate.value:.1f} %{_between(estimate, 100, '.1f')}"
 
 
 def points(estimate: Estimate) -> str:
     """ "+5.2 (3.1 to 7.3)"; a difference of shares (-1 to 1) in percentage points."""
-    return f"{100 * estimate.value:+.1f}{_between(estimate, 100, '+.1f', (-100, 100))}"
+    return f"{100 * estimate.value:+.1f}{_between(estimate, 100, '+.1f')}"
 
 
 def percents(estimate: Estimate) -> str:
     """ "+6.2 % (3.1 to 9.3)"; what is in percent already."""
-    return f"{estimate.value:+.1f} %{_between(estimate, 1, '+.1f', None)}"
+    return f"{estimate.value:+.1f} %{_between(estimate, 1, '+.1f')}"
 
 
 def judged_gain(gain: Estimate) -> str:
@@ -49,15 +49,12 @@ def compared(who: str, than: str, found: Iterable[tuple[str, Estimate]]) -> str:
     for place, estimate in found:
         word = verdict(estimate) if estimate.is_bounded else "one seed, so no interval"
         parts.setdefault(word, []).append(f"{place} {points(estimate)}")
-    said = {"more": f"{who} is right more often", "less": f"{who} is right less often"}
+    said = {"more": "right more often", "less": "right less often"}
     clauses = (f"{said.get(word, word)}: {', '.join(places)}" for word, places in parts.items())
-    return f"{who} against {than}, points: {'; '.join(clauses)}."
+    return f"{who} against {than}, in points: {'; '.join(clauses)}."
 
 
-def _between(estimate: Estimate, scale: float, digits: str, limits: tuple[float, float] | None) -> str:
+def _between(estimate: Estimate, scale: float, digits: str) -> str:
     if not estimate.is_bounded:
         return ""
-    low, high = scale * estimate.low, scale * estimate.high
-    if limits:  # Student's interval knows no end of the scale
-        low, high = max(low, limits[0]), min(high, limits[1])
-    return f" ({low:{digits}} to {high:{digits}})"
+    return f" ({scale * estimate.low:{digits}} to {scale * estimate.high:{digits}})"
