@@ -5,7 +5,7 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol, TypeAlias
 
 from mutua.data.scenes.scene import COLOURS, SHAPES, SIZES
@@ -75,17 +75,23 @@ def blind_overall(blind: Mapping[str, float], asked: Mapping[str, int]) -> float
     return sum(blind[family] * count for family, count in asked.items()) / sum(asked.values())
 
 
-def main(fit: int = 20_000, test: int = 5_000) -> None:
-    """Prints the table for the synthetic scenes."""
+def main() -> None:
+    """Prints the tables for the synthetic scenes."""
+    from mutua.data.grid import GridScenes
+    from mutua.data.scenes.generator import Scenes
+
+    train, held_out = Scenes("train", 20_000), Scenes("test", 5_000)  # `item`: nothing is drawn
+    _print("scenes", list(map(train.item, range(len(train)))), list(map(held_out.item, range(len(held_out)))))
+    _print("grid", GridScenes("train", 12_000)[:], GridScenes("test", 3_000)[:])
+
+
+def _print(source: str, fit: Sequence[Asked], test: Sequence[Asked]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from mutua.data.scenes.generator import Scenes
-
-    train, held_out = Scenes("train", fit), Scenes("test", test)
-    accuracy = blind_accuracy(map(train.item, range(fit)), map(held_out.item, range(test)))
-    table = Table("family", "blind accuracy", title=f"fitted on {fit:,} scenes, scored on {test:,}")
-    for family, share in accuracy.items():
+    title = f"{source}: fitted on {len(fit):,}, scored on {len(test):,}"
+    table = Table("family", "blind accuracy", title=title)
+    for family, share in blind_accuracy(fit, test).items():
         table.add_row(family, f"{share:.3f}")
     Console().print(table)
 
