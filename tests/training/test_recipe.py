@@ -80,7 +80,17 @@ def test_adapters_are_asked_for_by_their_section(tmp_path: Path, recipe_in) -> N
         ("model.path=somewhere", "model: give exactly one of preset and path"),
         ("model={vision: a}", "model: give exactly one of preset and path, or vision and language"),
         ("model={preset: tiny, vision: 3}", "model.vision: got 3, expected a text or keys and values"),
-        ("model.vision=google/siglip", "model: preset tiny has its own language model and tokenizer, and sizes for"),
+        ("model.language=somewhere", "model: preset tiny has its own language model (text has its type and sizes) and"),
+        (
+            "model.tokenizer=somewhere",
+            "model: preset tiny has its own language model (text has its type and sizes) and",
+        ),
+        (
+            "model.text.model_type=lama",
+            "model.text: no language model of model_type 'lama' in Transformers; take e.g. ",
+        ),
+        ("model.text.model_type=[llama]", "model.text: no language model of model_type ['llama'] in Transformers; "),
+        ("model.text={model_type: phi3, layers: 3}", "model.text: no key of Phi3Config 'layers'; allowed: "),
         ("model={preset: aki-4b, text: {hidden_size: 8}}", "model: text is for the sizes of preset tiny"),
         ("model={vision: a, language: {hidden_size: 8}}", "model: language is a config without a model_type that"),
         ("model.connector=qformer", "model.connector: no connector 'qformer'; allowed: mlp, resampler"),

@@ -9,13 +9,14 @@ from fnmatch import fnmatchcase
 from functools import singledispatch
 from itertools import islice
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
 from transformers import AutoConfig
 
 from mutua.composition import compose
+from mutua.composition.parts import load_vision, read_image_processor
 from mutua.composition.tiny import tiny_config, tiny_model, train_tokenizer
 from mutua.data.mixture import Mixture
 from mutua.data.sample import Sample
@@ -23,6 +24,7 @@ from mutua.models import MutuaForConditionalGeneration, MutuaProcessor
 from mutua.models.connectors import connector_keys
 from mutua.models.loading import copy_weights, load_model
 from mutua.models.model_folder import ModelError, blamed_on, expect_sizes
+from mutua.models.vision import given_side, vision_encoder
 from mutua.quiet import quiet
 from mutua.training.lora import Adapters, is_lora
 from mutua.training.origin import FolderModel, ModelSettings, PartsModel, PresetModel, TinyModel
@@ -82,10 +84,20 @@ def _tiny(settings: TinyModel, texts: Iterable[str]) -> Model:
     overrides = {} if settings.connector is None else connector_keys(settings.connector)
     if settings.attention_policy is not None:
         overrides["attention_policy"] = settings.attention_policy
-    expect_sizes("model.vision.", settings.vision)
+    sizes: Any = settings.vision
+    encoder, pictures = None, None
+    if isinstance(settings.vision, str):
+        with quiet():
+            encoder, pictures = load_vision(settings.vision, torch.float32), read_image_processor(settings.vision)
+        sizes = encoder.config
+        if vision_encoder(sizes).any_size:
+            overrides["image_size"] = given_side(pictures)
+    else:
+        expect_sizes("model.vision.", settings.vision)
     expect_sizes("model.text.", settings.text)
     with blamed_on("model.vision, model.text", "Give sizes that go together."):
-        return tiny_model(tokenizer, tiny_config(tokenizer, vision=settings.vision, text=settings.text, **overrides))
+        config = tiny_config(tokenizer, vision=sizes, text=settings.text, **overrides)
+        return tiny_model(tokenizer, config, encoder, pictures)
 
 
 @_build.register

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, PlainValidator, Tag, model_validator
 from pydantic_core import PydanticKnownError
-from transformers import CONFIG_MAPPING, LlamaConfig, PreTrainedConfig, SiglipVisionConfig
+from transformers import CONFIG_MAPPING, PreTrainedConfig, SiglipVisionConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from mutua.attention import POLICIES
 from mutua.composition.presets import PRESETS
@@ -29,8 +30,19 @@ def _known_connector(value: Any) -> Any:
     return value
 
 
-def _keys_of(config: type[PreTrainedConfig]) -> AfterValidator:
-    return AfterValidator(lambda sizes: expect_known(f"key of {config.__name__}", sizes, config().to_dict()))
+def _part_or_sizes(value: Any) -> Any:
+    return value if isinstance(_name_or_keys(value), str) else _expect_keys_of(SiglipVisionConfig, value)
+
+
+def _text_sizes(value: dict[str, Any]) -> dict[str, Any]:
+    kind = value.get("model_type", "llama")
+    if not isinstance(kind, str) or kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise ValueError(f"no language model of model_type {kind!r} in Transformers; take e.g. llama, qwen3 or phi3")
+    return _expect_keys_of(CONFIG_MAPPING[kind], value)
+
+
+def _expect_keys_of(config: type[PreTrainedConfig], sizes: dict[str, Any]) -> Any:
+    return expect_known(f"key of {config.__name__}", sizes, config().to_dict())
 
 
 Part = Annotated[str | dict[str, Any], PlainValidator(_name_or_keys)]
@@ -46,11 +58,15 @@ class TinyModel(Section):
     """Fresh weights of a small size, with a tokenizer learned from the data."""
 
     preset: Literal["tiny"] = Field(description="tiny")
-    vision: Annotated[dict[str, Any], _keys_of(SiglipVisionConfig), BeforeValidator(_name_or_keys)] = Field(
-        default={}, description="sizes of its vision encoder (keys of SiglipVisionConfig)"
+    vision: Annotated[str | dict[str, Any], PlainValidator(_part_or_sizes)] = Field(
+        default={},
+        description="sizes of its vision encoder (keys of SiglipVisionConfig); or the folder of a model, of Mutua's or "
+        "another, whose vision encoder is taken over with its weights",
     )
-    text: Annotated[dict[str, Any], _keys_of(LlamaConfig)] = Field(
-        default={}, description="sizes of its language model (keys of LlamaConfig)"
+    text: Annotated[dict[str, Any], AfterValidator(_text_sizes)] = Field(
+        default={},
+        description="sizes of its language model, and its `model_type`, e.g. qwen3 or phi3 (keys of that type's "
+        "config); left out: llama",
     )
     connector: Connector | None = Field(default=None, description=f"{_CONNECTORS}; left out: mlp")
     attention_policy: PolicyName | None = Field(default=None, description=f"{_POLICIES}; left out: mma")
@@ -131,8 +147,8 @@ def _one_origin(given: Any) -> Any:
         raise ValueError(
             "connector, vision, language, tokenizer and text make a new model; a model from a path has its own"
         )
-    if preset == _TINY and (keys & {"language", "tokenizer"} or isinstance(given.get("vision"), str)):
-        raise ValueError("preset tiny has its own language model and tokenizer, and sizes for vision")
+    if preset == _TINY and keys & {"language", "tokenizer"}:
+        raise ValueError("preset tiny has its own language model (text has its type and sizes) and tokenizer")
     if "text" in keys and (preset is None or preset in PRESETS):
         raise ValueError("text is for the sizes of preset tiny; give language a config instead")
     return given
