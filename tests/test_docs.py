@@ -50,6 +50,7 @@ SHORTER_PYTHON = {'["train.steps=500"]': str(SHORTER["train"].replace("--set ", 
 READ_ONLY = {
     "make": "sets up an environment of its own, trains for minutes",
     "mutua quickstart": "trains for minutes; tests/cli/test_quickstart.py runs it short",
+    "mutua study": "trains for minutes to hours; tests/study/test_run.py runs it in small",
     "mutua train recipes/smollm2.yaml": "needs a language model from a package index",
     "mutua eval --data easy-vqa -m runs/smollm2": "needs the two models of the line above",
     "mutua train recipes/tiny": "goes on from a model that takes hours; docs/training.md runs the first",
@@ -89,7 +90,7 @@ def stage(tmp_path, monkeypatch) -> Path:
     (tmp_path / "models/mine").symlink_to(PACKAGED)
     for name in ("mine.jinja", "chat_template.jinja"):
         shutil.copy(PACKAGED / "chat_template.jinja", tmp_path / name)
-    for run in ("quickstart/captions", "quickstart/mma", "quickstart/causal", "mine", "a", "b"):
+    for run in ("quickstart/live/mma/stage-1", "quickstart/live/causal/stage-1", "mine", "a", "b"):
         (tmp_path / "runs" / run).mkdir(parents=True)
         (tmp_path / "runs" / run / "model").symlink_to(PACKAGED)
     monkeypatch.chdir(tmp_path)

@@ -180,13 +180,17 @@ MISTAKES = [
     Mistake(
         "quickstart: disk full", on_a_full_disk("quickstart", "--output", "out"), ("--output out/results.json", FULL)
     ),
+    Mistake("quickstart: no time", doing("quickstart", "--minutes", "0"), ("0.0 is not in the range x>=1",)),
     Mistake(
-        "quickstart: a key of its own",
-        doing("quickstart", "--set", "output=x"),
-        ("--set output=x: quickstart sets output itself; --output says where",),
+        "study: no such policy", doing("study", "--policies", "causal,magic"), ("unknown attention policy 'magic'",)
     ),
+    Mistake("study: no baseline", doing("study", "--policies", "mma"), ("mma: causal must be among them",)),
+    Mistake("study: a policy twice", doing("study", "--policies", "causal,causal"), ("causal is given twice",)),
+    Mistake("study: no such backbone", doing("study", "--backbones", "gpt"), ("no backbone 'gpt': choose of llama",)),
     Mistake(
-        "quickstart: no such key", doing("quickstart", "--set", "foo=1"), ("foo: unknown key; allowed: name, seed",)
+        "study: no folder can be made",
+        doing("study", "--out", "a.png/x"),
+        ("--out a.png/x: no folder can be made there",),
     ),
     Mistake("a path in brackets", doing("leakage", "[red]no[/red]/x:bug:"), ("no model at [red]no[/red]/x:bug:",)),
     Mistake("no such command", doing("evaluate"), ("No such command 'evaluate'",)),

@@ -134,6 +134,14 @@ def result_file(
         yield saved
 
 
+def make_folder(option: str, folder: Path) -> None:
+    """The folder that an option names and everything goes into; ValueError where there can be none."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{option} {folder}: no folder can be made there ({error.strerror}); name another.") from error
+
+
 def tell_how_it_ended(answer: Answer) -> None:
     """A word on stderr where an answer was cut, or holds nothing: neither shows in what was printed."""
     if answer.finish_reason == "length":

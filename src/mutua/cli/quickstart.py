@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from mutua.cli.common import err, out, report_errors, result_file
+from mutua.cli.common import err, make_folder, out, report_errors, result_file
 
 EXAMPLES = """Examples:
 
@@ -28,32 +28,36 @@ def quickstart(
 ) -> None:
     """Train an MMA model and its causal twin (same start, data, steps), and see where the two differ.
 
-    Then the same for a pair of packaged models that were trained for hours. Stopped? The same command goes on.
+    Stopped? The same command goes on.
     """
     started = time.monotonic()
     with report_errors():
         from mutua.figures import blank_figure
         from mutua.study.comparison import comparison_figure, paired_rows, paired_table
-        from mutua.study.first_run import train_pair
+        from mutua.study.first_run import draw_difference, train_pair
         from mutua.study.plan import BASELINE, METHOD
 
         blank_figure(1, 1)
-        make_folder(output)
-        results_json, figure_png = output / "results.json", output / "comparison.png"
-        with result_file("--output", results_json) as save_json, result_file("--output", figure_png) as save_figure:
-            live = train_pair(output / "live", seed, 60 * minutes - (time.monotonic() - started), err.print)
-            rows = paired_rows(live.answers[METHOD], live.answers[BASELINE])
-            out.print(paired_table(rows, METHOD, BASELINE, title="just trained, on held-out grid scenes"))
-            figure = comparison_figure(live.curves, {"just trained": rows}, policy=METHOD, baseline=BASELINE)
-            save_figure(lambda path: figure.savefig(path))
-            answers = {policy: [vars(record) for record in one.records] for policy, one in live.answers.items()}
-            text = json.dumps({"seed": seed, "steps": live.steps, "answers": answers}) + "\n"
-            save_json(lambda path: path.write_text(text, encoding="utf-8"))
-
-
-def make_folder(folder: Path) -> None:
-    """The folder that everything goes into; ValueError where there can be none."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"--output {folder}: no folder can be made there ({error.strerror}); name another.") from error
+        make_folder("--output", output)
+        results, figure, scene, looks = (
+            output / name for name in ("results.json", "comparison.png", "scene.png", "look.png")
+        )
+        with result_file("--output", results) as save_results, result_file("--output", figure) as save_figure:
+            pair = train_pair(output / "live", seed, 60 * minutes - (time.monotonic() - started), err.print)
+            rows = paired_rows(pair.answers[METHOD], pair.answers[BASELINE])
+            samples = f"{pair.samples:,} samples"
+            out.print(paired_table(rows, METHOD, BASELINE, title=f"after {samples}, on held-out grid scenes"))
+            compared = {f"after {samples}": rows}
+            drawn = comparison_figure(pair.curves, compared, policy=METHOD, baseline=BASELINE)
+            save_figure(lambda path: drawn.savefig(path))
+            answers = {policy: [vars(record) for record in one.records] for policy, one in pair.answers.items()}
+            text = json.dumps({"seed": pair.seed, "steps": pair.steps, "answers": answers}) + "\n"
+            save_results(lambda path: path.write_text(text, encoding="utf-8"))
+        asked = draw_difference(pair, scene, looks)
+        said = ", ".join(f"{policy} says {answer!r}" for policy, answer in asked.said.items())
+        out.print(f"\n{scene}: {asked.question!r} {said}; right is {asked.answer!r}. Where each looks: {looks}")
+        mine, twin = pair.models[METHOD], pair.models[BASELINE]
+        out.print("\nTry next:", style="bold")
+        out.print(f'  mutua ask {scene} "{asked.question}" -m {mine}')
+        out.print(f'  mutua look {scene} "any red circle?" -m {mine} -m {twin} -o {output / "another.png"}')
+        out.print(f"  mutua study --out {output / 'study'}     (more seeds, and a report with intervals)")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mutua.cli.common import POLICY_NAMES, each_once, err, out, report_errors
+from mutua.cli.common import POLICY_NAMES, each_once, err, make_folder, out, report_errors
 
 EXAMPLES = """Examples:
 
@@ -53,5 +53,6 @@ def study(
         if seeds:
             given["seeds"] = seeds
         plan = full_plan(**given) if full else quick_plan(**given)
+        make_folder("--out", folder)
         report = run_study(plan, folder, err.print, processes)
         out.print(f"report: {report}")

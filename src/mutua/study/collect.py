@@ -31,10 +31,12 @@ def write_rows_of(plan: Plan, measured: Measured, folder: Path) -> None:
     write_rows(folder, YesRow, [row for name, arm in arms for row in _yes(name, arm, measured[arm])] + truth)
     write_rows(folder, PairRow, [row for name, of_block in blocks.items() for row in _pairs(name, of_block, measured)])
     write_rows(folder, CostRow, list(_costs(measured)))
-    write_rows(folder, LookRow, [row for arm in measured for row in _looks(arm, measured[arm])])
+    looked = dict.fromkeys(arm for name, of_block in blocks.items() if name in _WITH_LOOKS for arm in of_block)
+    write_rows(folder, LookRow, [row for arm in looked for row in _looks(arm, measured[arm])])
 
 
 _WITH_BLIND = {"main", "scenes"}  # blocks whose figures show what a guess gives that sees no picture
+_WITH_LOOKS = {"main", "policies", "policies by backbone"}  # blocks whose arms differ in no more than looks.csv tells
 _FITTED = 12_000  # questions of the training split that the guess knows
 
 

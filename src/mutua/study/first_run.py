@@ -1,7 +1,4 @@
-"""The first run: an MMA model and its causal twin, trained here and now, and the packaged pair; all within minutes.
-
-Everything is a command of the library's in a process of its own, so that whatever it leaves can be used, or made again.
-"""
+"""The first run: an MMA model and its causal twin, trained here and now, side by side, within minutes."""
 
 from __future__ import annotations
 
@@ -13,23 +10,26 @@ from pathlib import Path
 from typing import Any
 
 from mutua.evaluation.accuracy import Accuracy, Record
+from mutua.inspection.draw_looks import Said, draw_looks
+from mutua.inspection.looks import looks_of
+from mutua.models.loading import load_model
 from mutua.study.plan import PAIR, Arm
 from mutua.study.pool import Job, run_jobs, slots
 from mutua.study.progress import Lines, duration, read_lines, steps_done
-from mutua.study.recipes import BATCH, stage_recipes
+from mutua.study.recipes import BATCH, open_source, stage_recipes, test_sources
 from mutua.study.statistics import Point
 from mutua.study.work import ARM, MEASURED, write_arm
 from mutua.training.recipe import Recipe
 from mutua.training.recipe_file import dump_recipe
 
-STEPS = 600
+STEPS = 800
 """So many optimizer steps show the effect; a machine that is too slow for the budget takes fewer."""
-FEWEST_STEPS = 300
-"""With fewer both arms would guess."""
+FEWEST_STEPS = 600
+"""With fewer both arms may still guess."""
 
 _TRIAL_STEPS = 24
-OTHER_SECONDS = 120.0
-"""For what is not training: imports, test questions, the packaged pair, figures."""
+OTHER_SECONDS = 60.0
+"""For what is not training: imports, the questions of both splits, the figures."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +40,29 @@ class LivePair:
         models: their folders, by policy.
         curves: accuracy on the validation split while they learned, over all families, by policy.
         answers: to the questions of the test split, by policy.
+        seed: of both.
         steps: optimizer steps of each.
     """
 
     models: Mapping[str, Path]
     curves: Mapping[str, Sequence[Point]]
     answers: Mapping[str, Accuracy]
+    seed: int
     steps: int
+
+    @property
+    def samples(self) -> int:
+        """How many each was trained on."""
+        return BATCH * self.steps
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question, its right answer, and what each policy's model said."""
+
+    question: str
+    answer: str
+    said: Mapping[str, str]
 
 
 def train_pair(folder: Path, seed: int, seconds: float, say: Callable[[str], None]) -> LivePair:
@@ -82,15 +98,35 @@ def train_pair(folder: Path, seed: int, seconds: float, say: Callable[[str], Non
         if not (folder / policy / MEASURED).is_file()
     ]
     run_jobs(jobs, slots(), watch)
-    return _live_pair(folder, steps)
+    return _live_pair(folder, seed, steps)
 
 
-def _live_pair(folder: Path, steps: int) -> LivePair:
+def draw_difference(pair: LivePair, scene: Path, looks: Path) -> Asked:
+    """The first test question that one arm answers right and the other wrong, drawn: the scene as it is, and where each
+    arm looks at it. Of the first question of all where they never differ."""
+    records = [pair.answers[policy].records for policy in PAIR]
+    differ = [index for index, (one, two) in enumerate(zip(*records, strict=True)) if one.is_correct != two.is_correct]
+    sample = open_source(test_sources(Arm(PAIR[0]))["grid"])[differ[0] if differ else 0]
+    messages = sample.prompt()
+    picture = messages[0]["content"][0]["image"]
+    picture.save(scene)
+    maps, said = {}, {}
+    for policy in PAIR:
+        model, processor = load_model(pair.models[policy])
+        maps[policy] = looks_of(model, processor, [messages]).rollout_BSS[0]
+        record = pair.answers[policy].records[differ[0] if differ else 0]
+        said[policy] = Said(record.answer, record.is_correct)
+    draw_looks(looks, picture, sample.question, maps, said)
+    return Asked(sample.question, sample.answer, {policy: one.answer for policy, one in said.items()})
+
+
+def _live_pair(folder: Path, seed: int, steps: int) -> LivePair:
     found = {policy: json.loads((folder / policy / MEASURED).read_text(encoding="utf-8")) for policy in PAIR}
     return LivePair(
         models={policy: folder / policy / "stage-1" / "model" for policy in PAIR},
         curves={policy: _curve(one["curve"]) for policy, one in found.items()},
         answers={policy: Accuracy(tuple(Record(**r) for r in one["tests"]["grid"])) for policy, one in found.items()},
+        seed=seed,
         steps=steps,
     )
 

@@ -29,8 +29,10 @@ _SCENES = 60_000  # so many pictures that their features fit into memory
 _CACHE_MB = 2_500
 
 BATCH = 128
+ENCODER_STEPS: dict[Task, int] = {"grid": 300, "scenes": 600}
 _VALIDATIONS = 10  # points of a learning curve
 _VALIDATION_SIZE = 600
+TEST_SIZE = 3000
 
 
 def encoder_recipe(task: Task, side: int, folder: Path) -> Recipe:
@@ -49,7 +51,7 @@ def encoder_recipe(task: Task, side: int, folder: Path) -> Recipe:
             "output": folder,
             "model": {"preset": "tiny", "attention_policy": "causal", "text": text, "vision": _vision(task, side)},
             "data": {"train": [{"source": source}]},
-            "train": {**_schedule(300 if task == "grid" else 600), "batch_size": 64},
+            "train": {**_schedule(ENCODER_STEPS[task]), "batch_size": 64},
         }
     )
 
@@ -71,7 +73,7 @@ def stage_recipes(arm: Arm, folder: Path, encoder: Path | None) -> list[Recipe]:
             Recipe.model_validate(
                 {
                     "name": f"{arm.name}-{number}" if len(arm.stages) > 1 else arm.name,
-                    "seed": {"weights": arm.seed, "order": arm.seed + 1000 * number, "dropout": arm.seed},
+                    "seed": {"weights": arm.seed, "order": arm.seed + 1000 * (number - 1), "dropout": arm.seed},
                     "output": folder / f"stage-{number}",
                     "model": start,
                     "data": {"order": order, "train": _sources(arm)},
@@ -126,10 +128,10 @@ def _validation(arm: Arm) -> dict[str, dict[str, Any]]:
 def test_sources(arm: Arm) -> dict[str, dict[str, Any]]:
     """What an arm is measured on once, when it is trained; by task."""
     if arm.task == "grid":
-        sources = {"grid": _grid_source("test", 3000, arm.side) | _questions(arm)}
+        sources = {"grid": _grid_source("test", TEST_SIZE, arm.side) | _questions(arm)}
         if arm.questions == "own":
             families = ["pope-random", "pope-popular", "pope-adversarial"]
-            sources["pope"] = {**_grid_source("test", 3000, arm.side), "families": families}
+            sources["pope"] = {**_grid_source("test", TEST_SIZE, arm.side), "families": families}
         return sources
     return {
         "scenes": {"type": "scenes", "split": "test", "size": 5000, "seed": 1},

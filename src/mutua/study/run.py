@@ -40,7 +40,6 @@ def run_study(plan: Plan, folder: Path, say: Callable[[str], None], processes: i
         KeyboardInterrupt: what was stopped is saved; the report has what is measured, and the same call goes on.
     """
     arms = [arm for arm in plan.arms if not _is_measured(folder, arm)]
-    folder.mkdir(parents=True, exist_ok=True)
     encoders = dict.fromkeys((arm.task, arm.side) for arm in arms)
     jobs = [
         Job(
