@@ -8,7 +8,7 @@ import pytest
 from tiny_model import CORPUS, make_model
 
 from mutua.composition.tiny import tiny_model, train_tokenizer
-from mutua.data.readers import EasyVQA, Scenes
+from mutua.data.readers import EasyVQA, GridScenes, Scenes
 from mutua.evaluation import HELD_OUT, blind_guess, evaluate, measure, open_source, to_json
 
 
@@ -16,6 +16,7 @@ def test_held_out_is_what_no_recipe_trains_on():
     assert {name: (source.split, source.open().__class__) for name, source in HELD_OUT.items()} == {
         "easy-vqa": ("test", EasyVQA),
         "scenes": ("test", Scenes),
+        "grid": ("test", GridScenes),
     }
     assert len(open_source("scenes")) == 5000
 
@@ -25,7 +26,9 @@ def test_a_file_or_a_mistake(tmp_path):
     (tmp_path / "mine.jsonl").write_text(json.dumps(sample) + "\n")
     assert [sample.answer for sample in open_source(str(tmp_path / "mine.jsonl"))] == ["yes"]
     assert blind_guess(str(tmp_path / "mine.jsonl")) is None
-    with pytest.raises(ValueError, match=r"no data 'imagenet': use easy-vqa, scenes, or the path of a file or folder"):
+    with pytest.raises(
+        ValueError, match=r"no data .imagenet.: use easy-vqa, scenes, grid, or the path of a file or folder"
+    ):
         open_source("imagenet")
 
 

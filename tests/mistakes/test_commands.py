@@ -103,7 +103,9 @@ MISTAKES = [
     Mistake("eval: batch size 0", evaluating("--batch-size", "0"), ("'--batch-size'", "greater than or equal to 1")),
     Mistake("eval: a model twice", evaluating("-m", "model"), ("--model model is given twice: name each once",)),
     Mistake("eval: data twice", evaluating("-d", "mine.jsonl"), ("--data mine.jsonl is given twice",)),
-    Mistake("eval: no such data", evaluating("-d", "imagenet"), ("no data 'imagenet': use easy-vqa, scenes, or",)),
+    Mistake(
+        "eval: no such data", evaluating("-d", "imagenet"), ("no data 'imagenet': use easy-vqa, scenes, grid, or",)
+    ),
     Mistake("eval: no such file", evaluating("-d", "no.jsonl"), ("no.jsonl: no such file",)),
     Mistake("eval: empty file", evaluating("-d", "empty.jsonl"), ("empty.jsonl holds no samples",)),
     Mistake(

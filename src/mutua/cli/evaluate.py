@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = """Examples:
 
-  mutua eval     (the packaged model on all the held-out data)
+  mutua eval     (the packaged model on the held-out data of what it was trained for)
 
   mutua eval -m runs/a/model -m runs/b/model --data scenes --limit 1000
 
@@ -35,7 +35,7 @@ def evaluate(
     data: Annotated[
         list[str] | None,
         typer.Option(
-            "--data", "-d", help="easy-vqa, scenes, or a file or folder of samples (docs/data.md); repeatable."
+            "--data", "-d", help="easy-vqa, scenes, grid, or a file or folder of samples (docs/data.md); repeatable."
         ),
     ] = None,
     policy: PolicyOption = None,
@@ -48,13 +48,13 @@ def evaluate(
 ) -> None:
     """Print accuracy per question family, greedy answers, exact match, with 95 % intervals."""
     with report_errors():
-        from mutua.evaluation import HELD_OUT, blind_guess, measure, open_source, to_json
+        from mutua.evaluation import OF_THE_PACKAGED_MODEL, blind_guess, measure, open_source, to_json
         from mutua.evaluation.report import figure as draw
         from mutua.figures import blank_figure
 
         # Whatever can be wrong is said now, not after an hour of questions.
         each_once("--model", models or [])
-        sources = {name: open_source(name) for name in each_once("--data", data or list(HELD_OUT))}
+        sources = {name: open_source(name) for name in each_once("--data", data or OF_THE_PACKAGED_MODEL)}
         if figure is not None:
             blank_figure(1, 1)
         with result_file("--json", json_path) as save_json, result_file("--figure", figure, (".png",)) as save_figure:

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from mutua.data.readers import EasyVQA, EasyVQASource, Scenes, ScenesSource
+from mutua.data.readers import EasyVQA, EasyVQASource, GridScenes, GridSource, Scenes, ScenesSource
 from mutua.data.readers.looking import source_at
 from mutua.data.sample import Sample
 from mutua.evaluation.blind import blind_accuracy
 
-# What held-out means for the two sources of the recipes: easy-VQA's own split, layouts that no training scene has.
-HELD_OUT: dict[str, EasyVQASource | ScenesSource] = {
+# What held-out means for the sources of the recipes: easy-VQA's own split, layouts that no training scene has.
+HELD_OUT: dict[str, EasyVQASource | ScenesSource | GridSource] = {
     "easy-vqa": EasyVQASource(type="easy-vqa", split="test"),
     "scenes": ScenesSource(type="scenes", split="test", size=5000, seed=1),
+    "grid": GridSource(type="grid", split="test", size=3000),
 }
+OF_THE_PACKAGED_MODEL = ("easy-vqa", "scenes")
+"""Those that it was trained for."""
 
 
 def open_source(name: str) -> Sequence[Sample]:
@@ -38,4 +41,6 @@ def blind_guess(source: str) -> dict[str, float] | None:
         train, test = Scenes("train", 20_000), open_source("scenes")
         assert isinstance(test, Scenes)
         return blind_accuracy(map(train.item, range(len(train))), map(test.item, range(len(test))))
+    if source == "grid":
+        return blind_accuracy(GridScenes("train", 12_000)[:], open_source("grid"))
     return None

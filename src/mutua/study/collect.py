@@ -12,7 +12,7 @@ from typing import Any
 
 from mutua.evaluation.accuracy import Record
 from mutua.evaluation.blind import blind_accuracy
-from mutua.evaluation.held_out import HELD_OUT, blind_guess
+from mutua.evaluation.held_out import blind_guess
 from mutua.study.plan import BASELINE, Arm, Plan
 from mutua.study.recipes import open_source, test_sources
 from mutua.study.results import BLIND, TRUTH, CostRow, LookRow, PairRow, ScoreRow, YesRow, write_rows
@@ -72,7 +72,7 @@ def _blind(block: str, arms: list[Arm], measured: Measured) -> Iterator[ScoreRow
         for task, settings in test_sources(arm).items():
             if task == "pope":
                 continue
-            guess = blind_guess(task) if task in HELD_OUT else _grid_guess(arm, settings)
+            guess = _grid_guess(arm, settings) if task == "grid" else blind_guess(task)
             for family, records in _by_family(measured[arm]["tests"][task]):
                 right = round((guess or {})[family] * len(records))
                 yield ScoreRow(**columns, task=task, family=family, correct=right, total=len(records))
