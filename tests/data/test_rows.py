@@ -155,7 +155,7 @@ def parts(*given: Any) -> dict[str, Any]:
             {"messages": [ASKED, {**SAID, "tool_calls": [1]}]},
             "messages.1.tool_calls: a message has no place for it (got [1])",
         ),
-        ({"messages": [ASKED, {**SAID, "content": 3}]}, "messages.1.content: is a list, not 3"),
+        ({"messages": [ASKED, {**SAID, "content": 3}]}, "messages.1.content: is a text or a list of parts, not 3"),
         ({"messages": [SAID, ASKED]}, "messages: message 0 is 'assistant' where 'user' is due"),
         ({"conversations": [GPT]}, "conversations: message 0 is 'assistant' where 'user' is due"),
         (parts("hi"), "messages.0.content.0: a part is a mapping"),

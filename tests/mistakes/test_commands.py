@@ -182,7 +182,7 @@ MISTAKES = [
     Mistake(
         "quickstart: disk full", on_a_full_disk("quickstart", "--output", "out"), ("--output out/results.json", FULL)
     ),
-    Mistake("quickstart: no time", doing("quickstart", "--minutes", "0"), ("0.0 is not in the range x>=1",)),
+    Mistake("quickstart: no time", doing("quickstart", "--minutes", "0"), ("--minutes", "greater than or equal to 1")),
     Mistake(
         "study: no such policy", doing("study", "--policies", "causal,magic"), ("unknown attention policy 'magic'",)
     ),

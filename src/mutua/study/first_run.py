@@ -13,6 +13,7 @@ from mutua.evaluation.accuracy import Accuracy, Record
 from mutua.inspection.draw_looks import Said, draw_looks
 from mutua.inspection.looks import looks_of
 from mutua.models.loading import load_model
+from mutua.quiet import quiet
 from mutua.study.plan import PAIR, Arm
 from mutua.study.pool import Job, run_jobs, slots
 from mutua.study.progress import Lines, duration, read_lines, steps_done
@@ -102,22 +103,33 @@ def train_pair(folder: Path, seed: int, seconds: float, say: Callable[[str], Non
 
 
 def draw_difference(pair: LivePair, scene: Path, looks: Path) -> Asked:
-    """The first test question that one arm answers right and the other wrong, drawn: the scene as it is, and where each
-    arm looks at it. Of the first question of all where they never differ."""
-    records = [pair.answers[policy].records for policy in PAIR]
-    differ = [index for index, (one, two) in enumerate(zip(*records, strict=True)) if one.is_correct != two.is_correct]
-    sample = open_source(test_sources(Arm(PAIR[0]))["grid"])[differ[0] if differ else 0]
+    """Draws a test question on which the arms differ: the scene as it is, and where each arm looks at it.
+
+    The first such question of the family where they differ most often, whoever is right; the first of all if they never
+    do.
+    """
+    index = _differing(*(pair.answers[policy].records for policy in PAIR))
+    sample = open_source(test_sources(Arm(PAIR[0]))["grid"])[index]
     messages = sample.prompt()
     picture = messages[0]["content"][0]["image"]
     picture.save(scene)
     maps, said = {}, {}
     for policy in PAIR:
-        model, processor = load_model(pair.models[policy])
+        with quiet():
+            model, processor = load_model(pair.models[policy])
         maps[policy] = looks_of(model, processor, [messages]).rollout_BSS[0]
-        record = pair.answers[policy].records[differ[0] if differ else 0]
+        record = pair.answers[policy].records[index]
         said[policy] = Said(record.answer, record.is_correct)
     draw_looks(looks, picture, sample.question, maps, said)
     return Asked(sample.question, sample.answer, {policy: one.answer for policy, one in said.items()})
+
+
+def _differing(ours: Sequence[Record], theirs: Sequence[Record]) -> int:
+    by_family: dict[str, list[int]] = {}
+    for index, (one, two) in enumerate(zip(ours, theirs, strict=True)):
+        if one.is_correct != two.is_correct:
+            by_family.setdefault(one.family, []).append(index)
+    return max(by_family.values(), key=len)[0] if by_family else 0
 
 
 def _live_pair(folder: Path, seed: int, steps: int) -> LivePair:

@@ -31,13 +31,15 @@ class Job:
     log: Path
 
 
-class JobError(RuntimeError):
+class JobError(ValueError):
     """Jobs failed; the message has the last lines of the first one, and where the others' are."""
 
 
 def slots() -> int:
     """How many jobs run at once: one for each GPU, else one for each core that this process may use."""
-    return torch.cuda.device_count() or len(os.sched_getaffinity(0))
+    if hasattr(os, "sched_getaffinity"):
+        return torch.cuda.device_count() or len(os.sched_getaffinity(0))
+    return torch.cuda.device_count() or os.cpu_count() or 1
 
 
 def run_jobs(jobs: Sequence[Job], processes: int, watch: Callable[[Sequence[Job], int], None]) -> None:
@@ -83,8 +85,9 @@ def run_jobs(jobs: Sequence[Job], processes: int, watch: Callable[[Sequence[Job]
 def _start(job: Job, slot: int) -> subprocess.Popen[bytes]:
     job.log.parent.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    if torch.cuda.is_available():
-        environment["CUDA_VISIBLE_DEVICES"] = str(slot)
+    if devices := torch.cuda.device_count():
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(devices)))
+        environment["CUDA_VISIBLE_DEVICES"] = visible.split(",")[slot % devices]
     with job.log.open("ab") as log:
         # A group of its own: Ctrl-C on the terminal reaches this process, which then stops the jobs one by one.
         return subprocess.Popen(
