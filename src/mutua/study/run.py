@@ -41,13 +41,7 @@ def run_study(plan: Plan, folder: Path, say: Callable[[str], None], processes: i
     """
     arms = [arm for arm in plan.arms if not _is_measured(folder, arm)]
     encoders = dict.fromkeys((arm.task, arm.side) for arm in arms)
-    jobs = [
-        Job(
-            f"encoder {task} {side}", ("mutua.study.work", "encoder", task, str(side), str(place)), place / "output.txt"
-        )
-        for task, side in encoders
-        if not ((place := _encoder(folder, task, side)) / "model").is_dir()
-    ]
+    jobs = [_encoder_job(folder, *which) for which in encoders if not (_encoder(folder, *which) / "model").is_dir()]
     workers = processes or slots()
     show = _Progress(folder, arms, workers, say)
     try:
@@ -66,6 +60,16 @@ def _place(folder: Path, arm: Arm) -> Path:
 
 def _encoder(folder: Path, task: str, side: int) -> Path:
     return folder / "encoders" / f"{task}-{side}"
+
+
+def _encoder_job(folder: Path, task: str, side: int) -> Job:
+    place = _encoder(folder, task, side)
+    # Its log stands beside the run's folder, which takes no files of others.
+    return Job(
+        f"encoder {task} {side}",
+        ("mutua.study.work", "encoder", task, str(side), str(place)),
+        place.with_suffix(".txt"),
+    )
 
 
 def _job(folder: Path, arm: Arm) -> Job:
