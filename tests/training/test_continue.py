@@ -175,3 +175,14 @@ def test_a_generator_that_has_changed_is_named(tmp_path: Path, recipe_in, monkey
     monkeypatch.setattr(Scenes, "__getitem__", lambda self, index: original(self, (index + 1) % len(self)))
     with pytest.raises(CheckpointError, match=r"data\.train\.0 \(scenes train\) has changed"):
         train(recipe_in(tmp_path), Console(quiet=True))
+
+
+def test_a_finished_run_is_left_as_it_is(finished, tmp_path: Path, recipe_in, console: Console) -> None:
+    """Also where what is measured is another: nothing is measured again, and the recipe stays that of what was done."""
+    run = tmp_path / "run"
+    shutil.copytree(finished[0], run)
+    before = {path: path.read_bytes() for path in sorted(run.rglob("*")) if path.is_file()}
+    result = train(recipe_in(tmp_path, *finished[1], "evaluate.limit=1"), console)
+    assert not result.interrupted
+    assert "measure it as you like: mutua eval" in console.file.getvalue()  # type: ignore[attr-defined]
+    assert {path: path.read_bytes() for path in sorted(run.rglob("*")) if path.is_file()} == before

@@ -74,8 +74,8 @@ def train(recipe: Recipe, console: Console | None = None) -> TrainResult:
     with open_run(recipe) as folder:
         if (finished := folder.finished(recipe.train.steps)) is not None:
             say(
-                f"This run is finished: {folder.model}. Raise train.steps to go on from there, or choose another "
-                "output to train again."
+                f"This run is finished: {folder.model}. Raise train.steps to go on from there, choose another output "
+                "to train again, or measure it as you like: mutua eval."
             )
             return TrainResult(folder.model, finished["step"], finished["metrics"], interrupted=False)
 

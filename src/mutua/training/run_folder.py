@@ -153,10 +153,11 @@ def open_run(recipe: Recipe) -> Iterator[RunFolder]:
         remove_leftovers(folder.root)
         remove_leftovers(folder.checkpoints)
         folder.place_results()
-        with _blamed_on_output(folder):
-            partial = folder.recipe.with_name(folder.recipe.name + PARTIAL)
-            partial.write_text(dump_recipe(recipe), encoding="utf-8")
-            partial.replace(folder.recipe)
+        if folder.finished(recipe.train.steps) is None:  # else the recipe stays that of what was done
+            with _blamed_on_output(folder):
+                partial = folder.recipe.with_name(folder.recipe.name + PARTIAL)
+                partial.write_text(dump_recipe(recipe), encoding="utf-8")
+                partial.replace(folder.recipe)
         yield folder
 
 
