@@ -10,8 +10,9 @@ READY := $(VENV)/.ready
 run: $(READY)
 	$(BIN)/mutua quickstart
 
+# Side by side on all cores, a file a process: so each process computes on one.
 test: $(READY)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
