@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that needs the network is a bug
+os.environ.pop("COLUMNS", None)  # pytest-xdist sets it, and consoles would fit tables to it
 
 import pytest
 import torch
