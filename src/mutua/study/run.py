@@ -142,7 +142,7 @@ def _record(plan: Plan, measured: int) -> dict[str, Any]:
     return {
         "command": " ".join(["mutua", *map(shlex.quote, sys.argv[1:])]),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in names}},
-        "machine": f"{_processor()}, {slots()} cores or GPUs in use",
+        "machine": f"{_processor()}, {slots()} models at a time",
         "finished": datetime.now(timezone.utc).isoformat(timespec="minutes"),
         "plan": {block.name: len(block.arms) for block in plan.blocks},
         "arms": len(plan.arms),
