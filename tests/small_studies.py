@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mutua.study import recipes, work
+from mutua.study import collect, recipes, work
 from mutua.study.pool import Job
 from mutua.training import load_recipe, train
 
@@ -21,6 +21,7 @@ def small(monkeypatch) -> None:
     monkeypatch.setattr(recipes, "BATCH", 6)
     monkeypatch.setattr(recipes, "ENCODER_STEPS", {"grid": 2, "scenes": 2})
     monkeypatch.setattr(work, "_LOOKS", 6)
+    monkeypatch.setattr(collect, "_FITTED", 60)
 
 
 @pytest.fixture
