@@ -19,7 +19,7 @@ from mutua.study.pool import Job, run_jobs, slots
 from mutua.study.progress import Lines, duration, read_lines, steps_done
 from mutua.study.recipes import BATCH, open_source, stage_recipes, test_sources
 from mutua.study.statistics import Point
-from mutua.study.work import ARM, MEASURED, write_arm
+from mutua.study.work import ARM, MEASURED, arm_job, read_arm, write_arm
 from mutua.training.recipe import Recipe
 from mutua.training.recipe_file import dump_recipe
 
@@ -75,9 +75,9 @@ def train_pair(folder: Path, seed: int, seconds: float, say: Callable[[str], Non
         JobError: an arm failed.
         KeyboardInterrupt: both were stopped, and what they have is saved.
     """
-    begun = [folder / policy / ARM for policy in PAIR if (folder / policy / ARM).is_file()]
+    begun = [folder / policy for policy in PAIR if (folder / policy / ARM).is_file()]
     if begun:
-        arm = Arm(**json.loads(begun[0].read_text(encoding="utf-8"))["arm"])
+        arm, _ = read_arm(begun[0])
         steps, seed = arm.steps, arm.seed
     else:
         steps = _steps_within(folder, seconds, say)
@@ -87,18 +87,15 @@ def train_pair(folder: Path, seed: int, seconds: float, say: Callable[[str], Non
     lines, started, whole = Lines(say), time.monotonic(), len(PAIR) * steps
     before = sum(steps_done(folder / policy) for policy in PAIR)
 
-    def watch(running: Sequence[Job], done: int) -> None:
+    def line() -> str:
         now = sum(steps_done(folder / policy) for policy in PAIR)
-        if now > before:
-            rest = (time.monotonic() - started) * (whole - now) / (now - before) + OTHER_SECONDS
-            lines.tell(lambda: f"{now / whole:.0%} trained{_scores(folder)}, {duration(rest)} left over all stages")
+        if now == before:
+            return "starting both"
+        rest = (time.monotonic() - started) * (whole - now) / (now - before) + OTHER_SECONDS
+        return f"{now / whole:.0%} trained{_scores(folder)}, {duration(rest)} left over all stages"
 
-    jobs = [
-        Job(policy, ("mutua.study.work", str(folder / policy)), folder / policy / "output.txt")
-        for policy in PAIR
-        if not (folder / policy / MEASURED).is_file()
-    ]
-    run_jobs(jobs, slots(), watch)
+    jobs = [arm_job(folder / policy, policy) for policy in PAIR if not (folder / policy / MEASURED).is_file()]
+    run_jobs(jobs, slots(), lambda running, done: lines.tell(line))
     return _live_pair(folder, seed, steps)
 
 
@@ -156,11 +153,8 @@ def _curve(points: Sequence[Mapping[str, Any]]) -> list[Point]:
 
 def _steps_within(folder: Path, seconds: float, say: Callable[[str], None]) -> int:
     """As many steps as fit: both arms run a few, side by side, and their logs tell how fast that was."""
-    jobs, recipes, started = (
-        [],
-        [trial_recipe(policy, folder / f".trial-{policy}") for policy in PAIR],
-        time.monotonic(),
-    )
+    started, jobs = time.monotonic(), []
+    recipes = [trial_recipe(policy, folder / f".trial-{policy}") for policy in PAIR]
     for policy, recipe in zip(PAIR, recipes, strict=True):
         recipe.output.parent.mkdir(parents=True, exist_ok=True)
         path = recipe.output.with_suffix(".yaml")

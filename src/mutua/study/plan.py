@@ -12,6 +12,7 @@ from itertools import product
 from typing import Any, Literal, TypeAlias
 
 from mutua.attention import get_policy
+from mutua.study.results import BASELINE
 
 Task: TypeAlias = Literal["grid", "scenes"]
 Questions: TypeAlias = Literal["own", "shuffled", "blind"]
@@ -19,7 +20,7 @@ Questions: TypeAlias = Literal["own", "shuffled", "blind"]
 BACKBONES = ("llama", "qwen3", "phi3")
 CONNECTORS = ("mlp", "resampler")
 POLICIES = ("causal", "mma", "mma-bidirectional", "prefix", "future", "concentric")
-BASELINE, METHOD = "causal", "mma"
+METHOD = "mma"
 PAIR = (BASELINE, METHOD)
 
 DUAL_ORDER = "both"

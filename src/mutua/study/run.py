@@ -8,7 +8,6 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -22,7 +21,7 @@ from mutua.study.plan import Arm, Plan
 from mutua.study.pool import Job, run_jobs, slots
 from mutua.study.progress import Lines, duration, steps_done
 from mutua.study.report import write_report
-from mutua.study.work import ARM, MEASURED, write_arm
+from mutua.study.work import MEASURED, arm_job, read_arm, write_arm
 
 _TOKENS_OF_TEXT = 11  # of a question and its answer, with what the chat template adds
 
@@ -48,7 +47,7 @@ def run_study(plan: Plan, folder: Path, say: Callable[[str], None], processes: i
         run_jobs(jobs, workers, show.encoders)
         for arm in arms:
             write_arm(_place(folder, arm), arm, _encoder(folder, arm.task, arm.side) / "model")
-        run_jobs([_job(folder, arm) for arm in arms], workers, show.arms)
+        run_jobs([arm_job(_place(folder, arm), arm.name) for arm in arms], workers, show.arms)
     finally:
         report = _report(plan, folder)
     return report
@@ -72,17 +71,12 @@ def _encoder_job(folder: Path, task: str, side: int) -> Job:
     )
 
 
-def _job(folder: Path, arm: Arm) -> Job:
-    place = _place(folder, arm)
-    return Job(arm.name, ("mutua.study.work", str(place)), place / "output.txt")
-
-
 def _is_measured(folder: Path, arm: Arm) -> bool:
     place = _place(folder, arm)
     if not (place / MEASURED).is_file():
         return False
-    there = json.loads((place / ARM).read_text(encoding="utf-8"))["arm"]
-    if there != asdict(arm):
+    there, _ = read_arm(place)
+    if there != arm:
         raise ValueError(f"{place} holds another arm: {there}; choose another --out, or remove it.")
     return True
 

@@ -27,8 +27,10 @@ from mutua.data.collate import encode, supervised_positions
 from mutua.evaluation.accuracy import evaluate
 from mutua.folders import whole_file
 from mutua.inspection.measure_looks import measure_looks
+from mutua.models import MutuaProcessor
 from mutua.models.loading import load_model
 from mutua.study.plan import Arm, Task
+from mutua.study.pool import Job
 from mutua.study.progress import read_lines
 from mutua.study.recipes import encoder_recipe, open_source, stage_recipes, test_sources
 from mutua.training import train
@@ -41,17 +43,27 @@ _LOOKS = 300  # questions, spread over the families
 
 
 def write_arm(folder: Path, arm: Arm, encoder: Path | None) -> None:
-    """What `main` reads."""
+    """What `read_arm` reads."""
     folder.mkdir(parents=True, exist_ok=True)
     content = {"arm": asdict(arm), "encoder": None if encoder is None else str(encoder)}
     (folder / ARM).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
+def read_arm(folder: Path) -> tuple[Arm, Path | None]:
+    """The arm of a folder, and the model whose vision encoder it takes over."""
+    content = json.loads((folder / ARM).read_text(encoding="utf-8"))
+    return Arm(**content["arm"]), Path(content["encoder"]) if content["encoder"] else None
+
+
+def arm_job(folder: Path, name: str) -> Job:
+    """Runs the arm of a folder in a process of its own."""
+    return Job(name, ("mutua.study.work", str(folder)), folder / "output.txt")
+
+
 def run_arm(folder: Path) -> None:
     """Trains the arm of a folder and measures it; goes on where it was stopped. Writes `measured.json` at the end."""
-    content = json.loads((folder / ARM).read_text(encoding="utf-8"))
-    arm = Arm(**content["arm"])
-    recipes = stage_recipes(arm, folder, Path(content["encoder"]) if content["encoder"] else None)
+    arm, encoder = read_arm(folder)
+    recipes = stage_recipes(arm, folder, encoder)
     for recipe in recipes:
         if train(recipe, _console()).interrupted:
             raise SystemExit(_INTERRUPTED)
@@ -66,13 +78,13 @@ def run_arm(folder: Path) -> None:
     if arm.connector == "mlp" and arm.questions == "own":
         asked = open_source(test_sources(arm)[arm.task])
         looks = [row._asdict() for row in measure_looks(model, processor, asked, _LOOKS)]
+    gflops = _gflops(model, processor, recipes[-1])
     result = {
         "arm": asdict(arm),
         "curve": curve(recipes),
         "tests": tests,
         "looks": looks,
-        "cost": {"step_ms": _step_ms(recipes[-1]), "peak_mib": peak_mib, "gflops_per_sample": _gflops(recipes[-1])},
-        "parameters": sum(weight.numel() for weight in model.parameters()),
+        "cost": {"step_ms": _step_ms(recipes[-1]), "peak_mib": peak_mib, "gflops_per_sample": gflops},
     }
     with whole_file(folder / MEASURED) as save:
         save(lambda path: path.write_text(json.dumps(result) + "\n", encoding="utf-8"))
@@ -105,15 +117,13 @@ def curve(recipes: list[Recipe]) -> list[dict[str, Any]]:
 
 def _step_ms(recipe: Recipe) -> float:
     """The median time of a step, data included, over the logged stretches."""
-    lines = read_lines(recipe.output / "log.jsonl")
-    pairs = pairwise(lines)
+    pairs = pairwise(read_lines(recipe.output / "log.jsonl"))
     return 1000 * statistics.median((b["seconds"] - a["seconds"]) / (b["step"] - a["step"]) for a, b in pairs)
 
 
-def _gflops(recipe: Recipe) -> float:
+def _gflops(model: Any, processor: MutuaProcessor, recipe: Recipe) -> float:
     """Floating-point operations of a training step, by a sample; what PyTorch's counter knows of."""
-    model, processor = load_model(recipe.output / "model")
-    samples = [open_source(one.source.model_dump())[index] for one in recipe.data.train for index in range(4)]
+    samples = [sample for one in recipe.data.train for sample in one.source.open()[:4]]
     batch = encode(samples, processor)
     with FlopCounterMode(display=False) as counter:
         positions = supervised_positions(batch["labels"])
