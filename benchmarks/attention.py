@@ -276,6 +276,14 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     return options
 
 
+def write(rows: list[Row], path: Path) -> None:
+    """The table, unrounded."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(asdict(rows[0])))
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in rows)
+
+
 def main() -> None:
     options = parse()
     console = Console(width=180 if not sys.stdout.isatty() else None)
@@ -293,28 +301,29 @@ def main() -> None:
     plan = [(shape, layout) for shape in SHAPES[options.device] for layout in layouts if layout.fits]
     if not plan:
         sys.exit("nothing to measure: the images and the question are longer than the row; raise --tokens.")
-    # Memory comes first: its processes are forks of this one, which must not have computed anything yet.
-    print("measuring memory", file=sys.stderr)
-    peaks = {
-        (shape, layout): {
-            name: peak_or_reason(name, layout, shape, options.device, options.max_mask_gib) for name in variants
-        }
-        for shape, layout in plan
-    }
-    rows: list[Row] = []
-    for (shape, layout), of_layout in peaks.items():
-        print(f"timing {layout}", file=sys.stderr)
-        rows += measure(layout, shape, options.device, options.seconds, of_layout)
     what = torch.cuda.get_device_name() if options.device == "cuda" else f"{torch.get_num_threads()} threads"
     console.print(f"torch {torch.__version__}, {what}; ratios: median over rounds of variant / causal flash")
-    show(rows, console)
+
+    def peaks(shape: Shape, layout: Layout) -> dict[str, float | str | None]:
+        return {name: peak_or_reason(name, layout, shape, options.device, options.max_mask_gib) for name in variants}
+
+    measured: dict[Any, dict[str, float | str | None]] = {}
+    if options.device == "cpu":
+        # Memory comes first: its processes are forks of this one, which must not have computed anything yet.
+        print("measuring memory", file=sys.stderr)
+        measured = {(shape, layout): peaks(shape, layout) for shape, layout in plan}
+    rows: list[Row] = []
+    for shape, layout in plan:
+        print(f"timing {layout}", file=sys.stderr)
+        of_layout = measured.get((shape, layout)) or peaks(shape, layout)
+        # Shown and saved as they come: a benchmark that is stopped has said what it knew.
+        new = list(measure(layout, shape, options.device, options.seconds, of_layout))
+        show(new, console)
+        rows += new
+        if options.csv:
+            write(rows, options.csv)
     for line in thresholds(rows):
         console.print(line)
-    if options.csv:
-        with options.csv.open("w", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(asdict(rows[0])))
-            writer.writeheader()
-            writer.writerows(asdict(row) for row in rows)
     if options.plot:
         plot(rows, options.plot)
 

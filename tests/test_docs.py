@@ -64,6 +64,7 @@ READ_ONLY = {
     "python -m pytest": "needs a GPU",
     "python -m mutua.evaluation.blind": "takes ten seconds",
     "python benchmarks/attention.py": "measures for minutes",
+    "python benchmarks/training.py": "needs a GPU",
     "python benchmarks/convert.py": "writes 8.66 GB",
 }
 PROGRAMS = ("mutua", "make", "pip", "python", "tensorboard", ".", "pytest", "torchrun", "accelerate", "printf")

@@ -23,7 +23,7 @@ NAME = "mutua_auto"
 
 SPLIT_FROM: dict[str, int] = {"cpu": 512, "cuda": 1024}
 """Tokens from which `split` beats a dense mask, by device, as `benchmarks/attention.py` prints it under its table
-(docs/performance.md has the command). That of CUDA is a guess: nothing has run there yet."""
+(docs/performance.md has the command). That of CUDA is a guess, between two lengths of rows that were timed."""
 
 SPLIT_PADDED_FROM: dict[str, int] = {"cpu": 384, "cuda": 1024}
 """The same for padded batches: `split` computes no padding, a dense mask computes all of it."""
