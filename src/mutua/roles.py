@@ -186,6 +186,12 @@ def _before(is_true_BN: Tensor) -> Tensor:
     return torch.where(index_N == 0, -1, _last_true(is_true_BN).roll(1, -1))
 
 
+def in_document(codes: Tensor, document: int) -> Tensor:
+    """The codes of one document's tokens, of any shape, as the given document of a packed row has them."""
+    first = codes & ((1 << _DOCUMENT_SHIFT) - 1)
+    return torch.where(codes == PADDING_CODE, PADDING_CODE, first | (document << _DOCUMENT_SHIFT))
+
+
 def response_codes(codes_B1: Tensor) -> Tensor:
     """The code of a response token in the same document as each given token: what `generate` appends."""
     return torch.where(codes_B1 == PADDING_CODE, PADDING_CODE, (codes_B1 >> _DOCUMENT_SHIFT << _DOCUMENT_SHIFT) | 1)

@@ -50,6 +50,7 @@ def test_what_a_run_writes(reference: tuple[Path, TrainResult]) -> None:
         "accuracy",
         "learning_rate",
         "grad_norm",
+        "utilisation",
         "samples_per_second",
         "seconds",
         "samples_bad",

@@ -13,10 +13,10 @@ from torch.utils.data import DataLoader, Dataset
 from mutua.data.collate import IGNORE, cut_to_turns, encode, supervised_positions
 from mutua.data.mixture import Draw, Mixture
 from mutua.data.order import InOrder, drawn_order, in_order
+from mutua.data.packing import images_of, pack_rows, share_rows
 from mutua.data.readers import Source
 from mutua.data.sample import Sample
 from mutua.models import MutuaProcessor
-from mutua.roles import Modality, TokenRoles
 from mutua.training.recipe import Recipe
 from mutua.training.samples import SAMPLE_ERRORS, SampleCounts, Skip
 from mutua.training.signals import detach_worker
@@ -47,6 +47,13 @@ class StepBatch:
         pinned = tuple({name: tensor.pin_memory() for name, tensor in batch.items()} for batch in self.micro_batches)
         return replace(self, micro_batches=pinned)
 
+    @property
+    def utilisation(self) -> float:
+        """The share of all places in its rows that hold a token and no padding; 1 where there are none."""
+        masks = [batch["attention_mask"] for batch in self.micro_batches]
+        places = sum(mask.numel() for mask in masks)
+        return sum(int(mask.sum()) for mask in masks) / places if places else 1.0
+
     def share(self, rank: int, ranks: int) -> StepBatch:
         """The rows of every micro-batch that are `rank`'s (counted from 0): each rank-th one, with its images.
 
@@ -64,8 +71,7 @@ def _share(batch: MicroBatch, rank: int, ranks: int) -> MicroBatch:
         share["labels"] = torch.full_like(share["labels"], IGNORE)
     share["supervised_positions"] = supervised_positions(share["labels"])
     if "pixel_values" in batch:
-        images_B = TokenRoles.from_codes(batch["token_type_ids"]).count_items(Modality.IMAGE)
-        owned = batch["pixel_values"].split(images_B.tolist())
+        owned = batch["pixel_values"].split(images_of(batch["token_type_ids"]).tolist())
         share["pixel_values"] = torch.cat([owned[row] for row in rows or [0]])
         if not len(share["pixel_values"]):
             del share["pixel_values"]
@@ -80,11 +86,17 @@ class _Steps(Dataset):
     ) -> None:
         self.mixture, self.processor, self.pixels = mixture, processor, pixels
         self.max_tokens, self.cuts = max_tokens, recipe.data.too_long == "cut"
-        self.order = recipe.data.order
+        self.order, self.packing = recipe.data.order, recipe.data.packing
+        self.limit, self.max_images = "data.max_tokens", None
+        if self.packing is not None:
+            self.max_images = self.packing.max_images
+            if max_tokens is None or max_tokens > self.packing.tokens:
+                self.limit, self.max_tokens = "data.packing.tokens", self.packing.tokens
         self.micro_batch_size = recipe.train.micro_batch_size or recipe.train.batch_size
 
     def __getitem__(self, step: int) -> StepBatch:
-        draws, size = self.mixture.draws(step), self.micro_batch_size
+        draws = self.mixture.draws(step)
+        size = self.micro_batch_size if self.packing is None else len(draws)  # any two of a step may share a row
         drawn = Counter(draw.place for draw in draws)
         counts = [SampleCounts(drawn[place]) for place in range(len(self.mixture.sources))]
         skips: list[Skip] = []
@@ -98,12 +110,22 @@ class _Steps(Dataset):
                     skips.append(Skip(draw.place, getattr(read, "sample_id", "") or f"sample {draw.index}", str(read)))
             batch, used = self._encode(samples, skips, counts)
             if batch is not None:
-                micro_batches.append(self._finish(batch))
+                micro_batches += [self._finish(some) for some in self._rows(batch)]
                 ids += [sample.id for sample in used]
         for skip in skips:
             counts[skip.source] += SampleCounts(too_long=1) if skip.too_long else SampleCounts(bad=1)
         supervised = sum(len(batch["supervised_positions"]) for batch in micro_batches)
         return StepBatch(tuple(micro_batches), tuple(ids), supervised, tuple(skips), tuple(counts))
+
+    def _rows(self, batch: MicroBatch) -> list[MicroBatch]:
+        """The batch as it is, or packed into micro-batches."""
+        if self.packing is None:
+            return [batch]
+        lengths, images = batch["attention_mask"].sum(-1).tolist(), images_of(batch["token_type_ids"]).tolist()
+        rows = share_rows(lengths, images, tokens=self.packing.tokens, max_images=self.packing.max_images)
+        pad = self.processor.tokenizer.pad_token_id
+        size = self.micro_batch_size
+        return [pack_rows(batch, rows[start : start + size], pad) for start in range(0, len(rows), size)]
 
     def _in_order(self, sample: Sample, draw: Draw) -> Sample:
         if self.order is None:
@@ -143,8 +165,11 @@ class _Steps(Dataset):
             tokens = batch["input_ids"].shape[1]
             if self.max_tokens is not None and tokens > self.max_tokens:
                 shorter = cut_to_turns(sample, self.processor, self.max_tokens) if self.cuts else None
-                reason = f"{tokens} tokens, and data.max_tokens allows {self.max_tokens}"
+                reason = f"{tokens} tokens, and {self.limit} allows {self.max_tokens}"
                 return shorter or Skip(place, sample.id, reason, too_long=True)
+            images = int(images_of(batch["token_type_ids"]))
+            if self.max_images is not None and images > self.max_images:
+                raise ValueError(f"{images} images, and data.packing.max_images allows {self.max_images} in a row")
             if not len(supervised_positions(batch["labels"])):
                 raise ValueError("no token is supervised, for it holds no reply: give it an assistant message")
         except SAMPLE_ERRORS as error:
@@ -156,6 +181,8 @@ class _Steps(Dataset):
         is_usable_B = (batch["labels"][:, 1:] != IGNORE).any(-1)
         if self.max_tokens is not None:
             is_usable_B &= batch["attention_mask"].sum(-1) <= self.max_tokens
+        if self.max_images is not None:
+            is_usable_B &= images_of(batch["token_type_ids"]) <= self.max_images
         return is_usable_B
 
     def _finish(self, batch: MicroBatch) -> MicroBatch:

@@ -328,4 +328,5 @@ def _introduction(
         f"{recipe.name}: {sum(p.numel() for p in model.parameters()):,} weights, {trained.total():,} of them trained "
         f"({parts}), policy {model.config.attention_policy}, {arithmetic} on {device.type}, {recipe.train.steps} steps "
         f"of {recipe.train.batch_size} samples"
+        + (f", packed into rows of at most {packing.tokens} tokens" if (packing := recipe.data.packing) else "")
     )

@@ -44,6 +44,11 @@ class WeightedSource(Section):
     )
 
 
+class PackingSettings(Section):
+    tokens: Annotated[int, Field(strict=True, ge=2)] = Field(description="that a row holds at most")
+    max_images: Count | None = Field(default=None, description="that a row holds at most; left out: any number")
+
+
 class DataSettings(Section):
     train: tuple[WeightedSource, ...] = Field(min_length=1, description="the sources of the training mixture")
     tokenizer_texts: Annotated[int, Field(strict=True, ge=1, le=1_000_000)] = Field(
@@ -58,6 +63,11 @@ class DataSettings(Section):
         default=None,
         description="where the images of a user message stand: image-first before its text, text-first behind it, both "
         "half of the samples each way, the other way in the next epoch; left out: where the sources have them",
+    )
+    packing: PackingSettings | None = Field(
+        default=None,
+        description="conversations share rows, each isolated from the others, so little of a batch is padding; left "
+        "out: a row each",
     )
     too_long: Literal["drop", "cut"] = Field(
         default="drop",
@@ -87,7 +97,9 @@ class TrainSettings(Section):
     steps: Count = Field(description="optimizer steps")
     batch_size: Annotated[int, Field(strict=True, ge=1, le=1_000_000)] = Field(description="samples per optimizer step")
     micro_batch_size: Count | None = Field(
-        default=None, description="samples per forward pass, less than batch_size to save memory; left out: all at once"
+        default=None,
+        description="samples (rows, where they are packed) per forward pass, fewer than in a step to save memory; left "
+        "out: all at once",
     )
     learning_rate: Positive = Field(description="the peak rate, after the warm-up")
     weight_decay: Annotated[float, Field(strict=True, ge=0)] = Field(

@@ -65,7 +65,7 @@ def too_many_skips(
         if of_source.drawn == of_source.too_long > ALWAYS_TOLERATED:
             return (
                 f"step {step}: all {of_source.drawn} samples drawn from {names[skip.source]} are too long, the last "
-                f"{skip.id}: {skip.reason}. Raise data.max_tokens (or set data.too_long to cut), and choose another "
+                f"{skip.id}: {skip.reason}. Raise that (or set data.too_long to cut), and choose another "
                 "output"
             )
         if of_source.too_many(settings.max_bad_share):

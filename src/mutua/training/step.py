@@ -29,12 +29,14 @@ class TrainingError(ValueError):
 
 @dataclass(frozen=True)
 class StepMetrics:
-    """Of one step: mean loss and accuracy over its supervised tokens, learning rate, gradient norm before clipping."""
+    """Of one step: mean loss and accuracy over its supervised tokens, learning rate, gradient norm before clipping, and
+    the share of its rows that is no padding."""
 
     loss: float
     accuracy: float
     learning_rate: float
     grad_norm: float
+    utilisation: float
 
 
 class Stepper:
@@ -107,7 +109,7 @@ class Stepper:
         self.begun += 1
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return StepMetrics(mean_loss, right / batch.supervised_tokens, rate, norm)
+        return StepMetrics(mean_loss, right / batch.supervised_tokens, rate, norm, batch.utilisation)
 
     def _inputs(self, micro_batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The micro-batch on the device; pictures as cached features where the recipe says so."""
