@@ -107,7 +107,7 @@ def test_a_source_of_bad_samples_alone_stops_early(tmp_path: Path, recipe_in, sh
 def test_a_length_that_nothing_fits_stops_early(tmp_path: Path, recipe_in) -> None:
     with pytest.raises(
         TrainingError,
-        match=r"step 4: all 12 samples .* too long, .* and data\.max_tokens allows 5.* Raise data",
+        match=r"step 4: all 12 samples .* too long, .* and data\.max_tokens allows 5.* Raise that",
     ):
         train(recipe_in(tmp_path, "data.max_tokens=5"), Console(quiet=True))
 

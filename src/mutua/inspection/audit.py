@@ -29,8 +29,9 @@ class Token:
         id: of the vocabulary.
         text: what it stands for; a part of a character is shown as U+FFFD.
         role: "prompt" is text that the model is given, "response" what it has to say.
-        block: the number of its prompt block; None outside of blocks.
-        image: the number of its image; None for text.
+        document: the number of its conversation within the row; None for padding.
+        block: the number of its prompt block within the document; None outside of blocks.
+        image: the number of its image within the document; None for text.
         label: whether it is trained on.
         looks_ahead: the later tokens that it sees, as runs (first index, last index).
     """
@@ -39,6 +40,7 @@ class Token:
     id: int
     text: str
     role: Role
+    document: int | None
     block: int | None
     image: int | None
     label: bool
@@ -60,11 +62,21 @@ class Audit:
     @property
     def blocks(self) -> int:
         """Prompt blocks."""
-        return len({token.block for token in self.tokens} - {None})
+        return len({(token.document, token.block) for token in self.tokens if token.block is not None})
 
     @property
     def images(self) -> int:
-        return len({token.image for token in self.tokens} - {None})
+        return len({(token.document, token.image) for token in self.tokens if token.image is not None})
+
+    @property
+    def documents(self) -> int:
+        """Conversations in the row."""
+        return len({token.document for token in self.tokens} - {None})
+
+    @property
+    def padding(self) -> int:
+        """Places that hold no token."""
+        return sum(token.role == "padding" for token in self.tokens)
 
     @property
     def ahead_cells(self) -> int:
@@ -75,14 +87,22 @@ class Audit:
         """The tokens, those of one image together."""
         return [list(group) for _, group in groupby(self.tokens, key=_line)]
 
+    def passages(self) -> list[list[Token]]:
+        """The tokens, those together that follow each other and have all but their text in common."""
+        return [list(group) for _, group in groupby(self.tokens, key=_kind)]
+
     def text(self, spans: Iterable[tuple[int, int]]) -> str:
         """The text of the tokens in the spans, images left out."""
         tokens = (token for first, last in spans for token in self.tokens[first : last + 1])
         return "".join(token.text for token in tokens if token.image is None)
 
 
-def _line(token: Token) -> tuple[str, int]:
-    return ("text", token.index) if token.image is None else ("image", token.image)
+def _line(token: Token) -> tuple[Any, ...]:
+    return (token.index,) if token.image is None else (token.document, token.image, "image")
+
+
+def _kind(token: Token) -> tuple[Any, ...]:
+    return token.document, token.role, token.block, token.image, token.label
 
 
 def audit(batch: Mapping[str, Any], tokenizer: Any, policy: Policy, row: int = 0) -> Audit:
@@ -91,9 +111,16 @@ def audit(batch: Mapping[str, Any], tokenizer: Any, policy: Policy, row: int = 0
     roles = TokenRoles.from_codes(batch["token_type_ids"][row : row + 1])
     labels_N = batch["labels"][row] if "labels" in batch else torch.full_like(ids_N, IGNORE)
     ahead_NN = allowed_mask(policy, roles)[0].triu(1)
-    columns = (roles.block_BN, roles.item_BN, roles.modality_BN, roles.is_response_BN, roles.is_token_BN)
+    columns = (
+        roles.document_BN,
+        roles.block_BN,
+        roles.item_BN,
+        roles.modality_BN,
+        roles.is_response_BN,
+        roles.is_token_BN,
+    )
     tokens = []
-    for index, (token_id, block, item, modality, is_response, is_token) in enumerate(
+    for index, (token_id, document, block, item, modality, is_response, is_token) in enumerate(
         zip(ids_N.tolist(), *(column[0].tolist() for column in columns), strict=True)
     ):
         role: Role = "response" if is_response else "prompt" if modality == Modality.TEXT else "image"
@@ -103,6 +130,7 @@ def audit(batch: Mapping[str, Any], tokenizer: Any, policy: Policy, row: int = 0
                 id=token_id,
                 text=_text(tokenizer, token_id),
                 role=role if is_token else "padding",
+                document=None if document == NONE else document,
                 block=None if block == NONE else block,
                 image=None if item == NONE else item,
                 label=int(labels_N[index]) != IGNORE,

@@ -1,0 +1,22 @@
+"""What a run would train on first, without training."""
+
+from __future__ import annotations
+
+from mutua.models import MutuaConfig, MutuaProcessor
+from mutua.models.longest_text import longest_text
+from mutua.training.batches import StepBatch, batches, open_mixture
+from mutua.training.build import build_model
+from mutua.training.recipe import Recipe
+
+
+def first_step(recipe: Recipe) -> tuple[MutuaConfig, MutuaProcessor, StepBatch]:
+    """The first batch of a run, with the config and the processor of its model.
+
+    Raises:
+        ValueError, OSError: a setting that cannot work, with its place.
+    """
+    mixture = open_mixture(recipe)
+    model, processor = build_model(recipe.model, mixture, recipe.data.tokenizer_texts)
+    alone = recipe.model_copy(update={"train": recipe.train.model_copy(update={"workers": 0})})
+    longest = recipe.data.max_tokens or longest_text(model.config.text_config)
+    return model.config, processor, next(batches(mixture, processor, alone, 0, max_tokens=longest))
