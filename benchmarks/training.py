@@ -33,6 +33,7 @@ from mutua.training.optimizer import build_optimizer
 from mutua.training.precision import recompute_activations
 from mutua.training.recipe import TrainSettings
 from mutua.training.step import Stepper
+from mutua.training.world import World
 
 EXAMPLES = """examples:
   python benchmarks/training.py                                       a small model on the CPU, half a minute
@@ -229,7 +230,7 @@ def main() -> None:
     model = build(size, options.device)
     freeze(model, ["model.vision_tower.*"] + (["model.language_model.*", "lm_head.*"] if options.stage == 1 else []))
     recompute_activations(model)
-    stepper = Stepper(model, build_optimizer(model, settings), settings, device)
+    stepper = Stepper(model, build_optimizer(model, settings), settings, World(device=device))
     peak = reachable(device, stepper.bf16)
     what = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} threads"
     trained = sum(parameter.numel() for parameter in stepper.trained)

@@ -14,6 +14,7 @@ from mutua.folders import FolderError, remove_leftovers, whole_folder
 from mutua.training import CheckpointError
 from mutua.training import checkpoint as module
 from mutua.training.checkpoint import Progress, checkpoints, prune, read_progress
+from mutua.training.world import World
 
 
 def write(folder: Path) -> tuple[nn.Linear, torch.optim.Optimizer]:
@@ -24,7 +25,7 @@ def write(folder: Path) -> tuple[nn.Linear, torch.optim.Optimizer]:
     optimizer.step()
     with whole_folder(folder) as partial:
         (partial / "weights").write_bytes(b"x" * 1000)
-        module.seal(partial, model, optimizer, Progress(7, 28, 1.5))
+        module.seal(partial, model, optimizer, Progress(7, 28, 1.5), World())
     return model, optimizer
 
 
@@ -33,7 +34,7 @@ def test_there_and_back(tmp_path: Path) -> None:
     model, optimizer = write(folder)
     expected = torch.rand(3)
     fresh = torch.optim.AdamW(model.parameters())
-    module.restore(folder, model, fresh)
+    assert module.restore(folder, model, fresh, World())
     assert read_progress(folder) == Progress(7, 28, 1.5)
     assert torch.equal(torch.rand(3), expected)
     for parameter in model.parameters():

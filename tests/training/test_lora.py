@@ -25,6 +25,7 @@ from mutua.training.optimizer import build_optimizer
 from mutua.training.precision import recompute_activations
 from mutua.training.recipe import LoraSettings
 from mutua.training.step import Stepper
+from mutua.training.world import World
 
 LORA = ("train.lora={rank: 4, alpha: 8, dropout: 0.1}", "train.freeze=['model.vision_tower.*']")
 
@@ -36,7 +37,7 @@ def stepper_of(recipe: Recipe) -> tuple[Stepper, list[StepBatch]]:
     model, processor, _ = model_to_train(recipe, mixture, None)
     shake(model)
     optimizer = build_optimizer(model, recipe.train)
-    return Stepper(model, optimizer, recipe.train, torch.device("cpu")), list(batches(mixture, processor, recipe, 0))
+    return Stepper(model, optimizer, recipe.train, World()), list(batches(mixture, processor, recipe, 0))
 
 
 def shake(model: MutuaForConditionalGeneration, also: str = "lora_") -> None:

@@ -16,6 +16,7 @@ from mutua.training.batches import StepBatch, batches, open_mixture
 from mutua.training.build import build_model
 from mutua.training.optimizer import build_optimizer
 from mutua.training.step import Stepper
+from mutua.training.world import World
 
 PACKING = "data.packing={tokens: 150, max_images: 6}"
 COMMON = ("model.text.attention_dropout=0.0", "train.precision=fp32", "train.batch_size=12")
@@ -43,7 +44,7 @@ def test_loss_and_gradient_are_those_of_unpacked_training(built, recipe_in, tmp_
     kinds = {"unpacked": ("train.micro_batch_size=null",), "packed": (PACKING, f"train.micro_batch_size={micro}")}
     for name, overrides in kinds.items():
         recipe = recipe_in(tmp_path, *COMMON, *overrides)
-        stepper = Stepper(model, build_optimizer(model, recipe.train), recipe.train, torch.device("cpu"))
+        stepper = Stepper(model, build_optimizer(model, recipe.train), recipe.train, World())
         batch = first_batch(recipe, processor)
         model.zero_grad()
         loss, correct = stepper.backward(batch)
@@ -144,7 +145,7 @@ def test_a_packed_run_goes_on_bit_for_bit(recipe_in, tmp_path: Path):
 def test_packed_steps_learn(built, recipe_in, tmp_path):
     model, processor = built
     recipe = recipe_in(tmp_path, *COMMON, PACKING, "train.micro_batch_size=null")
-    stepper = Stepper(model, build_optimizer(model, recipe.train), recipe.train, torch.device("cpu"))
+    stepper = Stepper(model, build_optimizer(model, recipe.train), recipe.train, World())
     batch = first_batch(recipe, processor)
     losses = [do_step(stepper, step, batch).loss for step in range(8)]
     assert losses[-1] < losses[0]

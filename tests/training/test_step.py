@@ -17,8 +17,7 @@ from mutua.training.build import build_model, freeze
 from mutua.training.optimizer import build_optimizer
 from mutua.training.precision import recompute_activations
 from mutua.training.step import Stepper
-
-CPU = torch.device("cpu")
+from mutua.training.world import World
 
 
 def chat(question: str, answer: str) -> Sample:
@@ -32,7 +31,7 @@ def stepper_of(recipe: Recipe) -> tuple[Stepper, list[StepBatch]]:
     model, processor = build_model(recipe.model, mixture, recipe.data.tokenizer_texts)
     freeze(model, recipe.train.freeze)
     optimizer = build_optimizer(model, recipe.train)
-    return Stepper(model, optimizer, recipe.train, CPU), list(batches(mixture, processor, recipe, 0))
+    return Stepper(model, optimizer, recipe.train, World()), list(batches(mixture, processor, recipe, 0))
 
 
 def gradient(stepper: Stepper, batch: StepBatch) -> torch.Tensor:

@@ -54,8 +54,11 @@ err = PlainConsole(stderr=True)
 
 
 @contextmanager
-def report_errors() -> Iterator[None]:
+def report_errors(speaker: str = "") -> Iterator[None]:
     """Whatever the library refuses becomes one line and exit code 1; a bug of ours keeps its traceback.
+
+    Args:
+        speaker: who says so, where several processes print into one terminal.
 
     The library raises ValueError (of which its own errors are subclasses), ImportError for a missing extra and
     OSError for the file system, each with a message that names the remedy.
@@ -70,7 +73,7 @@ def report_errors() -> Iterator[None]:
             raise typer.Exit(INTERRUPTED) from None
         if os.environ.get("MUTUA_DEBUG"):
             raise
-        err.print(Text.assemble(("error: ", "red"), str(error)))
+        err.print(Text.assemble(speaker, ("error: ", "red"), str(error)))
         raise typer.Exit(FAILED) from None
 
 

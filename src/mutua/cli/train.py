@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from mutua.cli.common import INTERRUPTED, err, report_errors
+from mutua.cli.common import FAILED, INTERRUPTED, err, report_errors
 
 EXAMPLES = """Examples:
 
@@ -16,6 +17,8 @@ EXAMPLES = """Examples:
   mutua train recipes/tiny.yaml --set train.steps=2000 --set output=runs/short
 
   mutua train recipes/tiny.yaml      (again: goes on where it was stopped)
+
+  torchrun --nproc-per-node 8 --module mutua train recipes/tiny.yaml      (on 8 GPUs, the model in shards)
 """
 
 
@@ -27,10 +30,15 @@ def train(
     ] = None,
 ) -> None:
     """Train a model. Stop it at any moment (Ctrl-C); the same command goes on, bit for bit."""
-    with report_errors():
+    rank = os.environ.get("RANK")  # torchrun's
+    with report_errors(f"process {rank}: " if rank else ""):
         from mutua.training import load_recipe
         from mutua.training import train as run
+        from mutua.training.world import EndedElsewhere
 
-        result = run(load_recipe(recipe, overrides or []), err)
+        try:
+            result = run(load_recipe(recipe, overrides or []), err)
+        except EndedElsewhere:
+            raise typer.Exit(FAILED) from None
     if result.interrupted:
         raise typer.Exit(INTERRUPTED)

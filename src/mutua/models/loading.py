@@ -74,13 +74,7 @@ def load_model(
     if isinstance(name_or_path, (str, Path)) and os.path.isfile(os.path.join(name_or_path, ADAPTER)):
         return _with_adapter(Path(name_or_path), policy, wanted, attn_implementation)
     folder = find_folder(name_or_path)
-    config, processor = load_processor(folder, policy=policy)
-    if not hasattr(config, "quantization_config"):
-        shapes = read_shapes(weight_files(folder))
-        expect_layers(folder / "config.json", len(shapes))
-        with _blamed_on_config(folder), torch.device("meta"):
-            empty = MutuaForConditionalGeneration(config)
-        expect_weights(folder, empty, shapes)
+    config, processor = check_folder(folder, policy=policy)
     options: dict[str, Any] = {} if wanted is None else {"dtype": wanted}
     if attn_implementation is not None:
         options["attn_implementation"] = attn_implementation
@@ -95,6 +89,22 @@ def load_model(
     expect_finite(f"model {folder}", model)
     _expect_ids(folder / GENERATION_CONFIG_NAME, model)
     return model.eval(), processor
+
+
+def check_folder(folder: Path, *, policy: str | None = None) -> tuple[MutuaConfig, MutuaProcessor]:
+    """As `load_processor`, of a folder whose weights are all there and fit, by the headers of their files.
+
+    Raises:
+        ModelError: as `load_model`, but for what only the numbers show.
+    """
+    config, processor = load_processor(folder, policy=policy)
+    if not hasattr(config, "quantization_config"):
+        shapes = read_shapes(weight_files(folder))
+        expect_layers(folder / "config.json", len(shapes))
+        with _blamed_on_config(folder), torch.device("meta"):
+            empty = MutuaForConditionalGeneration(config)
+        expect_weights(folder, empty, shapes)
+    return config, processor
 
 
 def load_processor(

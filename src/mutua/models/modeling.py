@@ -244,6 +244,14 @@ class MutuaForConditionalGeneration(MutuaPreTrainedModel, RolesInGeneration, Gen
         write_card(save_directory, self.config, get_policy(self.config.attention_policy).summary)
         super().save_pretrained(save_directory, *args, **kwargs)
 
+    def save_all_but_weights(self, save_directory: str | os.PathLike[str]) -> None:
+        """What `save_pretrained` writes beside the weights, which somebody else writes: those of a model in shards."""
+        os.makedirs(save_directory, exist_ok=True)
+        write_card(save_directory, self.config, get_policy(self.config.attention_policy).summary)
+        self.config.architectures = [MutuaForConditionalGeneration.__name__]  # the class in shards has another name
+        self.config.save_pretrained(save_directory)
+        self.generation_config.save_pretrained(save_directory)
+
     def get_image_features(self, pixel_values: Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
         """See `MutuaModel.get_image_features`."""
         return self.model.get_image_features(pixel_values, **kwargs)

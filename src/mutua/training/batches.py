@@ -17,23 +17,25 @@ from mutua.data.packing import images_of, pack_rows, share_rows
 from mutua.data.readers import Source
 from mutua.data.sample import Sample
 from mutua.models import MutuaProcessor
+from mutua.roles import TokenRoles
 from mutua.training.recipe import Recipe
 from mutua.training.samples import SAMPLE_ERRORS, SampleCounts, Skip
 from mutua.training.signals import detach_worker
+from mutua.training.world import World
 
 MicroBatch = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
 class StepBatch:
-    """What one optimizer step takes.
+    """What one optimizer step takes, or one process's share of it.
 
     Attributes:
         micro_batches: what the model's forward takes, each; none at all where every sample had to be skipped.
         sample_ids: of all samples in them.
-        supervised_tokens: of the whole step, whichever share of it this is: what the loss is divided by.
+        supervised_tokens: what the loss is divided by: those in them, or once `joined` those of the whole step.
         skips: the samples that were left out.
-        counts: by source, what was drawn, skipped and cut in this step.
+        counts: by source, what was drawn, skipped and cut; once `joined`, in the whole step.
     """
 
     micro_batches: tuple[MicroBatch, ...]
@@ -54,37 +56,58 @@ class StepBatch:
         places = sum(mask.numel() for mask in masks)
         return sum(int(mask.sum()) for mask in masks) / places if places else 1.0
 
-    def share(self, rank: int, ranks: int) -> StepBatch:
-        """The rows of every micro-batch that are `rank`'s (counted from 0): each rank-th one, with its images.
+    @property
+    def samples(self) -> int:
+        """Those that are used."""
+        return sum(counts.drawn - counts.bad - counts.too_long for counts in self.counts)
 
-        All ranks get the same number of micro-batches, so they do the same number of forward passes: where one has
-        fewer rows than there are ranks, those left over get its first row with nothing supervised.
+    def joined(self, world: World, text_id: int) -> StepBatch:
+        """This process's share, with the numbers of the whole step, and every process with as many micro-batches.
+
+        Args:
+            text_id: a token that stands for no image.
         """
-        return replace(self, micro_batches=tuple(_share(batch, rank, ranks) for batch in self.micro_batches))
+        if world.size == 1:
+            return self
+        numbers = [self.supervised_tokens, *(number for counts in self.counts for number in vars(counts).values())]
+        supervised, *counted = world.sums(numbers)
+        fields = len(vars(self.counts[0]))
+        counts = tuple(SampleCounts(*counted[i : i + fields]) for i in range(0, len(counted), fields))
+        skips = self.skips
+        if any(one.bad or one.too_long for one in counts):
+            skips = tuple(world.lists(list(skips)))
+        missing = world.largest(len(self.micro_batches)) - len(self.micro_batches)
+        micro_batches = (*self.micro_batches, *[_nothing_to_learn(text_id)] * missing)
+        return replace(self, micro_batches=micro_batches, supervised_tokens=supervised, skips=skips, counts=counts)
 
 
-def _share(batch: MicroBatch, rank: int, ranks: int) -> MicroBatch:
-    rows = list(range(rank, len(batch["input_ids"]), ranks))
-    not_by_row = ("pixel_values", "supervised_positions")
-    share = {name: tensor[rows or [0]] for name, tensor in batch.items() if name not in not_by_row}
-    if not rows:
-        share["labels"] = torch.full_like(share["labels"], IGNORE)
-    share["supervised_positions"] = supervised_positions(share["labels"])
-    if "pixel_values" in batch:
-        owned = batch["pixel_values"].split(images_of(batch["token_type_ids"]).tolist())
-        share["pixel_values"] = torch.cat([owned[row] for row in rows or [0]])
-        if not len(share["pixel_values"]):
-            del share["pixel_values"]
-    return share
+def _nothing_to_learn(text_id: int) -> MicroBatch:
+    """A row of text without a reply. Processes that share a model take equally many forward passes."""
+    zeros_BN = torch.zeros(1, 2, dtype=torch.long)
+    roles = TokenRoles.from_responses(zeros_BN.bool(), zeros_BN, zeros_BN)
+    labels_BN = torch.full_like(zeros_BN, IGNORE)
+    return {
+        "input_ids": torch.full_like(zeros_BN, text_id),
+        "attention_mask": torch.ones_like(zeros_BN),
+        "token_type_ids": roles.to_codes(),
+        "labels": labels_BN,
+        "supervised_positions": supervised_positions(labels_BN),
+    }
 
 
 class _Steps(Dataset):
     """The batch of a step, a pure function of the recipe and the step. Samples that cannot be used are left out."""
 
     def __init__(
-        self, mixture: Mixture, processor: MutuaProcessor, recipe: Recipe, max_tokens: int | None, pixels: torch.dtype
+        self,
+        mixture: Mixture,
+        processor: MutuaProcessor,
+        recipe: Recipe,
+        max_tokens: int | None,
+        pixels: torch.dtype,
+        share: slice,
     ) -> None:
-        self.mixture, self.processor, self.pixels = mixture, processor, pixels
+        self.mixture, self.processor, self.pixels, self.share = mixture, processor, pixels, share
         self.max_tokens, self.cuts = max_tokens, recipe.data.too_long == "cut"
         self.order, self.packing = recipe.data.order, recipe.data.packing
         self.limit, self.max_images = "data.max_tokens", None
@@ -95,7 +118,7 @@ class _Steps(Dataset):
         self.micro_batch_size = recipe.train.micro_batch_size or recipe.train.batch_size
 
     def __getitem__(self, step: int) -> StepBatch:
-        draws = self.mixture.draws(step)
+        draws = self.mixture.draws(step)[self.share]
         size = self.micro_batch_size if self.packing is None else len(draws)  # any two of a step may share a row
         drawn = Counter(draw.place for draw in draws)
         counts = [SampleCounts(drawn[place]) for place in range(len(self.mixture.sources))]
@@ -233,16 +256,19 @@ def batches(
     *,
     max_tokens: int | None = None,
     pixels: torch.dtype = torch.float32,
+    rank: int = 0,
+    ranks: int = 1,
 ) -> Iterator[StepBatch]:
     """The batches of the steps from `start` (counted from 0) to the end of the run.
 
     Args:
         max_tokens: longer samples are treated as `data.too_long` says.
         pixels: the type in which pictures travel.
+        rank, ranks: of each step, the samples that are this process's (counted from 0): each rank-th one.
     """
     return iter(
         DataLoader(
-            _Steps(mixture, processor, recipe, max_tokens, pixels),
+            _Steps(mixture, processor, recipe, max_tokens, pixels, slice(rank, None, ranks)),
             sampler=range(start, recipe.train.steps),
             batch_size=None,
             num_workers=recipe.train.workers,

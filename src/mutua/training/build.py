@@ -13,23 +13,28 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import nn
-from transformers import AutoConfig
+from transformers import AutoConfig, GenerationConfig
 
 from mutua.composition import compose
 from mutua.composition.parts import load_vision, read_image_processor
 from mutua.composition.tiny import tiny_config, tiny_model, train_tokenizer
 from mutua.data.mixture import Mixture
 from mutua.data.sample import Sample
+from mutua.folders import whole_folder
 from mutua.models import MutuaForConditionalGeneration, MutuaProcessor
 from mutua.models.connectors import connector_keys
-from mutua.models.loading import copy_weights, load_model
+from mutua.models.loading import check_folder, copy_weights, load_model
 from mutua.models.model_folder import ModelError, blamed_on, expect_sizes
 from mutua.models.vision import given_side, vision_encoder
 from mutua.quiet import quiet
 from mutua.training.lora import Adapters, is_lora
 from mutua.training.origin import FolderModel, ModelSettings, PartsModel, PresetModel, TinyModel
+from mutua.training.precision import uses_bf16
 from mutua.training.recipe import Recipe
+from mutua.training.run_folder import RunFolder
 from mutua.training.samples import ALWAYS_TOLERATED, SAMPLE_ERRORS
+from mutua.training.shards import empty_model, read_shards, shard, weights_of
+from mutua.training.world import World
 
 _SECONDS_BETWEEN_LINES = 10
 
@@ -59,6 +64,46 @@ def model_to_train(
     if newest is not None:
         adapters.load(newest)
     return model, processor, adapters
+
+
+def sharded_model(
+    recipe: Recipe,
+    mixture: Mixture,
+    newest: Path | None,
+    folder: RunFolder,
+    world: World,
+    say: Callable[[str], None] = lambda _: None,
+) -> Model:
+    """As `model_to_train`, each process with its shard. What no folder holds yet the first process builds and saves.
+
+    Raises:
+        ValueError, OSError: a setting that cannot work, with its place.
+    """
+    settings = recipe.model
+    if recipe.train.lora is not None:
+        raise ValueError("train.lora: adapters are trained in one process; start mutua train without torchrun")
+
+    def start() -> Path:
+        if newest is not None:
+            return newest
+        if isinstance(settings, FolderModel):
+            return settings.path
+        if not folder.start.is_dir():
+            model, processor = build_model(settings, mixture, recipe.data.tokenizer_texts, say)
+            with whole_folder(folder.start) as partial, quiet():
+                model.save_pretrained(partial)
+                processor.save_pretrained(partial)
+        return folder.start
+
+    place = world.first(start)
+    policy = settings.attention_policy if isinstance(settings, FolderModel) and newest is None else None
+    config, processor = check_folder(place, policy=policy)
+    model = empty_model(config)
+    model.generation_config = GenerationConfig.from_pretrained(place, local_files_only=True)
+    freeze(model, recipe.train.freeze)
+    shard(model, world, recipe.train.replicas, uses_bf16(recipe.train, world.device))
+    read_shards(place, weights_of(model))
+    return model, processor
 
 
 def build_model(

@@ -14,14 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mutua.folders import PARTIAL
-from mutua.training.optimizer import load_optimizer_state, optimizer_state
+from mutua.training.optimizer import empty_optimizer_state, load_optimizer_state, optimizer_state
 from mutua.training.samples import SampleCounts
+from mutua.training.shards import is_shard, names_in, read_shards, write_shards
+from mutua.training.world import World
 
 _STATE, _TENSORS = "trainer.json", "trainer.safetensors"
+_SHARED = "optimizer"  # the folder of what several processes wrote: what that file has if one did, but for scalars
 _GENERATORS = ("rng/cpu", "rng/cuda")
 
 
@@ -45,12 +49,27 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted((path for path, step in steps.items() if step.isdecimal()), key=lambda path: int(steps[path]))
 
 
-def seal(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+def seal(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, world: World) -> None:
     """Adds the trainer's state to a folder that holds a saved model, and a list of all files to check them by."""
-    tensors = {**optimizer_state(optimizer, model), **generators()}
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / _TENSORS)
-    files = {str(path.relative_to(folder)): _fingerprint(path) for path in folder.rglob("*") if path.is_file()}
-    (folder / _STATE).write_text(json.dumps({**asdict(progress), "files": files}, indent=2), encoding="utf-8")
+    tensors = optimizer_state(optimizer, model)
+    if world.size > 1:
+        world.first((folder / _SHARED).mkdir)
+        write_shards(folder / _SHARED, {name: tensor for name, tensor in tensors.items() if is_shard(tensor)})
+        tensors = {name: tensor for name, tensor in tensors.items() if world.is_first and not is_shard(tensor)}
+    own = {name: tensor.contiguous() for name, tensor in {**tensors, **generators()}.items()}
+    save_file(own, folder / _of_process(world.rank))
+    world.lists([])  # all are written
+
+    def list_files() -> None:
+        files = {str(path.relative_to(folder)): _fingerprint(path) for path in folder.rglob("*") if path.is_file()}
+        (folder / _STATE).write_text(json.dumps({**asdict(progress), "files": files}, indent=2), encoding="utf-8")
+
+    world.first(list_files)
+
+
+def _of_process(rank: int) -> str:
+    """The file of what is a process's own, its random generators. The first one's is that of a run in one process."""
+    return _TENSORS if rank == 0 else f"trainer-{rank}.safetensors"
 
 
 def read_progress(folder: Path) -> Progress:
@@ -72,11 +91,27 @@ def read_progress(folder: Path) -> Progress:
         raise CheckpointError(f"{folder}: damaged: {error}") from error
 
 
-def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Puts optimizer and random generators back to where `seal` saw them. The weights are the caller's business."""
-    tensors: dict[str, Tensor] = load_file(folder / _TENSORS)
-    restore_generators({name: tensors.pop(name) for name in _GENERATORS if name in tensors})
-    load_optimizer_state(optimizer, model, tensors)
+def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, world: World) -> bool:
+    """Puts optimizer and random generators back to where `seal` saw them. The weights are the caller's business.
+
+    Returns:
+        Whether as many processes wrote it: else the generators, which only dropout asks, are as they were seeded.
+    """
+    written_by = len(list(folder.glob("trainer*.safetensors")))
+    own: dict[str, Tensor] = {}
+    if written_by == world.size:
+        own = load_file(folder / _of_process(world.rank))
+        restore_generators({name: own.pop(name) for name in _GENERATORS if name in own})
+    if written_by > 1 or world.size > 1:
+        with safe_open(folder / _TENSORS, "pt") as file:
+            scalars = [name for name in file.keys() if not file.get_slice(name).get_shape()]  # noqa: SIM118 (no mapping)
+            own = {name: file.get_tensor(name) for name in scalars}
+        place = folder / _SHARED if written_by > 1 else folder
+        shards = empty_optimizer_state(model, names_in(place) - own.keys())
+        read_shards(place, shards)
+        own |= shards
+    load_optimizer_state(optimizer, model, own)
+    return written_by == world.size
 
 
 def generators() -> dict[str, Tensor]:

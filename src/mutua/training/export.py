@@ -15,6 +15,8 @@ from mutua.models import MutuaForConditionalGeneration, MutuaProcessor
 from mutua.quiet import quiet
 from mutua.training.recipe import Recipe
 from mutua.training.recipe_file import dump_recipe
+from mutua.training.shards import weights_of, write_shards
+from mutua.training.world import World
 
 
 def versions(recipe: Recipe) -> dict[str, str]:
@@ -41,18 +43,28 @@ def write_model(
     processor: MutuaProcessor,
     recipe: Recipe,
     run: dict[str, Any],
+    world: World,
 ) -> None:
-    """Model and processor as `from_pretrained` reads them, and the run's record beside them."""
-    with quiet():
-        model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    write_record(folder, model.device, recipe, run)
+    """Model and processor as `from_pretrained` reads them, and the run's record beside them: by all processes."""
+
+    def write_rest() -> None:
+        with quiet():
+            model.save_pretrained(folder) if world.size == 1 else model.save_all_but_weights(folder)
+        processor.save_pretrained(folder)
+        write_record(folder, world, recipe, run)
+
+    world.first(write_rest)
+    if world.size > 1:
+        write_shards(folder, weights_of(model))
 
 
-def write_record(folder: Path, device: torch.device, recipe: Recipe, run: dict[str, Any]) -> None:
+def write_record(folder: Path, world: World, recipe: Recipe, run: dict[str, Any]) -> None:
     """`recipe.yaml`, and `run` with versions as `run.json`."""
     (folder / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})"
+    is_gpu = world.device.type == "cuda"
+    name = torch.cuda.get_device_name(world.device) if is_gpu else f"cpu ({platform.machine()})"
+    if world.size > 1:
+        name = f"{world.size} x {name}"
     record = {
         "name": recipe.name,
         "seed": recipe.model_dump()["seed"],

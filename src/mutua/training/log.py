@@ -74,6 +74,35 @@ def _told_with_its_place(path: Path) -> Iterator[None]:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
+class NoLog:
+    """Of a process that another one speaks for."""
+
+    class _Nothing:
+        first: dict[str, Any] | None = None
+        last: dict[str, Any] | None = None
+
+    training = evaluations = _Nothing()
+
+    def __enter__(self) -> NoLog:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def step(self, progress: Progress, metrics: StepMetrics | None, record: bool) -> None:
+        pass
+
+    def skipped(self, step: int, skips: Sequence[Skip], names: Sequence[str]) -> None:
+        pass
+
+    def evaluation(self, step: int, results: dict[str, Any]) -> None:
+        pass
+
+    @contextmanager
+    def watch(self, name: str) -> Iterator[Callable[[int, int], None]]:
+        yield lambda done, total: None
+
+
 class RunLog:
     """Everything that is reported of a run, from where it starts or resumes."""
 

@@ -7,7 +7,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,11 @@ from mutua.models.generate import NotFiniteError
 from mutua.models.longest_text import longest_text
 from mutua.training import checkpoint
 from mutua.training.batches import StepBatch, batches, open_evaluation, open_mixture
-from mutua.training.build import model_to_train
+from mutua.training.build import model_to_train, sharded_model
 from mutua.training.checkpoint import Progress
 from mutua.training.export import changed_versions, write_model, write_record
 from mutua.training.fingerprint import expect_same_data, fingerprint
-from mutua.training.log import RunLog
+from mutua.training.log import NoLog, RunLog
 from mutua.training.lora import Adapters, is_adapter
 from mutua.training.optimizer import build_optimizer
 from mutua.training.precision import recompute_activations, uses_bf16
@@ -35,8 +35,10 @@ from mutua.training.recipe import Recipe
 from mutua.training.room import expect_room
 from mutua.training.run_folder import RunFolder, open_run
 from mutua.training.samples import SampleCounts, add_counts, source_names, too_many_skips
+from mutua.training.shards import local
 from mutua.training.signals import StopRequest
 from mutua.training.step import NOT_FINITE, StepMetrics, Stepper, TrainingError
+from mutua.training.world import World, folder_of_all, open_world
 
 
 @dataclass(frozen=True)
@@ -65,14 +67,21 @@ def train(recipe: Recipe, console: Console | None = None) -> TrainResult:
         TrainingError: the loss is not finite, too many samples cannot be used, or the data are others than before.
         FolderError: the disk is full.
     """
-    console = console or Console()
+    speaker = console or Console()
 
     def say(text: str, style: str | None = None) -> None:
-        console.print(text, style=style, markup=False, soft_wrap=True)
+        speaker.print(text, style=style, markup=False, soft_wrap=True)
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # or tokenizers warns in every data worker
-    with open_run(recipe) as folder:
-        if (finished := folder.finished(recipe.train.steps)) is not None:
+    with open_world() as world, ExitStack() as held:
+        if not world.is_first:
+            speaker = Console(quiet=True)
+        if recipe.train.batch_size < world.size:
+            raise ValueError(
+                f"train.batch_size: {recipe.train.batch_size} samples for {world.size} processes: give each one"
+            )
+        folder = world.first(lambda: held.enter_context(open_run(recipe)))
+        if (finished := world.first(lambda: folder.finished(recipe.train.steps))) is not None:
             say(
                 f"This run is finished: {folder.model}. Raise train.steps to go on from there, choose another output "
                 "to train again, or measure it as you like: mutua eval."
@@ -88,37 +97,54 @@ def train(recipe: Recipe, console: Console | None = None) -> TrainResult:
         fingerprints = [fingerprint(source) for source in mixture.sources]
 
         # 3. Model: the newest checkpoint's, or where the recipe starts; some of it frozen, adapters in it if asked for.
-        newest, progress = folder.newest_checkpoint(lambda text: say(text, "yellow"))
+        newest, progress = world.first(lambda: folder.newest_checkpoint(lambda text: say(text, "yellow")))
         if newest is not None:
             expect_same_data(newest, fingerprints, names)
-        model, processor, adapters = model_to_train(recipe, mixture, newest, say)
+        adapters: Adapters | None = None
+        if world.size == 1:
+            model, processor, adapters = model_to_train(recipe, mixture, newest, say)
+            model.to(world.device)  # type: ignore[arg-type]
+        else:
+            model, processor = sharded_model(recipe, mixture, newest, folder, world, say)
         if recipe.train.gradient_checkpointing:
             recompute_activations(model)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        model.to(device)  # type: ignore[arg-type]
         expect_room(recipe, model)
-        say(_introduction(recipe, model, adapters, device))
+        say(_introduction(recipe, model, adapters, world))
 
         # 4. Optimizer.
         optimizer = build_optimizer(model, recipe.train)
-        stepper = Stepper(model, optimizer, recipe.train, device)
+        stepper = Stepper(model, optimizer, recipe.train, world)
 
         # 5. Seed of dropout, or resume: optimizer and random generators, once nothing else draws from them.
-        torch.manual_seed(recipe.seeds.dropout)
+        torch.manual_seed(recipe.seeds.dropout + world.rank)
         if newest is not None:
-            checkpoint.restore(newest, model, optimizer)
+            if not checkpoint.restore(newest, model, optimizer, world):
+                say("Another number of processes than before: the samples are the same, dropout draws anew.", "yellow")
             say(f"Resuming from {newest}.")
             if changes := changed_versions(newest, recipe):
                 say(f"Losses may differ in the last digits, versions have changed: {changes}.", "yellow")
 
         # Until here there was nothing to save, so a signal just ended it.
         with (
-            RunLog(folder, recipe.name, recipe.train.steps, progress, console) as log,
+            _log(folder, recipe, progress, speaker, world) as log,
             StopRequest() as stop,
             _no_search_through_the_old(),
         ):
             run = _Run(
-                *(recipe, folder, model, processor, adapters, stepper, log, stop, names, fingerprints, evaluation),
+                *(
+                    recipe,
+                    folder,
+                    model,
+                    processor,
+                    adapters,
+                    stepper,
+                    log,
+                    stop,
+                    names,
+                    fingerprints,
+                    evaluation,
+                    world,
+                ),
                 saved=progress.step,
             )
 
@@ -132,29 +158,35 @@ def train(recipe: Recipe, console: Console | None = None) -> TrainResult:
                 progress.step,
                 max_tokens=recipe.data.max_tokens or longest_text(model.config.text_config),
                 pixels=torch.bfloat16 if stepper.bf16 else torch.float32,
+                rank=world.rank,
+                ranks=world.size,
             )
+            text_id = int(model.config.image_token_id == 0)
             try:
-                while progress.step < recipe.train.steps and not stop.requested:
-                    chance, started, batch = checkpoint.generators(), time.perf_counter(), next(feed)
+                while progress.step < recipe.train.steps and not world.any(stop.requested):
+                    chance, started = checkpoint.generators(), time.perf_counter()
+                    batch = next(feed).joined(world, text_id)
                     counts = run.count_samples(batch, progress)
                     loss, correct = stepper.backward(batch)
                     found = stepper.update(progress.step, batch, loss, correct)
                     progress = Progress(
                         step=progress.step + 1,
-                        samples=progress.samples + len(batch.sample_ids),
+                        samples=progress.samples + batch.samples,
                         seconds=progress.seconds + time.perf_counter() - started,
                         counts=counts,
                     )
                     chance = checkpoint.generators()
                     run.finish_step(progress, found)
             except Exception as error:
-                if stepper.begun == progress.step - first and not isinstance(error, FolderError):
+                # Several processes save together, so only what ends them all at the same place.
+                is_shared = world.size == 1 or isinstance(error, TrainingError)
+                if is_shared and stepper.begun == progress.step - first and not isinstance(error, FolderError):
                     checkpoint.restore_generators(chance)
                     run.save_what_is_done(progress, say)
                 raise
 
             # 8. Interrupted: save, and say how to go on.
-            if stop.requested:
+            if progress.step < recipe.train.steps:
                 run.save_checkpoint(progress)
                 say(
                     f"Stopped at step {progress.step} of {recipe.train.steps}. "
@@ -168,9 +200,9 @@ def train(recipe: Recipe, console: Console | None = None) -> TrainResult:
                 with whole_folder(folder.new_adapter) as partial:
                     adapters.export(partial)
                 adapters.merge()
-            with whole_folder(folder.new_model) as partial:
-                write_model(partial, model, processor, recipe, {**run.record(progress), "metrics": metrics})
-            folder.place_results()
+            with folder_of_all(world, folder.new_model) as partial:
+                write_model(partial, model, processor, recipe, {**run.record(progress), "metrics": metrics}, world)
+            world.first(folder.place_results)
         say(_summary(folder, progress, log))
         return TrainResult(folder.model, progress.step, metrics, interrupted=False)
 
@@ -185,11 +217,12 @@ class _Run:
     processor: MutuaProcessor
     adapters: Adapters | None
     stepper: Stepper
-    log: RunLog
+    log: RunLog | NoLog
     stop: StopRequest
     source_names: list[str]
     fingerprints: list[dict[str, Any]]  # of the sources
     evaluation: dict[str, Sequence[Sample]]
+    world: World
     saved: int  # the step of the newest checkpoint
 
     def count_samples(self, batch: StepBatch, progress: Progress) -> tuple[SampleCounts, ...]:
@@ -213,7 +246,8 @@ class _Run:
 
     def save_what_is_done(self, progress: Progress, say: Callable[[str, str], None]) -> None:
         """Before an error ends the run, with the state that the last whole step left, if it is of any use."""
-        if not all(bool(torch.isfinite(weight).all()) for weight in self.stepper.trained):
+        are_finite = all(bool(torch.isfinite(local(weight)).all()) for weight in self.stepper.trained)
+        if self.world.any(not are_finite):
             return
         try:
             self.save_checkpoint(progress)
@@ -225,15 +259,16 @@ class _Run:
     def save_checkpoint(self, progress: Progress) -> None:
         if progress.step == self.saved:
             return
-        with whole_folder(self.folder.checkpoint(progress.step)) as partial:
+        world = self.world
+        with folder_of_all(world, self.folder.checkpoint(progress.step)) as partial:
             if self.adapters is None:
-                write_model(partial, self.model, self.processor, self.recipe, self.record(progress))
+                write_model(partial, self.model, self.processor, self.recipe, self.record(progress), world)
             else:
                 self.adapters.save(partial)
-                write_record(partial, self.model.device, self.recipe, self.record(progress))
-            checkpoint.seal(partial, self.model, self.stepper.optimizer, progress)
+                write_record(partial, world, self.recipe, self.record(progress))
+            checkpoint.seal(partial, self.model, self.stepper.optimizer, progress, world)
         self.saved = progress.step
-        checkpoint.prune(self.folder.checkpoints, self.recipe.train.keep_checkpoints)
+        world.first(lambda: checkpoint.prune(self.folder.checkpoints, self.recipe.train.keep_checkpoints))
 
     def record(self, progress: Progress) -> dict[str, Any]:
         """Where the run stands, and what its sources are and gave so far."""
@@ -243,7 +278,7 @@ class _Run:
 
     def evaluate_if_due(self, step: int) -> None:
         """Evaluates on every source, unless the log has it already. A signal breaks it off, to be done on resuming."""
-        settings, last = self.recipe.evaluate, self.log.evaluations.last
+        settings, last = self.recipe.evaluate, self.world.first(lambda: self.log.evaluations.last)
         is_due = step == self.recipe.train.steps or (settings.every > 0 and step > 0 and step % settings.every == 0)
         if not settings.sources or not is_due or (last is not None and last["step"] == step):
             return
@@ -253,7 +288,7 @@ class _Run:
 
                 def report(done: int, total: int, show: Callable[[int, int], None] = show) -> None:
                     show(done, total)
-                    if self.stop.requested:
+                    if self.world.any(self.stop.requested):
                         raise _Stopped
 
                 try:
@@ -278,7 +313,7 @@ class _Run:
         return {"train": self.log.training.last, "evaluation": (self.log.evaluations.last or {}).get("results", {})}
 
 
-def _summary(folder: RunFolder, progress: Progress, log: RunLog) -> str:
+def _summary(folder: RunFolder, progress: Progress, log: RunLog | NoLog) -> str:
     """What a finished run did, and where things are, in a few lines."""
     minutes, seconds = divmod(round(progress.seconds), 60)
     rate = progress.samples / progress.seconds if progress.seconds else 0.0
@@ -309,13 +344,18 @@ def _no_search_through_the_old() -> Iterator[None]:
         gc.unfreeze()
 
 
+def _log(folder: RunFolder, recipe: Recipe, progress: Progress, console: Console, world: World) -> RunLog | NoLog:
+    """The first process speaks for all. Whatever is wrong with the files ends all."""
+    made: list[RunLog] = []
+    world.first(lambda: made.append(RunLog(folder, recipe.name, recipe.train.steps, progress, console)))
+    return made[0] if made else NoLog()
+
+
 class _Stopped(Exception):
     """Breaks off an evaluation."""
 
 
-def _introduction(
-    recipe: Recipe, model: MutuaForConditionalGeneration, adapters: Adapters | None, device: torch.device
-) -> str:
+def _introduction(recipe: Recipe, model: MutuaForConditionalGeneration, adapters: Adapters | None, world: World) -> str:
     """One line on what is about to be trained."""
     trained: Counter[str] = Counter()
     for name, parameter in model.named_parameters():
@@ -323,10 +363,11 @@ def _introduction(
             part = adapters.description if adapters and is_adapter(name) else ".".join(name.split(".")[:2])
             trained[part] += parameter.numel()
     parts = ", ".join(f"{part}: {size:,}" for part, size in trained.items())
-    arithmetic = "bf16" if uses_bf16(recipe.train, device) else "fp32"
+    arithmetic = "bf16" if uses_bf16(recipe.train, world.device) else "fp32"
+    place = world.device.type if world.size == 1 else f"{world.size} x {world.device.type}"
     return (
         f"{recipe.name}: {sum(p.numel() for p in model.parameters()):,} weights, {trained.total():,} of them trained "
-        f"({parts}), policy {model.config.attention_policy}, {arithmetic} on {device.type}, {recipe.train.steps} steps "
+        f"({parts}), policy {model.config.attention_policy}, {arithmetic} on {place}, {recipe.train.steps} steps "
         f"of {recipe.train.batch_size} samples"
         + (f", packed into rows of at most {packing.tokens} tokens" if (packing := recipe.data.packing) else "")
     )

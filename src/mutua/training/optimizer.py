@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
@@ -33,10 +35,21 @@ def optimizer_state(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[
     }
 
 
+def empty_optimizer_state(model: nn.Module, paths: Iterable[str]) -> dict[str, Tensor]:
+    """Room for what `optimizer_state` gave under these paths, scalars aside; others are passed over."""
+    parameters = dict(model.named_parameters())
+    state = {}
+    for path in paths:
+        name = path.rpartition("/")[0]
+        if name in parameters:
+            state[path] = torch.empty_like(parameters[name])
+    return state
+
+
 def load_optimizer_state(optimizer: torch.optim.Optimizer, model: nn.Module, state: dict[str, Tensor]) -> None:
     """Undoes `optimizer_state`."""
     parameters = dict(model.named_parameters())
     for path, value in state.items():
         name, _, key = path.rpartition("/")
         # A copy, because a tensor that was read from a file may be aligned otherwise, and sums depend on that.
-        optimizer.state[parameters[name]][key] = value.to(parameters[name].device, copy=True)
+        optimizer.state[parameters[name]][key] = value.detach().to(parameters[name].device, copy=True)

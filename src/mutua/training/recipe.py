@@ -124,8 +124,13 @@ class TrainSettings(Section):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         default="auto", description="of the arithmetic; weights stay fp32. auto: bf16 where the device computes in it"
     )
+    replicas: Count = Field(
+        default=1,
+        description="whole models that the processes of torchrun hold between them; those of one replica hold a shard "
+        "each",
+    )
     workers: Annotated[int, Field(strict=True, ge=0, le=256)] = Field(
-        default=1, description="background processes that prepare batches; 0: none"
+        default=1, description="background processes that prepare batches, of each training process; 0: none"
     )
     log_every: Count = Field(default=10, description="steps between lines of the log")
     checkpoint_every: Count = Field(default=500, description="steps between checkpoints: what a power cut can cost")

@@ -6,6 +6,7 @@ quarantine.jsonl      one line per sample that was skipped
 tensorboard/          the same, for TensorBoard
 checkpoints/          step-000500/ ...
 adapter/              what a run with `train.lora` trained, as PEFT reads it
+start/                what several processes read their shards of, where it is in no folder yet
 model/                the finished model. A run is finished if the model has all steps of the recipe: one that is
                       continued with more steps keeps its model until the new one is whole
 """
@@ -31,7 +32,7 @@ _MAY_CHANGE = (
     *("output", "train.workers", "train.log_every", "train.checkpoint_every", "train.keep_checkpoints"),
     "data.max_bad_share",
     # ... and how much memory it takes, which may change the last digits.
-    *("train.micro_batch_size", "train.gradient_checkpointing", "train.cache_vision_mb"),
+    *("train.micro_batch_size", "train.gradient_checkpointing", "train.cache_vision_mb", "train.replicas"),
 )
 _EVALUATE = "evaluate."  # what is measured changes nothing of what is trained, so a wrong path can be put right
 
@@ -52,6 +53,7 @@ class RunFolder:
         self.checkpoints = root / "checkpoints"
         self.adapter = root / "adapter"
         self.model = root / "model"
+        self.start = root / "start"
         self.new_adapter, self.new_model = root / "adapter.new", root / "model.new"
         self.lock = root / _LOCK
 
@@ -61,7 +63,15 @@ class RunFolder:
             what = "is a link that leads nowhere" if self.root.is_symlink() else "is a file"
             raise RecipeError(f"output: {self.root} {what}; name a folder")
         files = (self.lock, self.recipe, self.log, self.evaluations, self.quarantine)
-        folders = (self.tensorboard, self.checkpoints, self.adapter, self.model, self.new_adapter, self.new_model)
+        folders = (
+            self.start,
+            self.tensorboard,
+            self.checkpoints,
+            self.adapter,
+            self.model,
+            self.new_adapter,
+            self.new_model,
+        )
         if not self.lock.is_file():
             for path in (*files, *folders):
                 if os.path.lexists(path):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from mutua.models import MutuaForConditionalGeneration
 from mutua.training.batches import StepBatch
@@ -15,6 +16,7 @@ from mutua.training.precision import step_precision, uses_bf16
 from mutua.training.recipe import TrainSettings
 from mutua.training.schedule import learning_rate
 from mutua.training.vision_cache import VisionCache
+from mutua.training.world import World
 
 NOT_FINITE = (
     "Checkpoints from before are intact. Lower train.learning_rate, lengthen train.warmup_steps, or set "
@@ -47,12 +49,13 @@ class Stepper:
         model: MutuaForConditionalGeneration,
         optimizer: torch.optim.Optimizer,
         settings: TrainSettings,
-        device: torch.device,
+        world: World,
     ) -> None:
-        self.model, self.optimizer, self.settings, self.device = model, optimizer, settings, device
+        self.model, self.optimizer, self.settings = model, optimizer, settings
+        self.world, self.device = world, world.device
         self.trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.cache = VisionCache(model, settings.cache_vision_mb) if settings.cache_vision_mb else None
-        self.bf16 = uses_bf16(settings, device)
+        self.bf16 = uses_bf16(settings, self.device)
         self.begun = 0  # updates of the weights, one that has failed half way included
 
     def precision(self) -> AbstractContextManager[None]:
@@ -63,7 +66,7 @@ class Stepper:
         """Begins a step: adds the gradient of the batch; returns its mean loss per supervised token, and how many of
         them it got right.
 
-        Of a share of a batch, these are shares, too: summed over the ranks they are those of the whole.
+        Of a share of a batch, these are shares, too: summed over the processes they are those of the whole.
         """
         self.model.train()
         loss, correct = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
@@ -73,7 +76,7 @@ class Stepper:
                 # Divided by the tokens of the whole batch, not of its own rows: the sum over micro-batches is then the
                 # mean over tokens, however unevenly they are spread.
                 out = self.model(**inputs, num_items_in_batch=batch.supervised_tokens, use_cache=False)
-            out.loss.backward()
+            (out.loss * self.world.size).backward()  # gradients are averaged over the processes, and are to be summed
             loss += out.loss.detach()
             correct += out.correct
         return loss, correct
@@ -99,6 +102,9 @@ class Stepper:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         gradient_norm = torch.nn.utils.clip_grad_norm_(self.trained, self.settings.clip or math.inf)
+        if isinstance(gradient_norm, DTensor):  # each process has its shard's
+            gradient_norm = gradient_norm.full_tensor()
+        loss, correct = self.world.add(torch.stack([loss, correct])).unbind()
         # The one place of a step where the host waits for the device.
         mean_loss, right, norm = torch.stack([loss, correct, gradient_norm]).tolist()
         if not (math.isfinite(mean_loss) and math.isfinite(norm)):
