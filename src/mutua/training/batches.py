@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mutua.data.collate import IGNORE, cut_to_turns, encode, supervised_positions
+from mutua.data.flip import flipped, is_flipped
 from mutua.data.mixture import Draw, Mixture
 from mutua.data.order import InOrder, drawn_order, in_order
 from mutua.data.readers import Source
@@ -81,6 +82,7 @@ class _Steps(Dataset):
         self.mixture, self.processor, self.pixels = mixture, processor, pixels
         self.max_tokens, self.cuts = max_tokens, recipe.data.too_long == "cut"
         self.order = recipe.data.order
+        self.flips = [weighted.flip for weighted in recipe.data.train]
         self.micro_batch_size = recipe.train.micro_batch_size or recipe.train.batch_size
 
     def __getitem__(self, step: int) -> StepBatch:
@@ -93,7 +95,9 @@ class _Steps(Dataset):
             some, samples = draws[start : start + size], []
             for draw, read in zip(some, self.mixture.read(some, SAMPLE_ERRORS), strict=True):
                 if isinstance(read, Sample):
-                    samples.append((draw.place, self._in_order(read, draw)))
+                    read = self._as_drawn(read, draw)
+                if isinstance(read, Sample):
+                    samples.append((draw.place, read))
                 else:
                     skips.append(Skip(draw.place, getattr(read, "sample_id", "") or f"sample {draw.index}", str(read)))
             batch, used = self._encode(samples, skips, counts)
@@ -105,13 +109,18 @@ class _Steps(Dataset):
         supervised = sum(len(batch["supervised_positions"]) for batch in micro_batches)
         return StepBatch(tuple(micro_batches), tuple(ids), supervised, tuple(skips), tuple(counts))
 
-    def _in_order(self, sample: Sample, draw: Draw) -> Sample:
+    def _as_drawn(self, sample: Sample, draw: Draw) -> Sample | Exception:
+        """The sample as this draw of it shows it, mirrored or in another order, or why a picture cannot be mirrored."""
+        key = f"{self.mixture.seed}/{draw.place}/{draw.index}"
+        share = self.flips[draw.place]
+        if share and is_flipped(key, draw.epoch, share):
+            try:
+                sample = flipped(sample)
+            except SAMPLE_ERRORS as error:
+                return error
         if self.order is None:
             return sample
-        order = self.order
-        if order == "both":
-            order = drawn_order(f"{self.mixture.seed}/{draw.place}/{draw.index}", draw.epoch)
-        return in_order(sample, order)
+        return in_order(sample, drawn_order(key, draw.epoch) if self.order == "both" else self.order)
 
     def _encode(
         self, samples: Sequence[tuple[int, Sample]], skips: list[Skip], counts: list[SampleCounts]
