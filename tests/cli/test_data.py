@@ -183,3 +183,13 @@ def test_train_on_foreign_data_and_go_on(tmp_path, monkeypatch):
     checkpoints = sorted((tmp_path / "run").glob("checkpoints/*/run.json"))
     sources = json.loads(checkpoints[-1].read_text())["sources"]
     assert [source["samples"] for source in sources] == [3, 4]
+
+
+def test_train_on_the_papers_sources(tmp_path):
+    recipe = recipe_of(tmp_path, *(f"type: {kind}, path: {write(tmp_path / kind)}" for kind, write in SETS.items()))
+    small = "{hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 64}"
+    sizes = [f"model.vision={small}", f"model.text={small}", "data.tokenizer_texts=60", "train.workers=0"]
+    sizes += [f"train.batch_size={2 * len(SETS)}"]
+    result = mutua("train", recipe, *(word for size in sizes for word in ("--set", size)))
+    assert result.exit_code == 0, result.output
+    assert not (tmp_path / "run/quarantine.jsonl").exists() or not (tmp_path / "run/quarantine.jsonl").read_text()

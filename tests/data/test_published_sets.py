@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from native_sets import (
     SETS,
     write_a_okvqa,
@@ -22,10 +23,12 @@ from native_sets import (
 from pydantic import TypeAdapter, ValidationError
 
 from mutua.data.readers import Source
+from mutua.data.readers.instruction import prompts
 from mutua.data.readers.instruction.vsr import as_question
 from mutua.data.readers.published import SYSTEM, PublishedSet
 from mutua.data.sample import ImagePart, Sample, SampleError
 from mutua.training.fingerprint import fingerprint
+from mutua.training.recipe import DataSettings
 
 SHORT = "Answer the question using a single word or phrase. "
 LETTER = "Answer with the option's letter from the given choices directly. "
@@ -624,3 +627,20 @@ def test_half_a_letter_is_refused(tmp_path: Path) -> None:
     path = SETS["gqa"](tmp_path)
     change(tmp_path / "train_balanced_questions.json", "07333408", "question", to="\ud800?")
     assert "['07333408']: " in error_of(opened("gqa", path), 1)
+
+
+def test_the_example_of_the_docs() -> None:
+    page = (Path(__file__).parents[2] / "docs/data.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```yaml\n(train:.*?)```", page, re.DOTALL)
+    settings = DataSettings.model_validate(yaml.safe_load(example))
+    assert [weighted.source.type for weighted in settings.train] == ["vqav2", "a-okvqa", "visual-genome"]
+
+
+def test_the_prompts_of_the_docs() -> None:
+    page = (Path(__file__).parents[2] / "docs/data.md").read_text(encoding="utf-8")
+    choice = ["{choice}", "{choice}"]
+    assert f"`{prompts.short_answer('{question}')}`" in page
+    assert f"`{prompts.letter('{question}', choice, '{hint}')}`".replace("\n", "\\n") in page
+    assert f"`{EXPECTED['visual-genome'][1][0][2]}`" in page
+    for kind in SETS:
+        assert f"`{kind}`" in page
