@@ -13,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from pydantic import TypeAdapter
+
+from mutua.data.readers import Source
 
 SIZE = (8, 6)
 COLOURS = ("red", "green", "blue")
@@ -331,3 +334,21 @@ SETS: dict[str, Callable[[Path], Path]] = {
     "blip3-ocr": lambda folder: write_tar_shards(folder, OCR_CAPTION),
 }
 """By the `type` of a source: writes its files into a folder, and returns the source's `path`."""
+
+
+def opened(kind: str, path: Path, **settings: Any) -> Any:
+    """The reader of a source of this `type`."""
+    given = {"type": kind, "path": str(path), **settings}
+    return TypeAdapter(Source).validate_python(given).open()
+
+
+def change(path: Path, *keys: Any, to: Any = None) -> None:
+    """Puts a value into a JSON file; without one, the key is removed."""
+    content = place = json.loads(path.read_text())
+    for key in keys[:-1]:
+        place = place[key]
+    if to is None:
+        del place[keys[-1]]
+    else:
+        place[keys[-1]] = to
+    path.write_text(json.dumps(content))
