@@ -14,6 +14,13 @@ from tiny_model import make_model, make_processor
 from mutua.models import MutuaForConditionalGeneration, MutuaProcessor
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MUTUA_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session", params=["mma", "causal"])
 def policy(request: pytest.FixtureRequest) -> str:
     return request.param

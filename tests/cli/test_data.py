@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from foreign_data import chat_table, llava_rows, turns, write_lines, write_llava, write_pictures
+from native_sets import SETS
 from PIL import Image
 from tiny_model import make_model, make_processor
 from what_users_read import mutua
@@ -98,6 +99,41 @@ def test_check_of_a_recipe_goes_through_its_sources(tmp_path):
     assert "evaluate.sources.held out: 7 samples" in result.stdout
 
 
+def recipe_of(folder: Path, *sources: str) -> Path:
+    recipe = folder / "recipe.yaml"
+    recipe.write_text(
+        f"name: mine\noutput: {folder / 'run'}\nmodel: {{preset: tiny}}\n"
+        f"data: {{train: [{', '.join(f'{{source: {{{source}}}}}' for source in sources)}]}}\n"
+        "train: {steps: 1, batch_size: 1, learning_rate: 1e-3}\n"
+    )
+    return recipe
+
+
+def test_check_of_a_recipe_on_the_papers_sources(tmp_path):
+    paths = {kind: write(tmp_path / kind) for kind, write in SETS.items()}
+    result = mutua(
+        "data", "check", recipe_of(tmp_path, *(f"type: {kind}, path: {path}" for kind, path in paths.items()))
+    )
+    assert result.exit_code == 0, result.output
+    for place, (kind, path) in enumerate(paths.items()):
+        assert f"data.train.{place} ({kind} {path}): " in result.stdout
+    assert "user: [picture 8 x 6] Answer the question using a single word or phrase. Is the sky dark?" in result.stdout
+    assert "user: [picture 8 x 6]\n    assistant: The image shows a red van" in result.stdout
+
+
+@pytest.mark.parametrize("kind", SETS)
+def test_a_source_that_is_not_there_is_told_in_one_line_with_its_key(kind, tmp_path):
+    recipe = recipe_of(tmp_path, "type: easy-vqa, split: test", f"type: {kind}, path: {tmp_path / 'none'}")
+    for told in (mutua("data", "check", recipe), mutua("train", recipe)):
+        assert told.exit_code == 1
+        (line,) = " ".join(told.stderr.split()).replace(" data.train.1", "\ndata.train.1").splitlines()[1:]
+        assert re.match(r"data\.train\.1.*: path: there is no file or folder ", line), told.stderr
+    (tmp_path / "none").mkdir()
+    told = mutua("data", "check", recipe)
+    assert told.exit_code == 1
+    assert re.search(r"data\.train\.1 .*: path: (in the folder )?\S+ ", " ".join(told.stderr.split()))
+
+
 def test_ctrl_c_prints_what_was_found(tmp_path, monkeypatch):
     from mutua.data.readers import Llava
 
@@ -147,3 +183,13 @@ def test_train_on_foreign_data_and_go_on(tmp_path, monkeypatch):
     checkpoints = sorted((tmp_path / "run").glob("checkpoints/*/run.json"))
     sources = json.loads(checkpoints[-1].read_text())["sources"]
     assert [source["samples"] for source in sources] == [3, 4]
+
+
+def test_train_on_the_papers_sources(tmp_path):
+    recipe = recipe_of(tmp_path, *(f"type: {kind}, path: {write(tmp_path / kind)}" for kind, write in SETS.items()))
+    small = "{hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 64}"
+    sizes = [f"model.vision={small}", f"model.text={small}", "data.tokenizer_texts=60", "train.workers=0"]
+    sizes += [f"train.batch_size={2 * len(SETS)}"]
+    result = mutua("train", recipe, *(word for size in sizes for word in ("--set", size)))
+    assert result.exit_code == 0, result.output
+    assert not (tmp_path / "run/quarantine.jsonl").exists() or not (tmp_path / "run/quarantine.jsonl").read_text()

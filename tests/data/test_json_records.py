@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mutua.data.readers import json_records
+from mutua.data.readers import json_scan
 from mutua.data.readers.json_records import JsonRecords
 from mutua.data.sample import SampleError
 
@@ -30,7 +30,7 @@ ROWS: list[Any] = [
 def test_items_of_a_list(tmp_path: Path, monkeypatch, chunk: int, layout: dict[str, Any], before: str) -> None:
     path = tmp_path / "data.json"
     path.write_text(before + json.dumps(ROWS, **layout) + "\n", encoding="utf-8")
-    monkeypatch.setattr(json_records, "_CHUNK", chunk)
+    monkeypatch.setattr(json_scan, "CHUNK", chunk)
     records = pickle.loads(pickle.dumps(JsonRecords(path)))
     assert [records[index] for index in range(len(records))] == ROWS
     assert records.place(3) == f"{path}[3]"
@@ -73,7 +73,7 @@ def test_an_empty_list(tmp_path: Path) -> None:
 )
 def test_damaged_lists(tmp_path: Path, monkeypatch, chunk: int, text: str, place: str, problem: str) -> None:
     (tmp_path / "data.json").write_text(text)
-    monkeypatch.setattr(json_records, "_CHUNK", chunk)
+    monkeypatch.setattr(json_scan, "CHUNK", chunk)
     with pytest.raises(SampleError) as error:
         JsonRecords(tmp_path / "data.json")
     assert f"not valid JSON at {place} (counted from 0)" in str(error.value)
@@ -83,9 +83,9 @@ def test_damaged_lists(tmp_path: Path, monkeypatch, chunk: int, text: str, place
 def test_what_is_wrong_early_is_found_without_reading_on(tmp_path: Path, monkeypatch) -> None:
     path = tmp_path / "data.json"
     path.write_text('[{"a": oops},' + " " * 10_000)
-    monkeypatch.setattr(json_records, "_CHUNK", 100)
+    monkeypatch.setattr(json_scan, "CHUNK", 100)
     read: list[int] = []
-    monkeypatch.setattr(json_records.zlib, "crc32", lambda chunk, _: read.append(len(chunk)) or 0)
+    monkeypatch.setattr(json_scan.zlib, "crc32", lambda chunk, _: read.append(len(chunk)) or 0)
     with pytest.raises(SampleError, match="Expecting value"):
         JsonRecords(path)
     assert sum(read) == 100

@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 from foreign_data import llava_rows, turns, write_lines, write_llava, write_pictures
+from native_sets import write_llava_instruct
 from PIL import Image
 from pydantic import TypeAdapter
 
 from mutua.data.readers import DatasetsSource, JsonLinesSource, Llava, LlavaSource, Source
 from mutua.data.readers.looking import source_at
-from mutua.data.sample import ImagePart, Sample, SampleError
+from mutua.data.sample import ImagePart, Sample, SampleError, TextPart
 from mutua.training.fingerprint import fingerprint
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 128, 0), (0, 0, 255)
@@ -79,6 +80,29 @@ def test_a_folder_for_pictures(tmp_path: Path) -> None:
         "names another folder"
     )
     assert error.value.sample_id == "a"
+
+
+def test_llava_instruct_as_published(tmp_path: Path) -> None:
+    path = write_llava_instruct(tmp_path)
+    settings = {"type": "llava", "path": str(path), "images": str(tmp_path / "train2017"), "system": "Be kind."}
+    reader = TypeAdapter(Source).validate_python(settings).open()
+    reader.check()
+    bus, cat = reader
+    assert [message.text for message in bus.messages] == [
+        "Be kind.",
+        "What are the colors of the bus in the image?",
+        "The bus in the image is white and red.",
+        "What feature can be seen on the back of the bus?",
+        "The back of the bus features an advertisement.",
+    ]
+    assert [type(part) for part in cat.messages[1].content] == [TextPart, ImagePart]
+    assert cat.question == "Where is the cat positioned in the image?"
+
+
+def test_a_system_message_of_its_own_stays(tmp_path: Path) -> None:
+    own = {"conversations": [{"from": "system", "value": "be brief"}, *turns("hi", "ho")]}
+    path = write_lines(tmp_path / "data.jsonl", own, {"conversations": turns("hi", "ho")})
+    assert [sample.messages[0].text for sample in Llava(path, system="be kind")] == ["be brief", "be kind"]
 
 
 def test_reader_pickles_small(tmp_path: Path) -> None:

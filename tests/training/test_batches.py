@@ -123,6 +123,29 @@ def test_the_order_of_images_and_text(policy: str, recipe_of, model) -> None:
     assert epochs[0] == epochs[2] == {name: not is_first for name, is_first in epochs[1].items()}
 
 
+def test_pictures_are_mirrored_by_recipe(tmp_path: Path, recipe_of, model) -> None:
+    lines = [turns(f"s{n}", "what?" + "!" * n, "red", image="half.png") for n in range(8)]
+    lines.append(turns("sided", "what is left?", "red", image="half.png"))
+    picture = Image.new("RGB", (16, 16), "blue")
+    picture.paste("red", (0, 0, 8, 16))
+    picture.save(tmp_path / "half.png")
+
+    def mirrored(step: int, flip: str) -> dict[str, bool]:
+        recipe = recipe_of(lines, f"data.train.0.flip={flip}")
+        batch = next(batches(open_mixture(recipe), model[1], recipe, step))
+        red_I3 = batch.micro_batches[0]["pixel_values"][:, 0, :, [0, -1]].mean(1)
+        return dict(zip(batch.sample_ids, (red_I3[:, 0] < red_I3[:, 1]).tolist(), strict=True))
+
+    assert set(mirrored(0, "0").values()) == {False}
+    whole = mirrored(0, "1.0")
+    assert not whole.pop("sided")
+    assert set(whole.values()) == {True}
+    epochs = [mirrored(step, "0.5") for step in range(2)]  # a step is an epoch here
+    assert all(set(epoch.values()) == {True, False} for epoch in epochs)
+    assert epochs[0] != epochs[1]
+    assert mirrored(1, "0.5") == epochs[1]
+
+
 # Shares of a batch
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mutua.data.collate import IGNORE, cut_to_turns, encode, supervised_positions
+from mutua.data.flip import flipped, is_flipped
 from mutua.data.mixture import Draw, Mixture
 from mutua.data.order import InOrder, drawn_order, in_order
 from mutua.data.packing import images_of, pack_rows, share_rows
@@ -115,6 +116,7 @@ class _Steps(Dataset):
             self.max_images = self.packing.max_images
             if max_tokens is None or max_tokens > self.packing.tokens:
                 self.limit, self.max_tokens = "data.packing.tokens", self.packing.tokens
+        self.flips = [weighted.flip for weighted in recipe.data.train]
         self.micro_batch_size = recipe.train.micro_batch_size or recipe.train.batch_size
 
     def __getitem__(self, step: int) -> StepBatch:
@@ -128,7 +130,9 @@ class _Steps(Dataset):
             some, samples = draws[start : start + size], []
             for draw, read in zip(some, self.mixture.read(some, SAMPLE_ERRORS), strict=True):
                 if isinstance(read, Sample):
-                    samples.append((draw.place, self._in_order(read, draw)))
+                    read = self._as_drawn(read, draw)
+                if isinstance(read, Sample):
+                    samples.append((draw.place, read))
                 else:
                     skips.append(Skip(draw.place, getattr(read, "sample_id", "") or f"sample {draw.index}", str(read)))
             batch, used = self._encode(samples, skips, counts)
@@ -150,13 +154,18 @@ class _Steps(Dataset):
         size = self.micro_batch_size
         return [pack_rows(batch, rows[start : start + size], pad) for start in range(0, len(rows), size)]
 
-    def _in_order(self, sample: Sample, draw: Draw) -> Sample:
+    def _as_drawn(self, sample: Sample, draw: Draw) -> Sample | Exception:
+        """The sample as this draw of it shows it, mirrored or in another order, or why a picture cannot be mirrored."""
+        key = f"{self.mixture.seed}/{draw.place}/{draw.index}"
+        share = self.flips[draw.place]
+        if share and is_flipped(key, draw.epoch, share):
+            try:
+                sample = flipped(sample)
+            except SAMPLE_ERRORS as error:
+                return error
         if self.order is None:
             return sample
-        order = self.order
-        if order == "both":
-            order = drawn_order(f"{self.mixture.seed}/{draw.place}/{draw.index}", draw.epoch)
-        return in_order(sample, order)
+        return in_order(sample, drawn_order(key, draw.epoch) if self.order == "both" else self.order)
 
     def _encode(
         self, samples: Sequence[tuple[int, Sample]], skips: list[Skip], counts: list[SampleCounts]

@@ -40,7 +40,13 @@ class WeightedSource(Section):
         default=1.0, description="this source's share of the samples, relative to the other weights"
     )
     source: Source = Field(
-        description="a source by its `type`: scenes, grid, easy-vqa, jsonl, llava or datasets, and its settings"
+        description="a source by its `type`: scenes, grid, easy-vqa, jsonl, llava, datasets, or one of the paper's "
+        "(docs/data.md), and its settings"
+    )
+    flip: Fraction = Field(
+        default=0.0,
+        description="share of this source's samples that are mirrored left to right, drawn anew every epoch; those "
+        "whose text says left or right, or holds a box, are left alone",
     )
 
 

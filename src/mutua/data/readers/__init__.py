@@ -1,32 +1,40 @@
 """Sources of samples, and the settings by which a recipe names one.
 
-A reader is a map-style `Sequence[Sample]`: cheap to make, lazy about images, picklable. A new source is one file here
-and one class below.
+A reader is a map-style `Sequence[Sample]`: cheap to make, lazy about images, picklable. A new source is one file, with
+the class of its settings in it or below, and its place in the union.
 """
 
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from mutua.data.grid import GridScenes
 from mutua.data.grid.questions import MAIN_FAMILIES
 from mutua.data.grid.questions import Family as GridFamily
 from mutua.data.grid.world import Split as GridSplit
+from mutua.data.readers.captions import BLIP3OCRSource, KALESource
 from mutua.data.readers.dataset_rows import DatasetRows
 from mutua.data.readers.easy_vqa import EasyVQA
+from mutua.data.readers.instruction import (
+    AOKVQASource,
+    GQASource,
+    OCRVQASource,
+    RefCOCOSource,
+    ScienceQASource,
+    VisualGenomeSource,
+    VQAv2Source,
+    VSRSource,
+)
 from mutua.data.readers.jsonl import JsonLines
 from mutua.data.readers.llava import Llava
+from mutua.data.readers.settings import Settings
 from mutua.data.scenes import Scenes
 from mutua.data.scenes.questions import EVAL_FAMILIES, Family
 from mutua.data.scenes.scene import Split
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class ScenesSource(_Settings):
+class ScenesSource(Settings):
     type: Literal["scenes"] = "scenes"
     split: Split
     size: NonNegativeInt
@@ -38,7 +46,7 @@ class ScenesSource(_Settings):
         return Scenes(self.split, self.size, self.seed, self.families, self.turns)
 
 
-class GridSource(_Settings):
+class GridSource(Settings):
     type: Literal["grid"] = "grid"
     split: GridSplit
     size: NonNegativeInt
@@ -51,7 +59,7 @@ class GridSource(_Settings):
         return GridScenes(self.split, self.size, self.seed, self.families, self.side, self.shuffled)
 
 
-class EasyVQASource(_Settings):
+class EasyVQASource(Settings):
     type: Literal["easy-vqa"] = "easy-vqa"
     split: Split
     turns: PositiveInt = 1
@@ -60,7 +68,7 @@ class EasyVQASource(_Settings):
         return EasyVQA(self.split, self.turns)
 
 
-class JsonLinesSource(_Settings):
+class JsonLinesSource(Settings):
     type: Literal["jsonl"] = "jsonl"
     path: Path
 
@@ -68,16 +76,17 @@ class JsonLinesSource(_Settings):
         return JsonLines(self.path)
 
 
-class LlavaSource(_Settings):
+class LlavaSource(Settings):
     type: Literal["llava"] = "llava"
     path: Path
     images: Path | None = None
+    system: str | None = Field(default=None, min_length=1)
 
     def open(self) -> Llava:
-        return Llava(self.path, self.images)
+        return Llava(self.path, self.images, self.system)
 
 
-class DatasetsSource(_Settings):
+class DatasetsSource(Settings):
     type: Literal["datasets"] = "datasets"
     path: Path
     split: str | None = None
@@ -89,7 +98,22 @@ class DatasetsSource(_Settings):
 
 
 Source: TypeAlias = Annotated[
-    ScenesSource | GridSource | EasyVQASource | JsonLinesSource | LlavaSource | DatasetsSource,
+    ScenesSource
+    | GridSource
+    | EasyVQASource
+    | JsonLinesSource
+    | LlavaSource
+    | DatasetsSource
+    | VQAv2Source
+    | GQASource
+    | VSRSource
+    | OCRVQASource
+    | AOKVQASource
+    | ScienceQASource
+    | RefCOCOSource
+    | VisualGenomeSource
+    | KALESource
+    | BLIP3OCRSource,
     Field(discriminator="type"),
 ]
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from mutua.data.readers.llava import pictures_folder
@@ -95,31 +97,45 @@ def _open(path: Path, split: str | None) -> Dataset:
             f"{path}: is no folder of save_to_disk, holds no .parquet file, and is neither .parquet nor .arrow itself; "
             "JSON is read by the type llava"
         )
-    try:
-        import datasets
-    except ImportError as error:
-        raise ImportError('the datasets package is not installed: pip install "mutua[train]"') from error
+    datasets = _import_datasets()
     if kind == _SAVED_SPLITS:
         names = sorted(folder.parent.name for folder in path.glob(f"*/{_SAVED}"))
         path = path / _one_split(path, names, split)
         split = None
-    try:
-        if path.is_dir() and kind != "parquet":
-            table = datasets.load_from_disk(str(path))
-        elif kind == ".arrow":
-            table = datasets.Dataset.from_file(str(path))
-        else:
-            files = _shards(path, split) if kind == "parquet" else [path]
-            table = datasets.Dataset.from_parquet([str(file) for file in files])
-    except SampleError:
-        raise
-    except Exception as error:  # of the file system, of Arrow, of a table's own description: they have no common class
-        reason = " ".join(str(error.__cause__ or error).split())[:300]
-        raise SampleError(f"{path}: cannot be read as a table: {reason}") from error
+    if kind in ("parquet", ".parquet"):
+        table = parquet_table(path, _shards(path, split) if kind == "parquet" else [path])
+    else:
+        with _told_as_no_table(path):
+            table = datasets.load_from_disk(str(path)) if path.is_dir() else datasets.Dataset.from_file(str(path))
     saved_as = None if table.split is None or kind in ("parquet", ".parquet") else str(table.split)
     if split is not None and kind != "parquet" and saved_as != split:
         raise SampleError(f"{path}: no split {split!r}: it is one table{f', of {saved_as}' if saved_as else ''}")
     return table
+
+
+def parquet_table(path: Path, files: Sequence[Path]) -> Dataset:
+    """The rows of Parquet files. SampleError, which names `path`, where they cannot be read as one table."""
+    with _told_as_no_table(path):
+        return _import_datasets().Dataset.from_parquet([str(file) for file in files])
+
+
+def _import_datasets() -> ModuleType:
+    try:
+        import datasets
+    except ImportError as error:
+        raise ImportError('the datasets package is not installed: pip install "mutua[train]"') from error
+    return datasets
+
+
+@contextmanager
+def _told_as_no_table(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except ImportError:
+        raise
+    except Exception as error:  # of the file system, of Arrow, of a table's own description: they have no common class
+        reason = " ".join(str(error.__cause__ or error).split())[:300]
+        raise SampleError(f"{path}: cannot be read as a table: {reason}") from error
 
 
 def _shards(folder: Path, split: str | None) -> list[Path]:

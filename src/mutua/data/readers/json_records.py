@@ -5,16 +5,11 @@ from __future__ import annotations
 import json
 import zlib
 from array import array
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
+from mutua.data.readers.json_scan import BOM, CHUNK, JsonScan
 from mutua.data.sample import SampleError
-
-_CHUNK = 1 << 22  # bytes
-_BOM = b"\xef\xbb\xbf"
-_SPACE = " \t\r\n"
-_LONGEST_LITERAL = 16  # characters; -Infinity, or an escape of four digits, cut anywhere
 
 
 class JsonRecords:
@@ -41,9 +36,7 @@ class JsonRecords:
         self._starts, self._ends, self._lines = array("Q"), array("Q"), array("Q")
         with path.open("rb") as file:
             if self.form == "list":
-                for start, end in self._items(file):
-                    self._starts.append(start)
-                    self._ends.append(end)
+                self._index_list(file)
             else:
                 self._index_lines(file)
 
@@ -64,6 +57,14 @@ class JsonRecords:
         """`data.jsonl:17` for a line, counted from 1; `data.json[16]` for an item, counted from 0 as Python does."""
         return f"{self.path}:{self._lines[index]}" if self.form == "lines" else f"{self.path}[{index}]"
 
+    def _index_list(self, file: BinaryIO) -> None:
+        scan = JsonScan(self.path, file, _DECODER)
+        for _ in scan.items():
+            self._starts.append(scan.start)
+            self._ends.append(scan.end)
+        scan.expect_end("list")
+        self.content = scan.content
+
     def _index_lines(self, file: BinaryIO) -> None:
         offset = 0
         for number, line in enumerate(file, start=1):
@@ -73,67 +74,6 @@ class JsonRecords:
                 self._ends.append(offset + len(line))
             offset += len(line)
             self.content = zlib.crc32(line, self.content)
-
-    def _items(self, file: BinaryIO) -> Iterator[tuple[int, int]]:
-        """First byte and end of every item of the file's list, read a chunk at a time.
-
-        Every byte is taken for a character (latin-1), so that places among characters are places among bytes. What is
-        not ASCII stands inside strings in JSON, and does not change where an item ends.
-        """
-        text, before, at = "", 0, 0  # what is looked at, the bytes before it, and the place in it
-        due = "["
-        count = 0
-        is_whole = False
-
-        def more() -> None:
-            nonlocal text, before, at, is_whole
-            # At least as much again: an item that is longer than a chunk is tried a few times only.
-            chunk = file.read(max(_CHUNK, len(text) - at))
-            self.content = zlib.crc32(chunk, self.content)
-            text, before, at, is_whole = text[at:] + chunk.decode("latin-1"), before + at, 0, not chunk
-
-        more()
-        if text.startswith(_BOM.decode("latin-1")):
-            at = len(_BOM)
-        while True:
-            while at < len(text) and text[at] in _SPACE:
-                at += 1
-            if at == len(text) and not is_whole:
-                more()
-                continue
-            letter = text[at : at + 1]
-            if due == "end":
-                if letter:
-                    self._damaged(before + at, count, "something follows the list")
-                return
-            if letter == "]" and (due == "," or (due == "item" and not count)):
-                at, due = at + 1, "end"
-            elif due in ("[", ","):
-                if letter != due:
-                    self._damaged(before + at, count, f"a {due!r} is missing" if letter else "the file is cut off")
-                at, due = at + 1, "item"
-            else:
-                try:
-                    _, end = _DECODER.raw_decode(text, at)
-                except (ValueError, RecursionError) as error:
-                    problem = str(getattr(error, "msg", error))
-                    if _is_surely_wrong(error, text):
-                        self._damaged(before + at, count, problem)
-                    if is_whole:
-                        self._damaged(before + at, count, f"the file is cut off or damaged ({problem})")
-                    more()
-                    continue
-                if end == len(text) and not is_whole:  # a number may go on
-                    more()
-                    continue
-                yield before + at, before + end
-                at, due, count = end, ",", count + 1
-
-    def _damaged(self, byte: int, count: int, problem: str) -> None:
-        raise SampleError(
-            f"{self.path}: not valid JSON at byte {byte}, in or before item {count} (counted from 0): {problem}. Fetch "
-            "or write the file anew"
-        )
 
 
 def parse(record: bytes) -> Any:
@@ -153,17 +93,10 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 _DECODER = json.JSONDecoder()
 
 
-def _is_surely_wrong(error: Exception, text: str) -> bool:
-    """Whether more of the file cannot help: what is wrong lies before the place where the text was cut."""
-    if not isinstance(error, json.JSONDecodeError):
-        return True
-    return not error.msg.startswith("Unterminated string") and error.pos < len(text) - _LONGEST_LITERAL
-
-
 def form_of(path: Path) -> Literal["lines", "list"]:
     """What a JSON file is, by its first letter. SampleError where there is none."""
     if not path.is_file():
         raise SampleError(f"{path}: {'is no file: name the file' if path.exists() else 'no such file'}")
     with path.open("rb") as file:
-        start = file.read(_CHUNK)
-    return "list" if start.removeprefix(_BOM).lstrip().startswith(b"[") else "lines"
+        start = file.read(CHUNK)
+    return "list" if start.removeprefix(BOM).lstrip().startswith(b"[") else "lines"

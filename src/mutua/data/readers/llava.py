@@ -5,7 +5,7 @@ from pathlib import Path
 from mutua.data.readers.json_records import JsonRecords
 from mutua.data.readers.reader import Reader
 from mutua.data.rows import sample_from_row
-from mutua.data.sample import Sample, SampleError
+from mutua.data.sample import Message, Sample, SampleError, TextPart
 
 
 class Llava(Reader):
@@ -14,13 +14,14 @@ class Llava(Reader):
     Args:
         path: the file.
         images: the folder where the paths of its pictures start; left out, the file's.
+        system: the system message of conversations that have none of their own; left out: none.
 
     Attributes:
         content: CRC-32 of the file when it was opened; pictures are not part of it.
     """
 
-    def __init__(self, path: str | Path, images: str | Path | None = None) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Path, images: str | Path | None = None, system: str | None = None) -> None:
+        self.path, self.system = Path(path), system
         self.pictures = pictures_folder(images, self.path.parent)
         self._records = JsonRecords(self.path)
         self.content = self._records.content
@@ -34,7 +35,11 @@ class Llava(Reader):
     def without_images(self, index: int) -> Sample:
         index = range(len(self))[index]
         name = self.path.name
-        return sample_from_row(self._records[index], self.place(index), name, f"{name}[{index}]")
+        sample = sample_from_row(self._records[index], self.place(index), name, f"{name}[{index}]")
+        if self.system is None or sample.messages[0].role == "system":
+            return sample
+        system = Message(role="system", content=(TextPart(text=self.system),))
+        return sample.model_copy(update={"messages": (system, *sample.messages)})
 
 
 def pictures_folder(given: str | Path | None, default: Path) -> Path:
