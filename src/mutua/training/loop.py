@@ -30,7 +30,7 @@ from mutua.training.fingerprint import expect_same_data, fingerprint
 from mutua.training.log import NoLog, RunLog
 from mutua.training.lora import Adapters, is_adapter
 from mutua.training.optimizer import build_optimizer
-from mutua.training.precision import recompute_activations, uses_bf16
+from mutua.training.precision import compile_layers, recompute_activations, uncompiled, uses_bf16
 from mutua.training.recipe import Recipe
 from mutua.training.room import expect_room
 from mutua.training.run_folder import RunFolder, open_run
@@ -107,7 +107,9 @@ def train(recipe: Recipe, console: Console | None = None) -> TrainResult:
         else:
             model, processor = sharded_model(recipe, mixture, newest, folder, world, say)
         if recipe.train.gradient_checkpointing:
-            recompute_activations(model)
+            recompute_activations(model, recipe.train.compile)
+        if recipe.train.compile:
+            compile_layers(model)
         expect_room(recipe, model)
         say(_introduction(recipe, model, adapters, world))
 
@@ -292,7 +294,7 @@ class _Run:
                         raise _Stopped
 
                 try:
-                    with self.stepper.precision():
+                    with self.stepper.precision(), uncompiled():
                         accuracy = evaluate(
                             self.model,
                             self.processor,

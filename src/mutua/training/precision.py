@@ -10,6 +10,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from mutua.training.recipe import TrainSettings
 
@@ -52,11 +53,28 @@ class Fp32Attention(TorchFunctionMode):
             return func(*(tensor.float() for tensor in args[:3]), *args[3:], **(kwargs or {}))
 
 
-def recompute_activations(model: PreTrainedModel) -> None:
-    """Gradient checkpointing, with every recomputation in the precision of the forward it repeats."""
-    model.activation_checkpointing_enable(
-        activation_checkpointing_kwargs={
-            "use_reentrant": False,
-            "context_fn": lambda: (nullcontext(), _attention_precision()),
-        }
-    )
+def compile_layers(model: PreTrainedModel) -> None:
+    """`torch.compile` for each layer by itself: one compilation serves all layers of a kind, whatever a batch's shape.
+
+    Evaluations, whose shapes are many, run uncompiled: under `uncompiled`.
+    """
+    for module in model.modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            module.compile(dynamic=True)
+
+
+def uncompiled() -> AbstractContextManager[None]:
+    """What `compile_layers` has compiled runs as it was written."""
+    return torch.compiler.set_stance("force_eager")  # type: ignore[no-any-return]
+
+
+def recompute_activations(model: PreTrainedModel, compiled: bool = False) -> None:
+    """Gradient checkpointing, with every recomputation in the precision of the forward it repeats.
+
+    Args:
+        compiled: the layers will be: then that is part of what is compiled, and PyTorch takes no other context.
+    """
+    settings: dict[str, Any] = {"use_reentrant": False}
+    if not compiled:
+        settings["context_fn"] = lambda: (nullcontext(), _attention_precision())
+    model.activation_checkpointing_enable(activation_checkpointing_kwargs=settings)

@@ -33,6 +33,7 @@ _MAY_CHANGE = (
     "data.max_bad_share",
     # ... and how much memory it takes, which may change the last digits.
     *("train.micro_batch_size", "train.gradient_checkpointing", "train.cache_vision_mb", "train.replicas"),
+    "train.compile",
 )
 _EVALUATE = "evaluate."  # what is measured changes nothing of what is trained, so a wrong path can be put right
 
