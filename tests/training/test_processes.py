@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -163,6 +164,19 @@ def test_processes_without_pictures_and_without_samples_take_part(recipe_in, tmp
     quarantine = [lines(tmp_path / name, "quarantine.jsonl") for name in ("one", "two")]
     assert quarantine[0] == quarantine[1]
     assert quarantine[0], "some could not be used"
+
+
+@pytest.mark.slow
+def test_many_runs_end_without_a_hang(recipe: Recipe, alone: Path, tmp_path: Path) -> None:
+    """A few here; `MUTUA_RUNS=50` for as many as that. Each is stopped by a signal, then goes on."""
+    chance = random.Random(0)
+    for number in range(int(os.environ.get("MUTUA_RUNS", "5"))):
+        words = (*COMMON, f"output={tmp_path / str(number)}")
+        at, name = chance.randrange(5), chance.choice(["SIGTERM", "SIGINT", "SIGKILL"])
+        told = run(tmp_path, 2, *words, at=at, name=name, rank=chance.randrange(2))
+        assert "Finished" not in told, told
+        assert "Finished" in run(tmp_path, 2, *words), (number, at, name)
+        expect_close(tmp_path / str(number), alone, 1e-5)
 
 
 @pytest.mark.slow
