@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
+from safetensors.torch import load_file
 from training_runs import lines
 
 from mutua.models.loading import load_model
@@ -186,6 +187,29 @@ def test_an_error_in_the_first_process_ends_all_with_its_message(recipe: Recipe,
     told = run(tmp_path, 2, *COMMON)
     assert "no run wrote it" in told
     assert "EndedElsewhere" in told
+
+
+@pytest.mark.slow
+def test_adapters_are_trained_in_shards_as_in_one(recipe_in, tmp_path: Path) -> None:
+    """The same losses, through a stop, and the same three things at the end: model, adapters, checkpoint."""
+    train(recipe_in(tmp_path, *COMMON))
+    start = f"model={{path: {tmp_path / 'run/model'}}}"
+    words = (*COMMON[1:], start, "train.lora={rank: 4}", "train.freeze=[model.vision_tower.*]")
+    words = (*words, "train.learning_rate=5e-3")
+    train(recipe_in(tmp_path, *words, f"output={tmp_path / 'one'}"))
+    two = (*words, f"output={tmp_path / 'two'}")
+    assert "Finished" not in run(tmp_path, 2, *two, at=3, name="SIGKILL", rank=1)
+    told = run(tmp_path, 2, *two)
+    assert "Finished" in told, told
+    assert "LoRA of rank 4" in told
+    expect_close(tmp_path / "two", tmp_path / "one")
+    for folder in ("model", "adapter"):
+        mine, theirs = (load_file(next((tmp_path / name / folder).glob("*.safetensors"))) for name in ("two", "one"))
+        assert mine.keys() == theirs.keys()
+        for name, got in mine.items():
+            torch.testing.assert_close(got, theirs[name], atol=1e-4, rtol=1e-3, msg=name)
+    fresh = (*words, f"output={tmp_path / 'fresh'}", "model={preset: tiny, text: {num_hidden_layers: 1}}")
+    assert "Finished" in run(tmp_path, 2, *fresh), "the base is made on the way"
 
 
 @pytest.mark.slow

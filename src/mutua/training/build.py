@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from functools import singledispatch
 from itertools import islice
 from pathlib import Path
+from shutil import rmtree
 from typing import Any, TypeAlias
 
 import torch
@@ -27,7 +28,7 @@ from mutua.models.loading import check_folder, copy_weights, load_model
 from mutua.models.model_folder import ModelError, blamed_on, expect_sizes
 from mutua.models.vision import given_side, vision_encoder
 from mutua.quiet import quiet
-from mutua.training.lora import Adapters, is_lora
+from mutua.training.lora import Adapters, is_adapter, is_lora, without_adapters
 from mutua.training.origin import FolderModel, ModelSettings, PartsModel, PresetModel, TinyModel
 from mutua.training.precision import uses_bf16
 from mutua.training.recipe import Recipe
@@ -73,37 +74,71 @@ def sharded_model(
     folder: RunFolder,
     world: World,
     say: Callable[[str], None] = lambda _: None,
-) -> Model:
+) -> tuple[MutuaForConditionalGeneration, MutuaProcessor, Adapters | None]:
     """As `model_to_train`, each process with its shard. What no folder holds yet the first process builds and saves.
 
     Raises:
         ValueError, OSError: a setting that cannot work, with its place.
+        CheckpointError: the checkpoint goes with another model than the one that the recipe starts from.
     """
-    settings = recipe.model
-    if recipe.train.lora is not None:
-        raise ValueError("train.lora: adapters are trained in one process; start mutua train without torchrun")
+    lora = recipe.train.lora
 
-    def start() -> Path:
-        if newest is not None:
-            return newest
-        if isinstance(settings, FolderModel):
-            return settings.path
-        if not folder.start.is_dir():
-            model, processor = build_model(settings, mixture, recipe.data.tokenizer_texts, say)
-            with whole_folder(folder.start) as partial, quiet():
+    def start() -> tuple[Path, Path | None, str | None]:
+        """The folder of the weights, and with adapters that of what is trained, and the mark of what is frozen."""
+        if newest is not None and lora is None:
+            return newest, None, None
+        place = start_of(recipe, folder)
+        if newest is None:  # what is there may be of another recipe, which was mended
+            for old in (folder.start, folder.start_adapters):
+                rmtree(old, ignore_errors=True)
+        if newest is None and place == folder.start:
+            model, processor = build_model(recipe.model, mixture, recipe.data.tokenizer_texts, say)
+            with whole_folder(place) as partial, quiet():
                 model.save_pretrained(partial)
                 processor.save_pretrained(partial)
-        return folder.start
+        if lora is None:
+            return place, None, None
+        _, _, adapters = adapted_model(recipe, folder, newest)
+        if newest is None:
+            with whole_folder(folder.start_adapters) as partial:
+                adapters.save(partial, World())
+        return place, newest or folder.start_adapters, adapters.frozen
 
-    place = world.first(start)
-    policy = settings.attention_policy if isinstance(settings, FolderModel) and newest is None else None
-    config, processor = check_folder(place, policy=policy)
+    place, trained, frozen = world.first(start)
+    config, processor = check_folder(place, policy=_policy(recipe) if newest is None or lora else None)
     model = empty_model(config)
     model.generation_config = GenerationConfig.from_pretrained(place, local_files_only=True)
-    freeze(model, recipe.train.freeze)
+    freeze(model, recipe.train.freeze, may_freeze_all=lora is not None)
+    adapters = None if lora is None else Adapters(model, lora, frozen)
     shard(model, world, recipe.train.replicas, uses_bf16(recipe.train, world.device))
-    read_shards(place, weights_of(model))
-    return model, processor
+    own = {without_adapters(name): tensor for name, tensor in weights_of(model).items() if not is_adapter(name)}
+    read_shards(place, own)
+    if adapters is not None and trained is not None:
+        adapters.load(trained)
+    return model, processor, adapters
+
+
+def start_of(recipe: Recipe, folder: RunFolder) -> Path:
+    """The folder of the model that a run in several processes starts from."""
+    return recipe.model.path if isinstance(recipe.model, FolderModel) else folder.start
+
+
+def adapted_model(
+    recipe: Recipe, folder: RunFolder, trained: Path | None
+) -> tuple[MutuaForConditionalGeneration, MutuaProcessor, Adapters]:
+    """In one process, whole: the model that a run of several started from, with adapters, as `trained` has them."""
+    if recipe.train.lora is None:
+        raise ValueError("train.lora is not given")
+    model, processor = load_to_train(start_of(recipe, folder), _policy(recipe))
+    freeze(model, recipe.train.freeze, may_freeze_all=True)
+    adapters = Adapters(model, recipe.train.lora)
+    if trained is not None:
+        adapters.load(trained)
+    return model, processor, adapters
+
+
+def _policy(recipe: Recipe) -> str | None:
+    return recipe.model.attention_policy if isinstance(recipe.model, FolderModel) else None
 
 
 def build_model(

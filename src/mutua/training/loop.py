@@ -23,7 +23,7 @@ from mutua.models.generate import NotFiniteError
 from mutua.models.longest_text import longest_text
 from mutua.training import checkpoint
 from mutua.training.batches import StepBatch, batches, open_evaluation, open_mixture
-from mutua.training.build import model_to_train, sharded_model
+from mutua.training.build import adapted_model, model_to_train, sharded_model
 from mutua.training.checkpoint import Progress
 from mutua.training.export import changed_versions, write_model, write_record
 from mutua.training.fingerprint import expect_same_data, fingerprint
@@ -100,12 +100,11 @@ def train(recipe: Recipe, console: Console | None = None) -> TrainResult:
         newest, progress = world.first(lambda: folder.newest_checkpoint(lambda text: say(text, "yellow")))
         if newest is not None:
             expect_same_data(newest, fingerprints, names)
-        adapters: Adapters | None = None
         if world.size == 1:
             model, processor, adapters = model_to_train(recipe, mixture, newest, say)
             model.to(world.device)  # type: ignore[arg-type]
         else:
-            model, processor = sharded_model(recipe, mixture, newest, folder, world, say)
+            model, processor, adapters = sharded_model(recipe, mixture, newest, folder, world, say)
         if recipe.train.gradient_checkpointing:
             recompute_activations(model, recipe.train.compile)
         if recipe.train.compile:
@@ -198,12 +197,12 @@ def train(recipe: Recipe, console: Console | None = None) -> TrainResult:
 
             # 9. Finished: the model, adapters merged, with its recipe and its results beside it.
             metrics = run.metrics()
-            if adapters is not None:
-                with whole_folder(folder.new_adapter) as partial:
-                    adapters.export(partial)
-                adapters.merge()
-            with folder_of_all(world, folder.new_model) as partial:
-                write_model(partial, model, processor, recipe, {**run.record(progress), "metrics": metrics}, world)
+            record = {**run.record(progress), "metrics": metrics}
+            if adapters is None:
+                with folder_of_all(world, folder.new_model) as partial:
+                    write_model(partial, model, processor, recipe, record, world)
+            else:  # merged where they are whole: in one process
+                world.first(lambda: run.write_merged(record))
             world.first(folder.place_results)
         say(_summary(folder, progress, log))
         return TrainResult(folder.model, progress.step, metrics, interrupted=False)
@@ -266,11 +265,23 @@ class _Run:
             if self.adapters is None:
                 write_model(partial, self.model, self.processor, self.recipe, self.record(progress), world)
             else:
-                self.adapters.save(partial)
-                write_record(partial, world, self.recipe, self.record(progress))
+                self.adapters.save(partial, world)
+                world.first(lambda: write_record(partial, world, self.recipe, self.record(progress)))
             checkpoint.seal(partial, self.model, self.stepper.optimizer, progress, world)
         self.saved = progress.step
         world.first(lambda: checkpoint.prune(self.folder.checkpoints, self.recipe.train.keep_checkpoints))
+
+    def write_merged(self, record: dict[str, Any]) -> None:
+        """Adapters in PEFT's format, and the model with them merged into its weights. By the first process alone."""
+        model, processor, adapters = self.model, self.processor, self.adapters
+        if self.world.size > 1:
+            model, processor, adapters = adapted_model(self.recipe, self.folder, self.folder.checkpoint(self.saved))
+        assert adapters is not None
+        with whole_folder(self.folder.new_adapter) as partial:
+            adapters.export(partial)
+        adapters.merge()
+        with whole_folder(self.folder.new_model) as partial:
+            write_model(partial, model, processor, self.recipe, record, World(device=self.world.device))
 
     def record(self, progress: Progress) -> dict[str, Any]:
         """Where the run stands, and what its sources are and gave so far."""

@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from mutua.models import MutuaForConditionalGeneration
 from mutua.training.checkpoint import CheckpointError
 from mutua.training.recipe import LoraSettings
+from mutua.training.shards import local, shard_like, whole
+from mutua.training.world import World
 
 _TRAINED = "trained.safetensors"
 _FROZEN = "frozen_crc32"
@@ -31,12 +33,15 @@ _LANGUAGE_MODEL = ("model.language_model.", "lm_head.")
 class Adapters:
     """The adapters of a model. Making them freezes the language model's own weights; other parts stay as they are.
 
+    Args:
+        frozen: the CRC-32 of all frozen weights, `frozen` of the same model whole, where this one's are in shards.
+
     Raises:
         ValueError: a target matches no linear layer of the language model.
         ImportError: PEFT is not installed.
     """
 
-    def __init__(self, model: MutuaForConditionalGeneration, settings: LoraSettings) -> None:
+    def __init__(self, model: MutuaForConditionalGeneration, settings: LoraSettings, frozen: str | None = None) -> None:
         try:
             from peft import LoraConfig, LoraModel
         except ImportError as error:
@@ -58,11 +63,13 @@ class Adapters:
         self._tuner = LoraModel(model, self._config, "default")
         for parameter in trained_fully:  # PEFT has frozen all but its own
             parameter.requires_grad_(True)
+        if frozen is not None:
+            self.frozen = frozen
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, world: World) -> None:
         """Writes what is trained, which is all that a run needs besides the model it started from."""
-        tensors = {name: parameter.detach().contiguous() for name, parameter in self._trained().items()}
-        save_file(tensors, folder / _TRAINED, metadata={_FROZEN: self._frozen})
+        tensors = {name: whole(parameter.detach()).contiguous() for name, parameter in self._trained().items()}
+        world.first(lambda: save_file(tensors, folder / _TRAINED, metadata={_FROZEN: self.frozen}))
 
     def load(self, folder: Path) -> None:
         """Undoes `save`.
@@ -74,14 +81,14 @@ class Adapters:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
             frozen = (file.metadata() or {}).get(_FROZEN)
         trained = self._trained()
-        if frozen != self._frozen or _shapes(tensors) != _shapes(trained):
+        if frozen != self.frozen or _shapes(tensors) != _shapes(trained):
             raise CheckpointError(
                 f"{folder}: does not fit the model that the recipe's `model` gives now: its frozen weights have "
                 "changed since this run began. Put the old model back, or choose another `output` to start over"
             )
         with torch.no_grad():
             for name, parameter in trained.items():
-                parameter.copy_(tensors[name])
+                local(parameter).copy_(local(shard_like(parameter, tensors[name])))
 
     def export(self, folder: Path) -> None:
         """Writes PEFT's format: the adapters, and beside them every other part of the model that was trained."""
@@ -114,7 +121,7 @@ class Adapters:
         return {name: p for name, p in self._model.named_parameters() if p.requires_grad}
 
     @cached_property
-    def _frozen(self) -> str:
+    def frozen(self) -> str:
         """CRC-32 of all that is frozen, names included."""
         crc = 0
         for name, parameter in self._model.named_parameters():
@@ -127,6 +134,11 @@ class Adapters:
 def is_adapter(name: str) -> bool:
     """Whether a parameter of this name belongs to an adapter."""
     return f".{_ADAPTER}" in name
+
+
+def without_adapters(name: str) -> str:
+    """What a parameter is called in the model without adapters."""
+    return name.replace(".base_layer.", ".")
 
 
 def is_lora(folder: Path) -> bool:

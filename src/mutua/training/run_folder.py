@@ -7,6 +7,7 @@ tensorboard/          the same, for TensorBoard
 checkpoints/          step-000500/ ...
 adapter/              what a run with `train.lora` trained, as PEFT reads it
 start/                what several processes read their shards of, where it is in no folder yet
+start-adapters/       with `train.lora`, what they begin to train
 model/                the finished model. A run is finished if the model has all steps of the recipe: one that is
                       continued with more steps keeps its model until the new one is whole
 """
@@ -54,7 +55,7 @@ class RunFolder:
         self.checkpoints = root / "checkpoints"
         self.adapter = root / "adapter"
         self.model = root / "model"
-        self.start = root / "start"
+        self.start, self.start_adapters = root / "start", root / "start-adapters"
         self.new_adapter, self.new_model = root / "adapter.new", root / "model.new"
         self.lock = root / _LOCK
 
@@ -65,13 +66,8 @@ class RunFolder:
             raise RecipeError(f"output: {self.root} {what}; name a folder")
         files = (self.lock, self.recipe, self.log, self.evaluations, self.quarantine)
         folders = (
-            self.start,
-            self.tensorboard,
-            self.checkpoints,
-            self.adapter,
-            self.model,
-            self.new_adapter,
-            self.new_model,
+            *(self.start, self.start_adapters, self.tensorboard, self.checkpoints),
+            *(self.adapter, self.model, self.new_adapter, self.new_model),
         )
         if not self.lock.is_file():
             for path in (*files, *folders):

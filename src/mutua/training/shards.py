@@ -20,7 +20,7 @@ from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceSt
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from mutua.models import MutuaForConditionalGeneration
@@ -82,6 +82,19 @@ def is_shard(tensor: Tensor) -> bool:
 def local(tensor: Tensor) -> Tensor:
     """What this process holds of it."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of it, in every process: all must ask."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def shard_like(tensor: Tensor, values: Tensor) -> Tensor:
+    """The values in shards as the tensor is, without asking the others."""
+    if not isinstance(tensor, DTensor):
+        return values
+    values = values.to(tensor.to_local().device)
+    return distribute_tensor(values, tensor.device_mesh, tensor.placements, src_data_rank=None)
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
