@@ -226,7 +226,9 @@ class _Steps(Dataset):
 
 def open_mixture(recipe: Recipe) -> Mixture:
     """The recipe's sources, opened: which samples make up which step."""
-    sources = open_sources({name: one.source for name, one in zip(source_names(recipe), recipe.data.train, strict=True)})
+    sources = open_sources(
+        {name: one.source for name, one in zip(source_names(recipe), recipe.data.train, strict=True)}
+    )
     weights = [weighted.weight for weighted in recipe.data.train]
     return Mixture(list(sources.values()), weights, recipe.seeds.order, recipe.train.batch_size)
 
@@ -252,7 +254,8 @@ def open_evaluation(recipe: Recipe) -> dict[str, Sequence[Sample]]:
 
 def open_sources(settings: Mapping[str, Source]) -> dict[str, Sequence[Sample]]:
     """The sources of a recipe, by their keys. ValueError with a line for each that cannot be opened."""
-    sources, problems = {}, []
+    sources: dict[str, Sequence[Sample]] = {}
+    problems = []
     for key, one in settings.items():
         try:
             sources[key] = one.open()
