@@ -54,6 +54,9 @@ READ_ONLY = {
     "mutua train recipes/smollm2.yaml": "needs a language model from a package index",
     "mutua eval --data easy-vqa -m runs/smollm2": "needs the two models of the line above",
     "mutua train recipes/tiny": "goes on from a model that takes hours; docs/training.md runs the first",
+    "mutua train recipes/aki-4b": "needs the paper's data; tests/training/test_two_stages.py has small ones",
+    "torchrun": "starts processes of its own; tests/training/test_processes.py runs two",
+    "mutua data check recipes/aki-4b": "finds them missing, exit code 1",
     "mutua eval -m runs/tiny-relation": "measures what took those hours",
     "mutua export aki runs/mine": "needs an AKI model that was trained on; tests/convert/test_aki.py has one",
     "mutua data check pets/llava.json": "finds what is wrong, exit code 1; tests/cli/test_data.py compares its output",
@@ -137,8 +140,8 @@ def read(command: str) -> None:
         assert f"\n{extra} = [" in text_of("pyproject.toml"), command
     if words[1] == "-m" and words[0] == "python":
         assert find_spec(words[2]), command
-    if words[0] == "mutua":
-        read_ours(words[1:])
+    if "mutua" in words:  # torchrun starts it as a module
+        read_ours(words[words.index("mutua") + 1 :])
 
 
 def read_ours(words: list[str]) -> None:

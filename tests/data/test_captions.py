@@ -177,7 +177,9 @@ def test_beside_tar_files_parquet_files_are_lists_of_addresses(tmp_path: Path) -
 
 
 def test_nothing_there(tmp_path: Path) -> None:
-    with pytest.raises(SampleError, match=f"^path: there is no file or folder {tmp_path}/none$"):
+    with pytest.raises(SampleError, match=f"^path: there is no file or folder {tmp_path}/none; it is to hold .tar "):
         opened(tmp_path / "none")
+    with pytest.raises(SampleError, match=f"^path: there is no file or folder {tmp_path}/none.tar$"):
+        opened(tmp_path / "none.tar")
     with pytest.raises(SampleError, match=r"^path: .* is no \.tar or \.parquet file, and holds none: give the shards"):
         opened(tmp_path)

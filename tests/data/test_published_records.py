@@ -258,8 +258,10 @@ def test_a_wrong_record_among_turns(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_path_that_leads_nowhere(kind: str, tmp_path: Path) -> None:
-    with pytest.raises(SampleError, match=f"^path: there is no file or folder {tmp_path}/none$"):
+    with pytest.raises(SampleError, match=f"^path: there is no file or folder {tmp_path}/none; it is to hold .*json"):
         opened(kind, tmp_path / "none")
+    with pytest.raises(SampleError, match=f"^path: there is no file or folder {tmp_path}/none.json$"):
+        opened(kind, tmp_path / "none.json")
     with pytest.raises(SampleError, match=f"^path: in the folder {tmp_path} there is no .*json"):
         opened(kind, tmp_path)
 

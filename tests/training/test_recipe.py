@@ -147,7 +147,7 @@ def test_the_kinds_of_origin(tmp_path: Path, recipe_in, model: str, kind: type) 
     assert load_recipe(path) == recipe == Recipe.model_validate(dict(recipe))
 
 
-@pytest.mark.parametrize("path", [PACKAGED / "recipe.yaml", *sorted((DOCS.parents[1] / "recipes").glob("*.yaml"))])
+@pytest.mark.parametrize("path", [PACKAGED / "recipe.yaml", *sorted((DOCS.parents[1] / "recipes").rglob("*.yaml"))])
 def test_the_recipes_of_this_repository(path: Path) -> None:
     assert load_recipe(path).model
 
@@ -177,6 +177,18 @@ def test_a_file_that_is_no_recipe(tmp_path: Path, content: str, expected: str) -
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"nowhere\.yaml: cannot be read: No such file"):
         load_recipe(tmp_path / "nowhere.yaml")
+
+
+def test_a_recipe_that_a_wheel_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mutua.training.recipe_file._PACKAGE", tmp_path / "mutua")
+    monkeypatch.chdir(tmp_path)
+    shipped = tmp_path / "mutua/recipes/aki-4b/sft.yaml"
+    shipped.parent.mkdir(parents=True)
+    shipped.touch()
+    with pytest.raises(RecipeError, match=f"^recipes/aki-4b/sft.yaml: .*; the package has it as {shipped}$"):
+        load_recipe("recipes/aki-4b/sft.yaml")
+    with pytest.raises(RecipeError, match=r"No such file or directory$"):
+        load_recipe("recipes/aki-4b/none.yaml")
 
 
 def test_the_documentation_lists_every_key() -> None:

@@ -109,13 +109,16 @@ def _open(name: str, images: Path | None) -> tuple[Mapping[str, Sequence[Sample]
     if not name.endswith((".yaml", ".yml")):
         return {name: open_named(name)}, None, False
     from mutua.training import load_recipe
-    from mutua.training.batches import open_source
+    from mutua.training.batches import open_sources
     from mutua.training.samples import source_names
 
     recipe = load_recipe(name)
     trained = zip(source_names(recipe), (weighted.source for weighted in recipe.data.train), strict=True)
     measured = ((f"evaluate.sources.{key}", source) for key, source in recipe.evaluate.sources.items())
-    opened = {key: open_source(f"{name}: {key}", settings) for key, settings in [*trained, *measured]}
+    try:
+        opened = open_sources(dict([*trained, *measured]))
+    except ValueError as error:
+        raise ValueError("\n".join(f"{name}: {line}" for line in str(error).splitlines())) from None
     return opened, recipe.data.max_tokens, recipe.data.too_long == "cut"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -20,7 +20,7 @@ from mutua.data.sample import Sample
 from mutua.models import MutuaProcessor
 from mutua.roles import TokenRoles
 from mutua.training.recipe import Recipe
-from mutua.training.samples import SAMPLE_ERRORS, SampleCounts, Skip
+from mutua.training.samples import SAMPLE_ERRORS, SampleCounts, Skip, source_names
 from mutua.training.signals import detach_worker
 from mutua.training.world import World
 
@@ -226,18 +226,21 @@ class _Steps(Dataset):
 
 def open_mixture(recipe: Recipe) -> Mixture:
     """The recipe's sources, opened: which samples make up which step."""
-    sources = [open_source(f"data.train.{place}", weighted.source) for place, weighted in enumerate(recipe.data.train)]
+    sources = open_sources(
+        {name: one.source for name, one in zip(source_names(recipe), recipe.data.train, strict=True)}
+    )
     weights = [weighted.weight for weighted in recipe.data.train]
-    return Mixture(sources, weights, recipe.seeds.order, recipe.train.batch_size)
+    return Mixture(list(sources.values()), weights, recipe.seeds.order, recipe.train.batch_size)
 
 
 def open_evaluation(recipe: Recipe) -> dict[str, Sequence[Sample]]:
     """What the recipe evaluates on, by name. A first look at each, so that hours of training do not end at a wrong
     path: ValueError names the key."""
+    keys = {name: f"evaluate.sources.{name}" for name in recipe.evaluate.sources}
+    opened = open_sources({keys[name]: settings for name, settings in recipe.evaluate.sources.items()})
     sources = {}
-    for name, settings in recipe.evaluate.sources.items():
-        key = f"evaluate.sources.{name}"
-        sources[name] = source = open_source(key, settings)
+    for name, key in keys.items():
+        sources[name] = source = opened[key]
         if not len(source):
             raise ValueError(f"{key}: it holds no samples to evaluate on")
         try:
@@ -249,12 +252,18 @@ def open_evaluation(recipe: Recipe) -> dict[str, Sequence[Sample]]:
     return sources
 
 
-def open_source(key: str, settings: Source) -> Sequence[Sample]:
-    """The source of a recipe. ValueError, which names the key, where it cannot be opened."""
-    try:
-        return settings.open()
-    except SAMPLE_ERRORS as error:
-        raise ValueError(f"{key}: {error}") from None
+def open_sources(settings: Mapping[str, Source]) -> dict[str, Sequence[Sample]]:
+    """The sources of a recipe, by their keys. ValueError with a line for each that cannot be opened."""
+    sources: dict[str, Sequence[Sample]] = {}
+    problems = []
+    for key, one in settings.items():
+        try:
+            sources[key] = one.open()
+        except SAMPLE_ERRORS as error:
+            problems.append(f"{key}: {error}")
+    if problems:
+        raise ValueError("\n".join(problems))
+    return sources
 
 
 def batches(

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from mutua.data.order import Order
-from mutua.data.readers import Source
+from mutua.data.readers import BLIP3OCRSource, KALESource, Source
 from mutua.training.origin import ModelSettings
 from mutua.training.section import Section
 
@@ -84,6 +84,15 @@ class DataSettings(Section):
         description="share of a source's samples that may be bad (unreadable, say); above it, and above 10 samples, "
         "the run stops; 0 allows none",
     )
+
+    @model_validator(mode="after")
+    def _has_an_order(self) -> DataSettings:
+        if self.order is not None and all(isinstance(one.source, KALESource | BLIP3OCRSource) for one in self.train):
+            raise ValueError(
+                f"order {self.order!r} would change nothing: the pictures of blip3-kale and blip3-ocr have no text in "
+                "their messages, their captions are the replies; leave it out"
+            )
+        return self
 
 
 class LoraSettings(Section):

@@ -20,6 +20,7 @@ from mutua.training.recipe import SEED_KINDS, Recipe, Seeds
 from mutua.training.section import section_of, sections_of
 
 _DEEPEST = 50  # a recipe needs six
+_PACKAGE = Path(__file__).parents[1]  # where it was installed from a wheel, it has the recipes of the repository
 
 
 class RecipeError(ValueError):
@@ -40,7 +41,9 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     try:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
-        raise RecipeError(f"{path}: cannot be read: {error.strerror}") from None
+        shipped = _PACKAGE / path
+        remedy = f"; the package has it as {shipped}" if shipped.is_file() and shipped != Path(path) else ""
+        raise RecipeError(f"{path}: cannot be read: {error.strerror}{remedy}") from None
     except ValueError as error:
         raise RecipeError(f"{path}: no text in UTF-8: {error}") from None
     content = _parse(text, str(path))

@@ -1,6 +1,7 @@
 """BLIP3-KALE and BLIP3-OCR-200m, the paper's pre-training data: pictures with captions, in tar or Parquet shards.
 
-A sample is the picture, and the caption as the reply to it: no word is asked, so MMA is causal there.
+A sample is the picture, and the caption as the reply to it. No word is asked, so under MMA the picture has nothing to
+look ahead to but the marks that open the reply; the paper's own mask is causal here.
 """
 
 from __future__ import annotations
@@ -153,7 +154,8 @@ class _ParquetShards:
 
 def _open(path: Path) -> TarShards | _ParquetShards:
     if not path.exists():
-        raise SampleError(f"path: there is no file or folder {path}")
+        remedy = "" if path.suffix else "; it is to hold .tar or .parquet shards"
+        raise SampleError(f"path: there is no file or folder {path}{remedy}")
     tars, tables = (
         sorted(path.rglob(f"*{ending}")) if path.is_dir() else [path] * (path.suffix == ending)
         for ending in (".tar", ".parquet")

@@ -22,8 +22,8 @@ class Llava(Reader):
 
     def __init__(self, path: str | Path, images: str | Path | None = None, system: str | None = None) -> None:
         self.path, self.system = Path(path), system
-        self.pictures = pictures_folder(images, self.path.parent)
         self._records = JsonRecords(self.path)
+        self.pictures = pictures_folder(images, self.path.parent)
         self.content = self._records.content
 
     def __len__(self) -> int:

@@ -158,7 +158,8 @@ def find_file(path: Path, *names: str) -> Path:
     if path.is_file():
         return path
     if not path.is_dir():
-        raise SampleError(f"path: there is no file or folder {path}")
+        remedy = "" if path.suffix else f"; it is to hold {' or '.join(names)}"
+        raise SampleError(f"path: there is no file or folder {path}{remedy}")
     found = [name for name in names if (path / name).is_file()]
     if not found:
         raise SampleError(f"path: in the folder {path} there is no {' or '.join(names)}: give the folder that has it")
