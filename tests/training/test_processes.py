@@ -41,7 +41,9 @@ def update(self, index, *rest):
         os.kill(os.getpid(), getattr(signal, sys.argv[3]))
     return metrics
 Stepper.update = update
-train(load_recipe(sys.argv[1], sys.argv[5:]), Console(width=500))
+recipe = load_recipe(sys.argv[1], sys.argv[5:])
+if not train(recipe, Console(width=500)).interrupted:
+    train(recipe, Console(width=500))  # is done already, and says so
 """
 
 
@@ -89,6 +91,7 @@ def recipe(tmp_path: Path, recipe_in) -> Recipe:
 def test_two_processes_train_as_one_and_leave_the_same(alone: Path, recipe: Recipe, tmp_path: Path) -> None:
     told = run(tmp_path, 2, *COMMON)
     assert told.count("Finished:") == 1, "one of them speaks"
+    assert told.count("This run is finished") == 1
     assert "on 2 x cpu" in told
     expect_close(tmp_path / "run", alone)
     here, there = (lines(folder, "evaluations.jsonl") for folder in (tmp_path / "run", alone))

@@ -38,7 +38,7 @@ from mutua.training.samples import SampleCounts, add_counts, source_names, too_m
 from mutua.training.shards import local
 from mutua.training.signals import StopRequest
 from mutua.training.step import NOT_FINITE, StepMetrics, Stepper, TrainingError
-from mutua.training.world import World, folder_of_all, open_world
+from mutua.training.world import World, find_world, folder_of_all
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,8 @@ def train(recipe: Recipe, console: Console | None = None) -> TrainResult:
         speaker.print(text, style=style, markup=False, soft_wrap=True)
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # or tokenizers warns in every data worker
-    with open_world() as world, ExitStack() as held:
+    world = find_world()
+    with ExitStack() as held:
         if not world.is_first:
             speaker = Console(quiet=True)
         if recipe.train.batch_size < world.size:

@@ -5,6 +5,7 @@ Every method that asks the others must be called by all of them, in one order. A
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -95,21 +96,18 @@ class World:
         return tensor.tolist()  # type: ignore[no-any-return]
 
 
-@contextmanager
-def open_world() -> Iterator[World]:
-    """The processes that `torchrun` has started, or this one alone."""
+def find_world() -> World:
+    """The processes that `torchrun` has started, or this one alone. They stay together until they end."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield World()
-        return
+        return World()
     device = torch.device("cpu")
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
-    try:
-        yield World(dist.get_rank(), dist.get_world_size(), device)
-    finally:
-        dist.destroy_process_group()
+    if not dist.is_initialized():
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+        atexit.register(dist.destroy_process_group)
+    return World(dist.get_rank(), dist.get_world_size(), device)
 
 
 @contextmanager
