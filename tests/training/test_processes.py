@@ -216,6 +216,16 @@ def test_adapters_are_trained_in_shards_as_in_one(recipe_in, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 4])
+def test_replicas_of_shards(processes: int, recipe: Recipe, alone: Path, tmp_path: Path) -> None:
+    told = run(tmp_path, processes, *COMMON, "train.replicas=2")
+    assert "Finished" in told, told
+    expect_close(tmp_path / "run", alone)
+    refused = run(tmp_path, 2, *COMMON, "train.replicas=3", f"output={tmp_path / 'none'}")
+    assert "train.replicas: 3 replicas of the model cannot share 2 processes evenly" in refused
+
+
+@pytest.mark.slow
 def test_fewer_samples_than_processes_are_refused(recipe: Recipe, tmp_path: Path) -> None:
     told = run(tmp_path, 2, *COMMON, "train.batch_size=1")
     assert "train.batch_size: 1 samples for 2 processes" in told
