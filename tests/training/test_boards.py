@@ -241,6 +241,20 @@ def test_all_are_closed_whichever_fails(tmp_path: Path, recipe_in, fakes, monkey
     assert (tmp_path / "run/model").is_dir()
 
 
+def test_what_fails_in_closing_does_not_hide_what_ended_the_run(tmp_path: Path, recipe_in, fakes, monkeypatch) -> None:
+    def gone(*_: object, **__: object) -> None:
+        raise ConnectionResetError(errno.ECONNRESET, "gone")
+
+    def fail(_: object) -> None:
+        raise MemoryError("none left")
+
+    monkeypatch.setattr(FakeWandbRun, "finish", gone)
+    at_step(monkeypatch, 2, fail)
+    with pytest.raises(MemoryError, match="none left"):
+        train(recipe_in(tmp_path, ALL), Console(quiet=True))
+    assert fakes[1].open == 0
+
+
 def test_a_damaged_note_is_told(tmp_path: Path, recipe_in, fakes, console: Console) -> None:
     stopped_at(4, tmp_path, recipe_in, ALL)
     note = tmp_path / "run/loggers/wandb.json"
