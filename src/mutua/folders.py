@@ -89,6 +89,15 @@ def whole_file(target: Path) -> Iterator[Callable[[Callable[[Path], object]], No
 
 
 @contextmanager
+def told_with_its_place(path: Path) -> Iterator[None]:
+    """An error of the file system that a write into an open file ends in does not name the file by itself."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+@contextmanager
 def _told_as_a_folder_error(target: Path) -> Iterator[None]:
     try:
         yield

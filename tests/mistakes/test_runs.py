@@ -245,7 +245,15 @@ FOLDERS = [
     ),
     *(
         Mistake(f"somebody's {name}", holding(name), (f"output: run/{name.strip('/')} is there, and no run wrote it",))
-        for name in ("recipe.yaml", "log.jsonl", "quarantine.jsonl", "tensorboard/", "checkpoints/", "model/")
+        for name in (
+            "recipe.yaml",
+            "log.jsonl",
+            "quarantine.jsonl",
+            "tensorboard/",
+            "loggers/",
+            "checkpoints/",
+            "model/",
+        )
     ),
     Mistake("somebody's model.new", holding("model.new/"), ("output: run/model.new is there, and no run wrote it",)),
     Mistake("somebody's adapter.new", holding("adapter.new/"), ("output: run/adapter.new is there, and no run",)),

@@ -29,6 +29,8 @@ _EXTRAS = {
         "tensorboard": "live curves",
     },
     "lora": {"peft": "LoRA adapters"},
+    "wandb": {"wandb": "live curves at Weights & Biases"},
+    "trackio": {"trackio": "live curves with trackio"},
     "gguf": {"gguf": "language models in GGUF files"},
 }
 
@@ -84,7 +86,8 @@ def _examine() -> dict[str, dict[str, str]]:
     extras = {}
     for extra, modules in _EXTRAS.items():
         for module, purpose in modules.items():
-            found = util.find_spec(module) is not None
+            spec = util.find_spec(module)
+            found = spec is not None and spec.origin is not None  # a folder ./wandb is no package
             extras[f"{module} ({purpose})"] = "yes" if found else f'missing: pip install "mutua[{extra}]"'
     return {
         "versions": {"python": platform.python_version(), **versions},

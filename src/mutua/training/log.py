@@ -1,11 +1,11 @@
-"""What a run reports while it goes: a progress bar, JSON Lines files and TensorBoard."""
+"""What a run reports while it goes: a progress bar, JSON Lines files and the loggers of `train.loggers`."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,8 +14,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from mutua.folders import PARTIAL
+from mutua.folders import PARTIAL, told_with_its_place
+from mutua.training.boards import open_boards
 from mutua.training.checkpoint import Progress
+from mutua.training.recipe import Recipe
 from mutua.training.run_folder import RunFolder
 from mutua.training.samples import SampleCounts, Skip
 from mutua.training.step import StepMetrics
@@ -38,7 +40,7 @@ class StepLog:
 
     def write(self, line: dict[str, Any]) -> None:
         self.first, self.last = self.first or line, line
-        with _told_with_its_place(self._path):
+        with told_with_its_place(self._path):
             # repr of a float is exact: two logs are equal if and only if the numbers were.
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()
@@ -65,15 +67,6 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-@contextmanager
-def _told_with_its_place(path: Path) -> Iterator[None]:
-    """An error of the file system that a write into an open file ends in does not name the file by itself."""
-    try:
-        yield
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
-
-
 class NoLog:
     """Of a process that another one speaks for."""
 
@@ -82,6 +75,7 @@ class NoLog:
         last: dict[str, Any] | None = None
 
     training = evaluations = _Nothing()
+    places: tuple[str, ...] = ()
 
     def __enter__(self) -> NoLog:
         return self
@@ -106,18 +100,12 @@ class NoLog:
 class RunLog:
     """Everything that is reported of a run, from where it starts or resumes."""
 
-    def __init__(self, folder: RunFolder, name: str, steps: int, progress: Progress, console: Console) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise ImportError('the training log needs TensorBoard: pip install "mutua[train]"') from error
+    def __init__(self, folder: RunFolder, recipe: Recipe, progress: Progress, console: Console) -> None:
         self.training = StepLog(folder.log, progress.step)
         self.evaluations = StepLog(folder.evaluations, progress.step)
         self.quarantine = StepLog(folder.quarantine, progress.step)
-        # Whatever a killed process wrote past its last checkpoint is hidden.
-        self._place = folder.tensorboard
-        with _told_with_its_place(self._place):
-            self._board = SummaryWriter(str(self._place), purge_step=progress.step + 1)
+        self._boards = open_boards(folder, recipe, progress.step)
+        self.places = tuple(board.place for board in self._boards)
         self._console, self._recorded, self._printed = console, progress, time.monotonic()
         self._bar = Bar(
             TextColumn("{task.description}", style="bold", markup=False),
@@ -128,7 +116,7 @@ class RunLog:
             console=console,
             transient=True,
         )
-        self._task = self._bar.add_task(name, total=steps, completed=progress.step, status="")
+        self._task = self._bar.add_task(recipe.name, total=recipe.train.steps, completed=progress.step, status="")
 
     def __enter__(self) -> RunLog:
         self._bar.start()
@@ -136,11 +124,13 @@ class RunLog:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._bar.stop()
-        # On a full disk what an error has left unwritten fails again here, and must not hide it.
-        with _told_with_its_place(self._place) if error is None else suppress(OSError):
-            self._board.close()
-        for file in (self.training, self.evaluations, self.quarantine):
-            file.close()
+        with ExitStack() as closing:  # all of them, whichever fails
+            for file in (self.training, self.evaluations, self.quarantine):
+                closing.callback(file.close)
+            for board in self._boards:
+                # On a full disk what an error has left unwritten fails again here, and must not hide it.
+                closing.enter_context(nullcontext() if error is None else suppress(OSError))
+                closing.callback(board.close, failed=error is not None)
 
     def step(self, progress: Progress, metrics: StepMetrics | None, record: bool) -> None:
         """Shows a finished step, and records it if asked to. One without a single usable sample has no metrics."""
@@ -163,10 +153,8 @@ class RunLog:
             "samples_cut": counts.cut,
         }
         self.training.write(line)
-        with _told_with_its_place(self._place):
-            for key, value in line.items():
-                if key not in ("step", "seconds") and value is not None:
-                    self._board.add_scalar(f"train/{key}", value, progress.step)
+        unused = ("step", "seconds")
+        self._draw(progress.step, {f"train/{k}": v for k, v in line.items() if k not in unused and v is not None})
         self._recorded = progress
         self._say_now_and_then(f"step {progress.step}  {status}")
 
@@ -183,21 +171,23 @@ class RunLog:
 
     def evaluation(self, step: int, results: dict[str, Any]) -> None:
         """Records the results of all evaluation sources, as `Accuracy.summary` gives them."""
+        self.evaluations.write({"step": step, "results": results})
+        scores = {}
         for source, result in results.items():
             overall = result["overall"]
-            with _told_with_its_place(self._place):
-                self._board.add_scalar(f"evaluation/{source}", overall["accuracy"], step)
-                for family, score in result["families"].items():
-                    self._board.add_scalar(f"evaluation/{source}/{family}", score["accuracy"], step)
+            scores[f"evaluation/{source}"] = overall["accuracy"]
+            scores |= {f"evaluation/{source}/{family}": s["accuracy"] for family, s in result["families"].items()}
             self._console.print(
                 f"step {step}  {source}: {overall['accuracy']:.1%} of {overall['total']} "
                 f"({overall['low']:.1%} to {overall['high']:.1%})",
                 markup=False,
                 soft_wrap=True,
             )
-        with _told_with_its_place(self._place):
-            self._board.flush()
-        self.evaluations.write({"step": step, "results": results})
+        self._draw(step, scores)
+
+    def _draw(self, step: int, values: dict[str, float]) -> None:
+        for board in self._boards:
+            board.scalars(step, values)
 
     @contextmanager
     def watch(self, name: str) -> Iterator[Callable[[int, int], None]]:

@@ -23,6 +23,7 @@ from mutua.models.generate import NotFiniteError
 from mutua.models.longest_text import longest_text
 from mutua.training import checkpoint
 from mutua.training.batches import StepBatch, batches, open_evaluation, open_mixture
+from mutua.training.boards import expect_loggers
 from mutua.training.build import adapted_model, model_to_train, sharded_model
 from mutua.training.checkpoint import Progress
 from mutua.training.export import changed_versions, write_model, write_record
@@ -88,6 +89,8 @@ def train(recipe: Recipe, console: Console | None = None) -> TrainResult:
                 "to train again, or measure it as you like: mutua eval."
             )
             return TrainResult(folder.model, finished["step"], finished["metrics"], interrupted=False)
+
+        world.first(lambda: expect_loggers(recipe.train.loggers))
 
         # 1. Seed of the fresh weights. That of the data's order is the mixture's, and dropout's comes before training.
         torch.manual_seed(recipe.seeds.weights)
@@ -338,7 +341,7 @@ def _summary(folder: RunFolder, progress: Progress, log: RunLog | NoLog) -> str:
         f"Finished: {folder.model}",
         f"{progress.step} steps, {progress.samples} samples in {minutes} min {seconds} s ({rate:.0f} a second), "
         f"loss {' -> '.join(losses) or 'unknown: no sample of the logged steps can be used'}",
-        f"log: {folder.log} and {folder.tensorboard}   checkpoints: {folder.checkpoints}",
+        f"log: {' and '.join([str(folder.log), *log.places])}   checkpoints: {folder.checkpoints}",
     ]
     left_out = sum(progress.counts, SampleCounts())
     if left_out.bad or left_out.too_long:
@@ -361,7 +364,7 @@ def _no_search_through_the_old() -> Iterator[None]:
 def _log(folder: RunFolder, recipe: Recipe, progress: Progress, console: Console, world: World) -> RunLog | NoLog:
     """The first process speaks for all. Whatever is wrong with the files ends all."""
     made: list[RunLog] = []
-    world.first(lambda: made.append(RunLog(folder, recipe.name, recipe.train.steps, progress, console)))
+    world.first(lambda: made.append(RunLog(folder, recipe, progress, console)))
     return made[0] if made else NoLog()
 
 

@@ -153,6 +153,10 @@ class TrainSettings(Section):
         default=1, description="background processes that prepare batches, of each training process; 0: none"
     )
     log_every: Count = Field(default=10, description="steps between lines of the log")
+    loggers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = Field(
+        default=("tensorboard",),
+        description="where the log is drawn as curves: any of tensorboard, wandb, trackio; none: []",
+    )
     checkpoint_every: Count = Field(default=500, description="steps between checkpoints: what a power cut can cost")
     keep_checkpoints: Count = Field(default=2, description="how many of the newest checkpoints stay")
 
@@ -162,6 +166,8 @@ class TrainSettings(Section):
             raise ValueError(f"micro_batch_size {self.micro_batch_size} is above batch_size {self.batch_size}")
         if self.warmup_steps >= self.steps:
             raise ValueError(f"warmup_steps {self.warmup_steps} must be below steps {self.steps}")
+        if len(set(self.loggers)) < len(self.loggers):
+            raise ValueError(f"loggers {list(self.loggers)} names one twice")
         return self
 
 

@@ -3,7 +3,7 @@
 recipe.yaml           the recipe, every default written out
 log.jsonl             one line per logged step          evaluations.jsonl   one line per evaluation
 quarantine.jsonl      one line per sample that was skipped
-tensorboard/          the same, for TensorBoard
+tensorboard/          the same, for TensorBoard        loggers/             what the other loggers keep
 checkpoints/          step-000500/ ...
 adapter/              what a run with `train.lora` trained, as PEFT reads it
 start/                what several processes read their shards of, where it is in no folder yet
@@ -36,7 +36,8 @@ _MAY_CHANGE = (
     *("train.micro_batch_size", "train.gradient_checkpointing", "train.cache_vision_mb", "train.replicas"),
     "train.compile",
 )
-_EVALUATE = "evaluate."  # what is measured changes nothing of what is trained, so a wrong path can be put right
+# What is measured changes nothing of what is trained, so a wrong path can be put right; nor does where it is drawn.
+_MAY_CHANGE_WHOLE = ("evaluate.", "train.loggers")
 
 _RECORD = "run.json"
 _LOCK = ".lock"  # stays, and so tells that a run was here, even one that failed before its first line of the log
@@ -52,6 +53,7 @@ class RunFolder:
         self.evaluations = root / "evaluations.jsonl"
         self.quarantine = root / "quarantine.jsonl"
         self.tensorboard = root / "tensorboard"
+        self.loggers = root / "loggers"
         self.checkpoints = root / "checkpoints"
         self.adapter = root / "adapter"
         self.model = root / "model"
@@ -66,7 +68,7 @@ class RunFolder:
             raise RecipeError(f"output: {self.root} {what}; name a folder")
         files = (self.lock, self.recipe, self.log, self.evaluations, self.quarantine)
         folders = (
-            *(self.start, self.start_adapters, self.tensorboard, self.checkpoints),
+            *(self.start, self.start_adapters, self.tensorboard, self.loggers, self.checkpoints),
             *(self.adapter, self.model, self.new_adapter, self.new_model),
         )
         if not self.lock.is_file():
@@ -192,7 +194,7 @@ def _expect_same(folder: RunFolder, old: Recipe, new: Recipe) -> None:
                 f"from; choose another output and start from its model (model.path: {folder.model})"
             )
     for key in [*now, *before]:
-        if key not in _MAY_CHANGE and not key.startswith(_EVALUATE) and before.get(key) != now.get(key):
+        if key not in _MAY_CHANGE and not key.startswith(_MAY_CHANGE_WHOLE) and before.get(key) != now.get(key):
             raise RecipeError(
                 f"{key}: {now.get(key)!r}, but the run in {new.output} has {before.get(key)!r}. Choose another output "
                 f"for the new run, or remove {new.output} to start over"
