@@ -87,7 +87,8 @@ def _print(
     table = Table("held by a device at the peak", box=None, pad_edge=False)
     table.add_column("size", justify="right")
     for part, size in sorted(found.memory.items(), key=lambda item: -item[1]):
-        table.add_row(part, _size(size))
+        if size >= 2**16:
+            table.add_row(part, _size(size))
     table.add_row("all", _size(found.peak))
     out.print(table)
     out.print(_verdict(found, remedies), style="green" if found.fits else "red")

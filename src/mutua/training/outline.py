@@ -96,7 +96,9 @@ def model_without_weights(config: MutuaConfig) -> MutuaForConditionalGeneration:
     _unscale_positions(config.text_config)
     blamed = blamed_on("model", "No model can be built of its sizes: put them right.")
     with quiet(), no_init_weights(), blamed, torch.device("meta"):
-        return MutuaForConditionalGeneration(config)
+        model = MutuaForConditionalGeneration(config)
+    model.tie_weights()  # left out with the numbers
+    return model
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from __future__ import annotations
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,10 +28,11 @@ from torch.utils.flop_counter import flop_registry
 from mutua.models import MutuaForConditionalGeneration
 from mutua.models.head_loss import head_loss
 from mutua.models.vision import image_side
-from mutua.training.precision import step_precision
+from mutua.training.precision import Fp32Attention, step_precision
 
-WEIGHTS, GRADIENTS, COPIES = "weights", "gradients", "weights in bf16"
-PICTURES, VISION, CONNECTOR, LANGUAGE, HEAD = "pictures", "vision encoder", "connector", "language model", "head"
+WEIGHTS, GRADIENTS, COPIES = "weights", "gradients", "bf16 copies of weights"
+PICTURES, HEAD = "pictures", "logits and head"
+VISION, CONNECTOR, LANGUAGE = (f"activations, {part}" for part in ("vision encoder", "connector", "language model"))
 _CACHED_AT_A_TIME = 8  # pictures, as `VisionCache` encodes them
 
 
@@ -114,7 +115,7 @@ def rehearse(
         stack.enter_context(watch)
         told = _Told(watch, kernels, _groups(model.config.text_config))
         stack.enter_context(told)
-        _set_checkpointing(model, gradient_checkpointing, lambda: _Told(watch, kernels, told.groups))
+        _set_checkpointing(model, gradient_checkpointing, kernels, lambda: _Told(watch, kernels, told.groups))
         model.train()
         with _precision(kernels):
             loss = _forward(model, shape, kernels, watch, has_cached_features)
@@ -323,14 +324,20 @@ def _precision(kernels: Kernels) -> Iterator[None]:
 
 
 def _set_checkpointing(
-    model: MutuaForConditionalGeneration, is_wanted: bool, told: Callable[[], AbstractContextManager[Any]]
+    model: MutuaForConditionalGeneration, is_wanted: bool, kernels: Kernels, told: Callable[[], _Told]
 ) -> None:
     """On or off; modes do not reach what the backward pass computes again, so they come with it."""
+
+    @contextmanager
+    def again() -> Iterator[None]:
+        with told(), nullcontext() if kernels.cuda or not kernels.bf16 else Fp32Attention():
+            yield
+
     if not is_wanted:
         model.activation_checkpointing_disable()
         return
     model.activation_checkpointing_enable(
-        activation_checkpointing_kwargs={"use_reentrant": False, "context_fn": lambda: (nullcontext(), told())}
+        activation_checkpointing_kwargs={"use_reentrant": False, "context_fn": lambda: (nullcontext(), again())}
     )
 
 
