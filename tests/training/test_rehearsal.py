@@ -115,7 +115,11 @@ def without_types(config: Any) -> Any:
     """A config with no word on the types of weights, which come with them."""
     if not isinstance(config, dict):
         return config
-    return {key: without_types(value) for key, value in config.items() if key not in ("dtype", "architectures", "_name_or_path")}
+    return {
+        key: without_types(value)
+        for key, value in config.items()
+        if key not in ("dtype", "architectures", "_name_or_path")
+    }
 
 
 @pytest.mark.parametrize("language", LANGUAGE)

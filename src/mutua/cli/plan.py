@@ -22,7 +22,7 @@ EXAMPLES = """Examples:
 
   mutua plan recipes/quickstart.yaml --gpus H100 --set train.batch_size=1024
 
-  mutua plan recipes/aki-4b.yaml --gpus 8xH100 --tokens 1024
+  mutua plan recipes/tiny-captions.yaml --set model.preset=aki-4b --gpus 8xH100
 """
 
 

@@ -9,7 +9,7 @@ from mutua.data.collate import encode, supervised_positions
 from mutua.data.packing import images_of, share_rows
 from mutua.data.sample import Sample
 from mutua.models import MutuaConfig, MutuaProcessor
-from mutua.training.batches import open_mixture, open_source
+from mutua.training.batches import open_mixture, open_sources
 from mutua.training.build import texts_of_mixture
 from mutua.training.origin import TinyModel
 from mutua.training.recipe import Recipe
@@ -100,12 +100,12 @@ def look_at_sources(
         raise ValueError(f"--tokens {tokens}: a picture alone takes {config.num_image_tokens}; give more.")
     looks = []
     limits = [limit for limit in (longest, recipe.data.packing and recipe.data.packing.tokens) if limit]
-    for place, (name, weighted) in enumerate(zip(source_names(recipe), recipe.data.train, strict=True)):
+    for name, weighted in zip(source_names(recipe), recipe.data.train, strict=True):
         if tokens is not None:
             look = SourceLook(name, weighted.weight, None, (_shape_of(tokens, config),), "as --tokens says")
         else:
             try:
-                source = open_source(f"data.train.{place}", weighted.source)
+                source = open_sources({name: weighted.source})[name]
             except ValueError as error:
                 usual = min([config.num_image_tokens + _ASSUMED_TEXT, *limits])
                 look = SourceLook(name, weighted.weight, None, (_shape_of(usual, config),), str(error))

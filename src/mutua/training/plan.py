@@ -176,7 +176,7 @@ class Planner:
         if plan.batch.micro.rows > 1:
             rows = plan.batch.micro.rows // 2
             changes.append((f"train.micro_batch_size={rows}", plan.count, {"micro_batch_size": rows}))
-        if plan.device.name != CPU and train.lora is None and train.batch_size >= 2 * plan.count:
+        if plan.device.name != CPU and train.batch_size >= 2 * plan.count:
             changes.append((f"--gpus {2 * plan.count}x{plan.device.name}", 2 * plan.count, {}))
         found = []
         for name, count, update in changes:
@@ -301,8 +301,6 @@ def _has_dense_mask(config: MutuaConfig, is_cuda: bool, bf16: bool, tokens: int)
 def _expect_processes(recipe: Recipe, count: int) -> None:
     """Raises ValueError for what `mutua train` refuses in so many processes."""
     train = recipe.train
-    if count > 1 and train.lora is not None:
-        raise ValueError(f"train.lora: adapters are trained in one process, not in {count}: give --gpus one device")
     if train.batch_size < count:
         raise ValueError(f"train.batch_size: {train.batch_size} samples for {count} processes: give each one")
     if count > 1 and count % train.replicas:
