@@ -60,7 +60,7 @@ def plan(
         planner = Planner(load_recipe(recipe, overrides or []), tokens)
         found = planner.plan(device, count)
         remedies = [] if found.fits else planner.remedies(found)
-        assumed = _assumptions(found, planner.looks)
+        assumed = _assumptions(found, planner.looks, planner.recipe.train.compile)
         if as_json:
             typer.echo(json.dumps(_record(found, planner.looks, remedies, assumed), ensure_ascii=False))
         else:
@@ -123,7 +123,7 @@ def _verdict(found: Plan, remedies: list[tuple[str, Plan]]) -> str:
     return f"does not fit: {needed}{tight}" + "".join(f"; {change}" for change in changes)
 
 
-def _assumptions(found: Plan, looks: tuple[SourceLook, ...]) -> list[str]:
+def _assumptions(found: Plan, looks: tuple[SourceLook, ...], compiles: bool) -> list[str]:
     """What is not known but taken to be so."""
     from mutua.training.batch_shape import LOOKED_AT
     from mutua.training.plan import REACHED
@@ -134,6 +134,8 @@ def _assumptions(found: Plan, looks: tuple[SourceLook, ...]) -> list[str]:
     ]
     if found.count > 1:
         lines.append("what processes send each other goes by the link of one machine, while they compute")
+    if compiles:
+        lines.append("train.compile changes neither memory nor time, of which it saves some")
     for look in looks:
         if look.assumed is not None:
             lines.append(f"{look.name}: {look.tokens:.0f} tokens a sample, one picture, half of the rest supervised "

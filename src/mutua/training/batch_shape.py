@@ -108,7 +108,7 @@ def look_at_sources(
                 source = open_sources({name: weighted.source})[name]
             except ValueError as error:
                 usual = min([config.num_image_tokens + _ASSUMED_TEXT, *limits])
-                look = SourceLook(name, weighted.weight, None, (_shape_of(usual, config),), str(error))
+                look = SourceLook(name, weighted.weight, None, (_shape_of(usual, config),), _reason(name, error))
             else:
                 shapes = _look(name, source, processor, min(limits, default=None), recipe.data.too_long == "cut")
                 look = SourceLook(name, weighted.weight, len(source), shapes)
@@ -159,6 +159,10 @@ def _look(
     if not shapes:
         raise ValueError(f"{name}: none of its first samples can be used: {reason}; mutua data check looks at them all")
     return tuple(shapes)
+
+
+def _reason(name: str, error: ValueError) -> str:
+    return str(error).removeprefix(f"{name}: ")
 
 
 def _shape_of(tokens: int, config: MutuaConfig) -> SampleShape:

@@ -33,8 +33,8 @@ WEIGHTS, FROZEN, GRADIENTS, MOMENTS = "weights, trained", "weights, frozen", "gr
 CACHE = "features in the cache"
 
 REACHED = 0.55
-"""The share of a device's rates that a step reaches: our measured steps of 4.3 billion weights on an H200 (833 and
-854 ms, docs/performance.md) are 0.60 and 0.54 of what the sum below gives at the full rates."""
+"""The share of a device's rates that a step reaches: the lower of what two measured steps of 4.3 billion weights on an
+H200 did (833 and 854 ms, docs/performance.md; at the full rates the sum below gives 0.61 and 0.55 of that)."""
 
 _LAUNCH = 1e-5
 """Seconds that an operation takes at least: PyTorch has to start it, one by one."""
