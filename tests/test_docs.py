@@ -52,6 +52,7 @@ READ_ONLY = {
     "mutua quickstart": "trains for minutes; tests/cli/test_quickstart.py runs it short",
     "mutua study": "trains for minutes to hours; tests/study/test_run.py runs it in small",
     "mutua train recipes/smollm2.yaml": "needs a language model from a package index",
+    "mutua plan recipes/tiny-captions.yaml --set model.preset=aki-4b": "needs configs from the hub",
     "mutua eval --data easy-vqa -m runs/smollm2": "needs the two models of the line above",
     "mutua train recipes/tiny": "goes on from a model that takes hours; docs/training.md runs the first",
     "mutua train recipes/aki-4b": "needs the paper's data; tests/training/test_two_stages.py has small ones",
@@ -151,7 +152,7 @@ def read_ours(words: list[str]) -> None:
         command, *words = command.commands[words[0]], *words[1:]
     options = {option for parameter in command.params for option in parameter.opts}
     assert {word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)} <= options, words
-    if command.name == "train" and words:
+    if command.name in ("train", "plan") and words:
         from mutua.training import load_recipe
 
         load_recipe(ROOT / words[0], [value for option, value in pairwise(words) if option == "--set"])

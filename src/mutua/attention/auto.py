@@ -123,12 +123,11 @@ def attend(
     options = {"dropout": dropout, "softcap": softcap, **kwargs}
     if not isinstance(attention_mask, DeferredMask):
         return sdpa.attend(module, query, key, value, attention_mask, **options)
-    return _attend_by_choice(module, query, key, value, attention_mask, **options)
-
-
-@torch.compiler.disable  # where layers are compiled one by one, the choice is still made by what is in the batch
-def _attend_by_choice(
-    module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, deferred: DeferredMask, **options: Any
-) -> tuple[Tensor, None]:
-    backend, mask = deferred.resolve(query, value, options["dropout"], options["softcap"])
+    if torch.compiler.is_compiling():
+        return _attend_uncompiled(module, query, key, value, attention_mask, **options)
+    backend, mask = attention_mask.resolve(query, value, dropout, softcap)
     return backend.attend(module, query, key, value, mask, **options)  # type: ignore[no-any-return]
+
+
+# Where layers are compiled one by one, the choice is still made by what is in the batch.
+_attend_uncompiled = torch.compiler.disable(attend)

@@ -7,7 +7,22 @@ from io import TextIOWrapper
 
 import typer
 
-from mutua.cli import ask, audit, chat, convert, data, doctor, evaluate, leakage, look, mask, quickstart, study, train
+from mutua.cli import (
+    ask,
+    audit,
+    chat,
+    convert,
+    data,
+    doctor,
+    evaluate,
+    leakage,
+    look,
+    mask,
+    plan,
+    quickstart,
+    study,
+    train,
+)
 
 app = typer.Typer(
     name="mutua",
@@ -21,6 +36,7 @@ app = typer.Typer(
 app.command(name="ask", epilog=ask.EXAMPLES)(ask.ask)
 app.command(name="chat", epilog=chat.EXAMPLES)(chat.chat)
 app.command(name="train", epilog=train.EXAMPLES)(train.train)
+app.command(name="plan", epilog=plan.EXAMPLES)(plan.plan)
 app.command(name="eval", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
 app.add_typer(data.data_app, name="data")
 app.command(name="leakage", epilog=leakage.EXAMPLES)(leakage.leakage)

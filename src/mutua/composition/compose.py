@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import AutoModelForCausalLM
 
 from mutua.composition.language import expect_equal_logits, prove_mask, refuse_unfit, text_logits, text_probe
 from mutua.composition.parts import (
@@ -15,7 +17,9 @@ from mutua.composition.parts import (
     load_language,
     load_tokenizer,
     load_vision,
+    read_config,
     read_image_processor,
+    vision_config,
 )
 from mutua.composition.presets import PRESETS
 from mutua.composition.tokenizer import IMAGE, chat_template_of, prepare_tokenizer, rows_needed
@@ -61,20 +65,65 @@ def compose(
     Raises:
         ComposeError: a part cannot be found or loaded, or cannot be used; the message says which and why.
     """
-    parts: dict[str, Any] = {"vision": vision, "connector": connector, "language": language}
-    parts["attention_policy"] = attention_policy
-    if preset is not None:
-        found = _preset(preset)
-        parts = {key: getattr(found, key) if given is None else given for key, given in parts.items()}
-    for key in ("vision", "language"):
-        if parts[key] is None:
-            raise ComposeError(f"{key} is missing: give a hub id, a folder or a config, or a preset's name.")
+    parts = _parts(preset, vision, connector, language, attention_policy)
     try:
         return _compose(parts, vision_feature_layer, image_size, tokenizer, chat_template, dtype)
     except ComposeError:
         raise
     except ValueError as error:
         raise ComposeError(str(error)) from error
+
+
+def outline(
+    preset: str | None = None,
+    *,
+    vision: Part | None = None,
+    connector: str | Mapping[str, Any] | None = None,
+    language: Part | None = None,
+    attention_policy: str | None = None,
+    tokenizer: Any = None,
+) -> tuple[MutuaConfig, MutuaProcessor]:
+    """The config and the processor of what `compose` would make; weights are neither read nor made.
+
+    Raises:
+        ComposeError: as `compose`, but for what only the weights show.
+    """
+    parts = _parts(preset, vision, connector, language, attention_policy)
+    try:
+        tokens = prepare_tokenizer(load_tokenizer(parts["language"], tokenizer))
+        with quiet(), torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(deepcopy(read_config("language", parts["language"])))
+        refuse_unfit(model)
+        text_config, head = model.get_decoder().config, model.get_output_embeddings()
+        text_config.vocab_size = max(len(head.weight), rows_needed(tokens))
+        encoder, given = vision_config(read_config("vision", parts["vision"])), read_image_processor(parts["vision"])
+        config = compose_config(
+            encoder,
+            text_config,
+            connector=parts["connector"] or "resampler",
+            attention_policy=parts["attention_policy"] or "mma",
+            image_size=given_side(given) if vision_encoder(encoder).any_size else None,
+            image_token_id=tokens.convert_tokens_to_ids(IMAGE),
+            is_tied=head.weight is model.get_input_embeddings().weight,
+            lm_head_bias=head.bias is not None,
+        )
+        return config, _processor(config, tokens, given, None)
+    except ComposeError:
+        raise
+    except ValueError as error:
+        raise ComposeError(str(error)) from error
+
+
+def _parts(preset: str | None, *given: Any) -> dict[str, Any]:
+    """Vision, connector, language and attention policy, each as given or the preset's."""
+    parts = dict(zip(("vision", "connector", "language", "attention_policy"), given, strict=True))
+    if preset is not None:
+        found = _preset(preset)
+        parts = {key: getattr(found, key) if value is None else value for key, value in parts.items()}
+    for key in ("vision", "language"):
+        if parts[key] is None:
+            raise ComposeError(f"{key} is missing: give a hub id, a folder or a config, or a preset's name.")
+    return parts
 
 
 def _preset(name: str) -> Any:
@@ -132,14 +181,17 @@ def _compose(
         ends=[tokens.eos_token_id] if own.eos_token_id is None else [],
         never=[image_token_id],
     )
-    processor = MutuaProcessor(
+    return model, _processor(config, tokens, given, chat_template)
+
+
+def _processor(config: MutuaConfig, tokens: Any, given: Mapping[str, Any], chat_template: str | None) -> MutuaProcessor:
+    return MutuaProcessor(
         image_processor=image_processor(config.vision_config, config.image_size, given),
         tokenizer=tokens,
         num_image_tokens=config.num_image_tokens,
         image_token=IMAGE,
         chat_template=chat_template or chat_template_of(tokens),
     )
-    return model, processor
 
 
 def compose_config(

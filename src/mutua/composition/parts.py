@@ -39,13 +39,24 @@ class ComposeError(ValueError):
     """A model cannot be put together; the message names the part, the reason and the remedy."""
 
 
-def load_vision(part: Part, dtype: torch.dtype) -> Any:
-    """The vision encoder; of a checkpoint that holds more (SigLIP, CLIP, one of Mutua's own) the vision part only."""
-    whole = part if isinstance(part, PreTrainedConfig) else _read("vision", part, AutoConfig.from_pretrained)
+def read_config(what: str, part: Part) -> Any:
+    """The config of a part, whole: the one that is given, or what its place says; no weight is read."""
+    return part if isinstance(part, PreTrainedConfig) else _read(what, part, AutoConfig.from_pretrained)
+
+
+def vision_config(whole: Any) -> Any:
+    """The config of the vision encoder in that of a model, or the one that it is; ValueError for an unknown type."""
     config = deepcopy(getattr(whole, "vision_config", None) or whole)
     vision_encoder(config)
     if getattr(config, "vision_use_head", False):
         config.vision_use_head = False  # pools a picture into one vector, which nothing here uses
+    return config
+
+
+def load_vision(part: Part, dtype: torch.dtype) -> Any:
+    """The vision encoder; of a checkpoint that holds more (SigLIP, CLIP, one of Mutua's own) the vision part only."""
+    whole = read_config("vision", part)
+    config = vision_config(whole)
     if isinstance(part, PreTrainedConfig):
         return AutoModel.from_config(config, dtype=dtype)
 

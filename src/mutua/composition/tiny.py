@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -145,8 +146,8 @@ def tiny_model(
     Raises:
         ValueError: the language model cannot be right inside a Mutua model.
     """
-    with torch.device("meta"):
-        refuse_unfit(AutoModelForCausalLM.from_config(config.text_config))
+    with torch.device("meta"):  # of a copy: Transformers notes its own choice of a backend in what it is given
+        refuse_unfit(AutoModelForCausalLM.from_config(deepcopy(config.text_config)))
     model = MutuaForConditionalGeneration(config).eval()
     prove_mask(model.model.language_model)
     model.train()

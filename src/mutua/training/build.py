@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from fnmatch import fnmatchcase
 from functools import singledispatch
@@ -22,7 +22,7 @@ from mutua.composition.tiny import tiny_config, tiny_model, train_tokenizer
 from mutua.data.mixture import Mixture
 from mutua.data.sample import Sample
 from mutua.folders import whole_folder
-from mutua.models import MutuaForConditionalGeneration, MutuaProcessor
+from mutua.models import MutuaConfig, MutuaForConditionalGeneration, MutuaProcessor
 from mutua.models.connectors import connector_keys
 from mutua.models.loading import check_folder, copy_weights, load_model
 from mutua.models.model_folder import ModelError, blamed_on, expect_sizes
@@ -146,10 +146,14 @@ def build_model(
 ) -> Model:
     """The model where the recipe starts; a tokenizer of its own learns from the mixture, whatever its seed: runs that
     differ in seeds speak one vocabulary."""
+    return _build(settings, _told(texts_of_mixture(mixture, tokenizer_texts), tokenizer_texts, say))
+
+
+def texts_of_mixture(mixture: Mixture, count: int) -> Iterator[str]:
+    """The first so many texts of a mixture, whatever its seed, for a tokenizer to learn from."""
     mixture = copy(mixture)
     mixture.seed = 0
-    texts = islice(_texts(mixture, tokenizer_texts), tokenizer_texts)
-    return _build(settings, _told(texts, tokenizer_texts, say))
+    return islice(_texts(mixture, count), count)
 
 
 @singledispatch
@@ -160,24 +164,32 @@ def _build(settings: ModelSettings, texts: Iterable[str]) -> Model:
 
 @_build.register
 def _tiny(settings: TinyModel, texts: Iterable[str]) -> Model:
-    tokenizer = train_tokenizer(texts)
-    overrides = {} if settings.connector is None else connector_keys(settings.connector)
-    if settings.attention_policy is not None:
-        overrides["attention_policy"] = settings.attention_policy
-    sizes: Any = settings.vision
     encoder, pictures = None, None
     if isinstance(settings.vision, str):
         with quiet():
             encoder, pictures = load_vision(settings.vision, torch.float32), read_image_processor(settings.vision)
-        sizes = encoder.config
-        if vision_encoder(sizes).any_size:
-            overrides["image_size"] = given_side(pictures)
-    else:
-        expect_sizes("model.vision.", settings.vision)
-    expect_sizes("model.text.", settings.text)
+    tokenizer = train_tokenizer(texts)
     with blamed_on("model.vision, model.text", "Give sizes that go together."):
-        config = tiny_config(tokenizer, vision=sizes, text=settings.text, **overrides)
+        config = tiny_sizes(settings, tokenizer, None if encoder is None else encoder.config, pictures)
         return tiny_model(tokenizer, config, encoder, pictures)
+
+
+def tiny_sizes(settings: TinyModel, tokenizer: Any, encoder: Any, pictures: Mapping[str, Any] | None) -> MutuaConfig:
+    """The config of a tiny model.
+
+    Args:
+        encoder: the config of the vision encoder that is taken over; None where it is fresh.
+        pictures: what that one's checkpoint says of pictures.
+    """
+    overrides = {} if settings.connector is None else connector_keys(settings.connector)
+    if settings.attention_policy is not None:
+        overrides["attention_policy"] = settings.attention_policy
+    if isinstance(settings.vision, dict):
+        expect_sizes("model.vision.", settings.vision)
+    elif vision_encoder(encoder).any_size:
+        overrides["image_size"] = given_side(pictures or {})
+    expect_sizes("model.text.", settings.text)
+    return tiny_config(tokenizer, vision=encoder or settings.vision, text=settings.text, **overrides)
 
 
 @_build.register
