@@ -28,12 +28,14 @@ class Mistake:
         do: does it in a place of its own: returns the `Result` of a command (see `mutua`), or calls the library.
         reads: pieces of what the user reads: the value, the place, the remedy.
         goes_on: the command or call succeeds all the same, with a warning that holds the pieces.
+        is_slow: takes seconds, and says little that its neighbours do not.
     """
 
     name: str
     do: Callable[[Path], Any]
     reads: tuple[str, ...]
     goes_on: bool = False
+    is_slow: bool = False
 
 
 def mutua(*words: object, stdin: str | bytes | None = None) -> Result:
@@ -43,7 +45,8 @@ def mutua(*words: object, stdin: str | bytes | None = None) -> Result:
 
 def rows(mistakes: Iterable[Mistake]) -> Any:
     """`@rows(MISTAKES)` runs a test once a row, as argument `mistake`."""
-    return pytest.mark.parametrize("mistake", mistakes, ids=lambda mistake: mistake.name)
+    marked = [pytest.param(one, id=one.name, marks=[pytest.mark.slow] * one.is_slow) for one in mistakes]
+    return pytest.mark.parametrize("mistake", marked)
 
 
 def check(mistake: Mistake, place: Path) -> None:

@@ -189,7 +189,9 @@ MISTAKES = [
     Mistake("labels on all tokens", by_forward(all_tokens), ("stands on a prompt token", "assistant_only_loss=True")),
     Mistake("one label too many", by_forward(one_more), ("stands on a prompt token", "-100 outside the responses")),
     Mistake("question and answer in one raw text", raw_text, (TRAINED, "pass messages")),
-    Mistake("labels on all tokens, in a fused head, compiled", compiled_by_fused_head(all_tokens), (TRAINED,)),
+    Mistake(
+        "labels on all tokens, in a fused head, compiled", compiled_by_fused_head(all_tokens), (TRAINED,), is_slow=True
+    ),
     Mistake("labels on all tokens, compiled", compiled(labels=all_tokens), ("stands on a prompt token",)),
     Mistake("roles dropped, compiled", compiled(token_type_ids=None, labels=None), ("images came without",)),
     Mistake(
@@ -269,7 +271,7 @@ def test_without_a_head_any_state_may_be_trained():
     model(**inputs).last_hidden_state.mean().backward()
 
 
-@pytest.mark.parametrize("way", ["labels", "a fused head"])
+@pytest.mark.parametrize("way", ["labels", pytest.param("a fused head", marks=pytest.mark.slow)])
 def test_replies_alone_may_be_trained_on_compiled(way):
     torch._dynamo.reset()
     model, inputs = inputs_of(CHAT)

@@ -90,6 +90,7 @@ def test_what_is_measured_is_reported_where_an_arm_fails(started, tmp_path, monk
     assert (tmp_path / "report.html").is_file()
 
 
+@pytest.mark.slow
 def test_orders_in_stages(small, in_this_process, monkeypatch, tmp_path):  # noqa: F811
     monkeypatch.setattr(run, "run_jobs", in_this_process)
     arms = tuple(Arm(policy, steps=4, order="both>image-first") for policy in ("causal", "mma"))

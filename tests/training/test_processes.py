@@ -125,7 +125,8 @@ def test_a_run_goes_on_in_another_number_of_processes(
     expect_close(tmp_path / "run", alone)
 
 
-@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
 def test_a_signal_to_one_process_stops_all(rank: int, recipe: Recipe, alone: Path, tmp_path: Path) -> None:
     told = run(tmp_path, 2, *COMMON, at=3, rank=rank)
     assert "Stopped at step 4 of 6" in told, told
