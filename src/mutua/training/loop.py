@@ -136,20 +136,8 @@ def train(recipe: Recipe, console: Console | None = None) -> TrainResult:
             _no_search_through_the_old(),
         ):
             run = _Run(
-                *(
-                    recipe,
-                    folder,
-                    model,
-                    processor,
-                    adapters,
-                    stepper,
-                    log,
-                    stop,
-                    names,
-                    fingerprints,
-                    evaluation,
-                    world,
-                ),
+                *(recipe, folder, model, processor, adapters, stepper, log, stop),
+                *(names, fingerprints, evaluation, world),
                 saved=progress.step,
             )
 
@@ -295,9 +283,12 @@ class _Run:
 
     def evaluate_if_due(self, step: int) -> None:
         """Evaluates on every source, unless the log has it already. A signal breaks it off, to be done on resuming."""
-        settings, last = self.recipe.evaluate, self.world.first(lambda: self.log.evaluations.last)
+        settings = self.recipe.evaluate
         is_due = step == self.recipe.train.steps or (settings.every > 0 and step > 0 and step % settings.every == 0)
-        if not settings.sources or not is_due or (last is not None and last["step"] == step):
+        if not settings.sources or not is_due:
+            return
+        last = self.world.first(lambda: self.log.evaluations.last)
+        if last is not None and last["step"] == step:
             return
         results = {}
         for name, samples in self.evaluation.items():
