@@ -25,7 +25,7 @@ def write(folder: Path) -> tuple[nn.Linear, torch.optim.Optimizer]:
     optimizer.step()
     with whole_folder(folder) as partial:
         (partial / "weights").write_bytes(b"x" * 1000)
-        module.seal(partial, model, optimizer, Progress(7, 28, 1.5), World())
+        module.seal(partial, module.trainer_state(model, optimizer), Progress(7, 28, 1.5), World())
     return model, optimizer
 
 

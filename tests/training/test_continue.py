@@ -13,6 +13,7 @@ from training_runs import at_step, lines
 
 from mutua.training import CheckpointError, Recipe, RecipeError, train
 from mutua.training import loop as loop_module
+from mutua.training import run as run_module
 from mutua.training.run_folder import RunFolder
 
 LORA = ("train.lora={rank: 2, alpha: 4}", "train.freeze=['model.vision_tower.*']")
@@ -81,8 +82,9 @@ def test_killed_in_between_nothing_is_lost(
         if moment == "training":
             at_step(patch, 11, die)
         elif moment == "write_model":  # which writes checkpoints, too
-            original = loop_module.write_model
-            patch.setattr(loop_module, "write_model", lambda f, *a: die() if "model" in f.name else original(f, *a))
+            for module in (loop_module, run_module):  # adapters are merged in the other one
+                original = module.write_model
+                patch.setattr(module, "write_model", lambda f, *a, o=original: die() if "model" in f.name else o(f, *a))
         elif moment == "place_results":
             patch.setattr(RunFolder, "place_results", lambda self: die() if self.new_model.is_dir() else None)
         else:  # with the old results out of the way, and the new ones not yet in their place

@@ -31,7 +31,8 @@ KILLS = 20
 
 def start(recipe: Recipe, folder: Path) -> subprocess.Popen[bytes]:
     path = folder / "small.yaml"
-    words = [word for override in (*OVERRIDES, f"output={recipe.output}") for word in ("--set", override)]
+    own = (f"output={recipe.output}", f"train.async_checkpoints={recipe.train.async_checkpoints}")
+    words = [word for override in (*OVERRIDES, *own) for word in ("--set", override)]
     return subprocess.Popen(
         [sys.executable, "-m", "mutua", "train", str(path), *words],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -47,10 +48,11 @@ def steps_logged(run: Path) -> int:
 
 
 @pytest.mark.slow
-def test_killed_at_twenty_random_points_a_run_ends_as_it_would_have(recipe_in, tmp_path: Path) -> None:
+@pytest.mark.parametrize("beside", [False, True])
+def test_killed_at_twenty_random_points_a_run_ends_as_it_would_have(recipe_in, tmp_path: Path, beside: bool) -> None:
     whole = recipe_in(tmp_path, *OVERRIDES, f"output={tmp_path / 'whole'}")
     train(whole)
-    killed = recipe_in(tmp_path, *OVERRIDES, f"output={tmp_path / 'killed'}")
+    killed = recipe_in(tmp_path, *OVERRIDES, f"output={tmp_path / 'killed'}", f"train.async_checkpoints={beside}")
     chance, kills = random.Random(0), 0
     process = start(killed, tmp_path)
     while process.poll() is None:

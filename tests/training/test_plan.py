@@ -21,7 +21,18 @@ from mutua.training.build import freeze, model_to_train
 from mutua.training.devices import DEVICES, find_devices
 from mutua.training.optimizer import build_optimizer
 from mutua.training.outline import fake_weights, model_without_weights
-from mutua.training.plan import FROZEN, GATHERED, GRADIENTS, MOMENTS, ON_THEIR_WAY, WEIGHTS, Planner, _seconds, measure
+from mutua.training.plan import (
+    COPY,
+    FROZEN,
+    GATHERED,
+    GRADIENTS,
+    MOMENTS,
+    ON_THEIR_WAY,
+    WEIGHTS,
+    Planner,
+    _seconds,
+    measure,
+)
 from mutua.training.rehearsal import Kernels, Shape, rehearse
 from mutua.training.step import Stepper
 from mutua.training.world import World
@@ -90,6 +101,20 @@ def test_what_saves_memory_saves_it(recipe_in: Callable[..., Recipe], tmp_path: 
         "train.micro_batch_size=32",
         "--gpus 2xH100",
     ]
+
+
+def test_a_checkpoint_beside_the_training_is_a_copy_of_what_is_in_it(
+    recipe_in: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    """In the machine's memory: of a GPU's nothing."""
+    beside, waits = (
+        recipe_in(tmp_path, FROZEN_EYES, f"train.async_checkpoints={value}") for value in ("true", "false")
+    )
+    _, here = find_devices("cpu")
+    parts = Planner(beside).plan(here, 1).memory
+    before = Planner(waits).plan(here, 1).memory
+    assert parts == {**before, COPY: before[WEIGHTS] + before[FROZEN] + before[MOMENTS]}
+    assert COPY not in Planner(beside).plan(H100, 1).memory
 
 
 def test_packed_rows_are_as_many_as_a_run_would_have(recipe_in: Callable[..., Recipe], tmp_path: Path) -> None:

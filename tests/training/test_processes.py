@@ -89,7 +89,7 @@ def recipe(tmp_path: Path, recipe_in) -> Recipe:
 
 
 def test_two_processes_train_as_one_and_leave_the_same(alone: Path, recipe: Recipe, tmp_path: Path) -> None:
-    told = run(tmp_path, 2, *COMMON)
+    told = run(tmp_path, 2, *COMMON, "train.async_checkpoints=true")
     assert told.count("Finished:") == 1, "one of them speaks"
     assert told.count("This run is finished") == 1
     assert "on 2 x cpu" in told
@@ -176,7 +176,8 @@ def test_many_runs_end_without_a_hang(recipe: Recipe, alone: Path, tmp_path: Pat
     """A few here; `MUTUA_RUNS=50` for as many as that. Each is stopped by a signal, then goes on."""
     chance = random.Random(0)
     for number in range(int(os.environ.get("MUTUA_RUNS", "5"))):
-        words = (*COMMON, f"output={tmp_path / str(number)}")
+        beside = f"train.async_checkpoints={chance.choice(['true', 'false'])}"
+        words = (*COMMON, f"output={tmp_path / str(number)}", beside)
         at, name = chance.randrange(5), chance.choice(["SIGTERM", "SIGINT", "SIGKILL"])
         told = run(tmp_path, 2, *words, at=at, name=name, rank=chance.randrange(2))
         assert "Finished" not in told, told

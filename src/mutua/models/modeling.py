@@ -249,6 +249,7 @@ class MutuaForConditionalGeneration(MutuaPreTrainedModel, RolesInGeneration, Gen
         os.makedirs(save_directory, exist_ok=True)
         write_card(save_directory, self.config, get_policy(self.config.attention_policy).summary)
         self.config.architectures = [MutuaForConditionalGeneration.__name__]  # the class in shards has another name
+        self.config.dtype = self.dtype
         self.config.save_pretrained(save_directory)
         self.generation_config.save_pretrained(save_directory)
 

@@ -101,7 +101,7 @@ def sharded_model(
         _, _, adapters = adapted_model(recipe, folder, newest)
         if newest is None:
             with whole_folder(folder.start_adapters) as partial:
-                adapters.save(partial, World())
+                adapters.save(partial, adapters.weights())
         return place, newest or folder.start_adapters, adapters.frozen
 
     place, trained, frozen = world.first(start)

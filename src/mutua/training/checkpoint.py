@@ -49,15 +49,20 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted((path for path, step in steps.items() if step.isdecimal()), key=lambda path: int(steps[path]))
 
 
-def seal(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, world: World) -> None:
-    """Adds the trainer's state to a folder that holds a saved model, and a list of all files to check them by."""
-    tensors = optimizer_state(optimizer, model)
+def trainer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """What the next step depends on besides the weights: the optimizer's tensors and the random generators."""
+    return {**optimizer_state(optimizer, model), **generators()}
+
+
+def seal(folder: Path, state: Mapping[str, Tensor], progress: Progress, world: World) -> None:
+    """Adds the `trainer_state` to a folder that holds a saved model, and a list of all files to check them by."""
+    own = dict(state)
     if world.size > 1:
         world.first((folder / _SHARED).mkdir)
-        write_shards(folder / _SHARED, {name: tensor for name, tensor in tensors.items() if is_shard(tensor)})
-        tensors = {name: tensor for name, tensor in tensors.items() if world.is_first and not is_shard(tensor)}
-    own = {name: tensor.contiguous() for name, tensor in {**tensors, **generators()}.items()}
-    save_file(own, folder / _of_process(world.rank))
+        write_shards(folder / _SHARED, {name: tensor for name, tensor in state.items() if is_shard(tensor)}, world)
+        is_own = {name: name in _GENERATORS or world.is_first for name in state}
+        own = {name: tensor for name, tensor in state.items() if is_own[name] and not is_shard(tensor)}
+    save_file({name: tensor.contiguous() for name, tensor in own.items()}, folder / _of_process(world.rank))
     world.lists([])  # all are written
 
     def list_files() -> None:
@@ -92,7 +97,7 @@ def read_progress(folder: Path) -> Progress:
 
 
 def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, world: World) -> bool:
-    """Puts optimizer and random generators back to where `seal` saw them. The weights are the caller's business.
+    """Puts optimizer and random generators back to where `trainer_state` saw them. Weights are the caller's business.
 
     Returns:
         Whether as many processes wrote it: else the generators, which only dropout asks, are as they were seeded.

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import platform
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import mutua
 from mutua.models import MutuaForConditionalGeneration, MutuaProcessor
-from mutua.quiet import quiet
 from mutua.training.recipe import Recipe
 from mutua.training.recipe_file import dump_recipe
-from mutua.training.shards import weights_of, write_shards
+from mutua.training.shards import write_weights
 from mutua.training.world import World
 
 
@@ -40,22 +41,25 @@ def changed_versions(folder: Path, recipe: Recipe) -> str:
 def write_model(
     folder: Path,
     model: MutuaForConditionalGeneration,
+    weights: Mapping[str, Tensor],
     processor: MutuaProcessor,
     recipe: Recipe,
     run: dict[str, Any],
     world: World,
 ) -> None:
-    """Model and processor as `from_pretrained` reads them, and the run's record beside them: by all processes."""
+    """Model and processor as `from_pretrained` reads them, and the run's record beside them: by all processes.
+
+    Args:
+        weights: the model's, as `weights_of` gave them, now or earlier.
+    """
 
     def write_rest() -> None:
-        with quiet():
-            model.save_pretrained(folder) if world.size == 1 else model.save_all_but_weights(folder)
+        model.save_all_but_weights(folder)
         processor.save_pretrained(folder)
         write_record(folder, world, recipe, run)
 
     world.first(write_rest)
-    if world.size > 1:
-        write_shards(folder, weights_of(model))
+    write_weights(folder, weights, world)
 
 
 def write_record(folder: Path, world: World, recipe: Recipe, run: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ import gc
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,30 +15,29 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from mutua.data.sample import Sample
-from mutua.evaluation.accuracy import evaluate
-from mutua.folders import FolderError, whole_folder
-from mutua.models import MutuaForConditionalGeneration, MutuaProcessor
-from mutua.models.generate import NotFiniteError
+from mutua.folders import FolderError
+from mutua.models import MutuaForConditionalGeneration
 from mutua.models.longest_text import longest_text
 from mutua.training import checkpoint
-from mutua.training.batches import StepBatch, batches, open_evaluation, open_mixture
+from mutua.training.batches import batches, open_evaluation, open_mixture
 from mutua.training.boards import expect_loggers
-from mutua.training.build import adapted_model, model_to_train, sharded_model
+from mutua.training.build import model_to_train, sharded_model
 from mutua.training.checkpoint import Progress
-from mutua.training.export import changed_versions, write_model, write_record
+from mutua.training.export import changed_versions, write_model
 from mutua.training.fingerprint import expect_same_data, fingerprint
 from mutua.training.log import NoLog, RunLog
 from mutua.training.lora import Adapters, is_adapter
 from mutua.training.optimizer import build_optimizer
-from mutua.training.precision import compile_layers, recompute_activations, uncompiled, uses_bf16
+from mutua.training.precision import compile_layers, recompute_activations, uses_bf16
 from mutua.training.recipe import Recipe
 from mutua.training.room import expect_room
+from mutua.training.run import Run
 from mutua.training.run_folder import RunFolder, open_run
-from mutua.training.samples import SampleCounts, add_counts, source_names, too_many_skips
-from mutua.training.shards import local
+from mutua.training.samples import SampleCounts, source_names
+from mutua.training.saving import Saver
+from mutua.training.shards import weights_of
 from mutua.training.signals import StopRequest
-from mutua.training.step import NOT_FINITE, StepMetrics, Stepper, TrainingError
+from mutua.training.step import Stepper, TrainingError
 from mutua.training.world import World, find_world, folder_of_all
 
 
@@ -134,9 +133,10 @@ def train(recipe: Recipe, console: Console | None = None) -> TrainResult:
             _log(folder, recipe, progress, speaker, world) as log,
             StopRequest() as stop,
             _no_search_through_the_old(),
+            Saver(world, recipe.train.async_checkpoints) as saver,
         ):
-            run = _Run(
-                *(recipe, folder, model, processor, adapters, stepper, log, stop),
+            run = Run(
+                *(recipe, folder, model, processor, adapters, stepper, log, stop, saver),
                 *(names, fingerprints, evaluation, world),
                 saved=progress.step,
             )
@@ -156,7 +156,7 @@ def train(recipe: Recipe, console: Console | None = None) -> TrainResult:
             )
             text_id = int(model.config.image_token_id == 0)
             try:
-                while progress.step < recipe.train.steps and not world.any(stop.requested):
+                while progress.step < recipe.train.steps and not world.any(stop.requested or saver.has_failed):
                     chance, started = checkpoint.generators(), time.perf_counter()
                     batch = next(feed).joined(world, text_id)
                     counts = run.count_samples(batch, progress)
@@ -181,6 +181,7 @@ def train(recipe: Recipe, console: Console | None = None) -> TrainResult:
             # 8. Interrupted: save, and say how to go on.
             if progress.step < recipe.train.steps:
                 run.save_checkpoint(progress)
+                saver.wait()
                 say(
                     f"Stopped at step {progress.step} of {recipe.train.steps}. "
                     "Run the same command again to go on from there."
@@ -188,137 +189,17 @@ def train(recipe: Recipe, console: Console | None = None) -> TrainResult:
                 return TrainResult(None, progress.step, run.metrics(), interrupted=True)
 
             # 9. Finished: the model, adapters merged, with its recipe and its results beside it.
+            saver.wait()
             metrics = run.metrics()
             record = {**run.record(progress), "metrics": metrics}
             if adapters is None:
                 with folder_of_all(world, folder.new_model) as partial:
-                    write_model(partial, model, processor, recipe, record, world)
+                    write_model(partial, model, weights_of(model), processor, recipe, record, world)
             else:  # merged where they are whole: in one process
                 world.first(lambda: run.write_merged(record))
             world.first(folder.place_results)
         say(_summary(folder, progress, log))
         return TrainResult(folder.model, progress.step, metrics, interrupted=False)
-
-
-@dataclass
-class _Run:
-    """A run under way: what a step touches."""
-
-    recipe: Recipe
-    folder: RunFolder
-    model: MutuaForConditionalGeneration
-    processor: MutuaProcessor
-    adapters: Adapters | None
-    stepper: Stepper
-    log: RunLog | NoLog
-    stop: StopRequest
-    source_names: list[str]
-    fingerprints: list[dict[str, Any]]  # of the sources
-    evaluation: dict[str, Sequence[Sample]]
-    world: World
-    saved: int  # the step of the newest checkpoint
-
-    def count_samples(self, batch: StepBatch, progress: Progress) -> tuple[SampleCounts, ...]:
-        """The counts with those of the next step. Too many samples that cannot be used end the run, saved."""
-        counts = add_counts(progress.counts, batch.counts)
-        self.log.skipped(progress.step + 1, batch.skips, self.source_names)
-        problem = too_many_skips(progress.step + 1, self.source_names, counts, batch.skips, self.recipe.data)
-        if problem is not None:
-            self.save_checkpoint(progress)
-            raise TrainingError(problem)
-        return counts
-
-    def finish_step(self, progress: Progress, metrics: StepMetrics | None) -> None:
-        """What is due after a step: a line of the log, a checkpoint, an evaluation."""
-        settings = self.recipe.train
-        is_last = progress.step == settings.steps
-        self.log.step(progress, metrics, record=is_last or progress.step % settings.log_every == 0)
-        if is_last or progress.step % settings.checkpoint_every == 0:
-            self.save_checkpoint(progress)
-        self.evaluate_if_due(progress.step)
-
-    def save_what_is_done(self, progress: Progress, say: Callable[[str, str], None]) -> None:
-        """Before an error ends the run, with the state that the last whole step left, if it is of any use."""
-        are_finite = all(bool(torch.isfinite(local(weight)).all()) for weight in self.stepper.trained)
-        if self.world.any(not are_finite):
-            return
-        try:
-            self.save_checkpoint(progress)
-        except Exception as error:  # the one that ends the run is told after it
-            say(f"Step {progress.step} could not be saved: {error}", "yellow")
-        else:
-            say(f"Step {progress.step} is saved: once mended, the same command goes on from there.", "yellow")
-
-    def save_checkpoint(self, progress: Progress) -> None:
-        if progress.step == self.saved:
-            return
-        world = self.world
-        with folder_of_all(world, self.folder.checkpoint(progress.step)) as partial:
-            if self.adapters is None:
-                write_model(partial, self.model, self.processor, self.recipe, self.record(progress), world)
-            else:
-                self.adapters.save(partial, world)
-                world.first(lambda: write_record(partial, world, self.recipe, self.record(progress)))
-            checkpoint.seal(partial, self.model, self.stepper.optimizer, progress, world)
-        self.saved = progress.step
-        world.first(lambda: checkpoint.prune(self.folder.checkpoints, self.recipe.train.keep_checkpoints))
-
-    def write_merged(self, record: dict[str, Any]) -> None:
-        """Adapters in PEFT's format, and the model with them merged into its weights. By the first process alone."""
-        model, processor, adapters = self.model, self.processor, self.adapters
-        if self.world.size > 1:
-            model, processor, adapters = adapted_model(self.recipe, self.folder, self.folder.checkpoint(self.saved))
-        assert adapters is not None
-        with whole_folder(self.folder.new_adapter) as partial:
-            adapters.export(partial)
-        adapters.merge()
-        with whole_folder(self.folder.new_model) as partial:
-            write_model(partial, model, processor, self.recipe, record, World(device=self.world.device))
-
-    def record(self, progress: Progress) -> dict[str, Any]:
-        """Where the run stands, and what its sources are and gave so far."""
-        reached = {"step": progress.step, "samples": progress.samples, "seconds": progress.seconds}
-        sources = zip(self.source_names, self.fingerprints, progress.counts, strict=True)
-        return {**reached, "sources": [{"name": name, **found, **vars(counts)} for name, found, counts in sources]}
-
-    def evaluate_if_due(self, step: int) -> None:
-        """Evaluates on every source, unless the log has it already. A signal breaks it off, to be done on resuming."""
-        settings = self.recipe.evaluate
-        is_due = step == self.recipe.train.steps or (settings.every > 0 and step > 0 and step % settings.every == 0)
-        if not settings.sources or not is_due:
-            return
-        last = self.world.first(lambda: self.log.evaluations.last)
-        if last is not None and last["step"] == step:
-            return
-        results = {}
-        for name, samples in self.evaluation.items():
-            with self.log.watch(name) as show:
-
-                def report(done: int, total: int, show: Callable[[int, int], None] = show) -> None:
-                    show(done, total)
-                    if self.world.any(self.stop.requested):
-                        raise _Stopped
-
-                try:
-                    with self.stepper.precision(), uncompiled():
-                        accuracy = evaluate(
-                            self.model,
-                            self.processor,
-                            samples,
-                            batch_size=settings.batch_size,
-                            limit=settings.limit,
-                            progress=report,
-                        )
-                except _Stopped:
-                    return
-                except NotFiniteError as error:
-                    raise TrainingError(f"step {step}, evaluating {name}: {error} {NOT_FINITE}") from error
-            results[name] = accuracy.summary()
-        self.log.evaluation(step, results)
-
-    def metrics(self) -> dict[str, Any]:
-        """The last lines of both logs."""
-        return {"train": self.log.training.last, "evaluation": (self.log.evaluations.last or {}).get("results", {})}
 
 
 def _summary(folder: RunFolder, progress: Progress, log: RunLog | NoLog) -> str:
@@ -357,10 +238,6 @@ def _log(folder: RunFolder, recipe: Recipe, progress: Progress, console: Console
     made: list[RunLog] = []
     world.first(lambda: made.append(RunLog(folder, recipe, progress, console)))
     return made[0] if made else NoLog()
-
-
-class _Stopped(Exception):
-    """Breaks off an evaluation."""
 
 
 def _introduction(recipe: Recipe, model: MutuaForConditionalGeneration, adapters: Adapters | None, world: World) -> str:

@@ -22,7 +22,6 @@ from mutua.models import MutuaForConditionalGeneration
 from mutua.training.checkpoint import CheckpointError
 from mutua.training.recipe import LoraSettings
 from mutua.training.shards import local, shard_like, whole
-from mutua.training.world import World
 
 _TRAINED = "trained.safetensors"
 _FROZEN = "frozen_crc32"
@@ -66,10 +65,13 @@ class Adapters:
         if frozen is not None:
             self.frozen = frozen
 
-    def save(self, folder: Path, world: World) -> None:
-        """Writes what is trained, which is all that a run needs besides the model it started from."""
-        tensors = {name: whole(parameter.detach()).contiguous() for name, parameter in self._trained().items()}
-        world.first(lambda: save_file(tensors, folder / _TRAINED, metadata={_FROZEN: self.frozen}))
+    def weights(self) -> dict[str, Tensor]:
+        """What is trained, whole, in every process: all must ask."""
+        return {name: whole(parameter.detach()).contiguous() for name, parameter in self._trained().items()}
+
+    def save(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
+        """Writes `weights`, now or earlier: all that a run needs besides the model it started from."""
+        save_file(dict(weights), folder / _TRAINED, metadata={_FROZEN: self.frozen})
 
     def load(self, folder: Path) -> None:
         """Undoes `save`.

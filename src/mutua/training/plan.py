@@ -30,7 +30,7 @@ from mutua.training.rehearsal import PICTURES, Kernels, Rehearsed, rehearse
 
 GATHERED, ON_THEIR_WAY = "gathered weights", "gradients to be spread"
 WEIGHTS, FROZEN, GRADIENTS, MOMENTS = "weights, trained", "weights, frozen", "gradients", "AdamW's moments"
-CACHE = "features in the cache"
+CACHE, COPY = "features in the cache", "a checkpoint under way"
 
 REACHED = 0.55
 """The share of a device's rates that a step reaches: the lower of what two measured steps of 4.3 billion weights on an
@@ -162,6 +162,9 @@ class Planner:
         if not is_cuda:  # of a GPU's batches, all but one micro-batch wait in the machine's memory
             memory[PICTURES] += self._pictures(batch, bf16)
             memory[CACHE] = train.cache_vision_mb * 2**20
+            if train.async_checkpoints:
+                saved = (WEIGHTS, MOMENTS) if train.lora is not None else (WEIGHTS, FROZEN, MOMENTS)
+                memory[COPY] = sum(sizes.memory[part] for part in saved)
         flops = batch.micro_batches * count * sum(flops for flops, _ in found.operations)
         seconds = _seconds(device, bf16, found, batch.micro_batches, sizes, count, train.replicas)
         parts = {part: size for part, size in memory.items() if size}

@@ -158,6 +158,12 @@ class TrainSettings(Section):
         description="where the log is drawn as curves: any of tensorboard, wandb, trackio; none: []",
     )
     checkpoint_every: Count = Field(default=500, description="steps between checkpoints: what a power cut can cost")
+    async_checkpoints: bool | None = Field(
+        default=None,
+        strict=True,
+        description="write checkpoints while training goes on, with host memory for a copy of weights and moments; "
+        "left out: on a GPU",
+    )
     keep_checkpoints: Count = Field(default=2, description="how many of the newest checkpoints stay")
 
     @model_validator(mode="after")

@@ -31,6 +31,7 @@ from mutua.training.recipe_file import RecipeError, dump_recipe, load_recipe
 # Keys that do not change what is computed, only where it goes, how often it is written down, when it is given up...
 _MAY_CHANGE = (
     *("output", "train.workers", "train.log_every", "train.checkpoint_every", "train.keep_checkpoints"),
+    "train.async_checkpoints",
     "data.max_bad_share",
     # ... and how much memory it takes, which may change the last digits.
     *("train.micro_batch_size", "train.gradient_checkpointing", "train.cache_vision_mb", "train.replicas"),

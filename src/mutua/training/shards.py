@@ -12,8 +12,8 @@ from shutil import rmtree
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from huggingface_hub import save_torch_state_dict
 from safetensors import safe_open
 from torch import Tensor, nn
 from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
@@ -120,7 +120,15 @@ def names_in(folder: Path) -> set[str]:
     return names
 
 
-def write_shards(folder: Path, tensors: Mapping[str, Tensor]) -> None:
+def write_weights(folder: Path, weights: Mapping[str, Tensor], world: World) -> None:
+    """A model's weights (`weights_of`) as `from_pretrained` reads them: by all processes, in shards or whole."""
+    if world.size > 1:
+        write_shards(folder, weights, world)
+    else:
+        save_torch_state_dict(dict(weights), folder, max_shard_size=_LARGEST_FILE)
+
+
+def write_shards(folder: Path, tensors: Mapping[str, Tensor], world: World) -> None:
     """Writes the tensors of all processes as the safetensors files of a folder that they all see; waits for all.
 
     No scalars: PyTorch 2.13 puts them together as zeros.
@@ -132,10 +140,10 @@ def write_shards(folder: Path, tensors: Mapping[str, Tensor]) -> None:
         str(folder), fqn_to_index_mapping=_files(tensors), save_distributed=True, enable_consolidation=True
     )
     try:
-        dcp.save(dict(tensors), storage_writer=writer)
+        dcp.save(dict(tensors), storage_writer=writer, process_group=world.group)
     except CheckpointException as error:
         raise OSError(_told(error)) from error
-    if dist.get_rank() == 0:
+    if world.is_first:
         rmtree(folder / "sharded", ignore_errors=True)  # what has been put together
 
 

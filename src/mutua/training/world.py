@@ -33,16 +33,28 @@ class World:
         rank: its number, from 0.
         size: how many there are.
         device: where it computes.
+        group: the line that they talk over; None is the one that all else uses.
     """
 
-    def __init__(self, rank: int = 0, size: int = 1, device: torch.device | None = None) -> None:
-        self.rank, self.size = rank, size
+    def __init__(
+        self,
+        rank: int = 0,
+        size: int = 1,
+        device: torch.device | None = None,
+        group: dist.ProcessGroup | None = None,
+    ) -> None:
+        self.rank, self.size, self.group = rank, size, group
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     @property
     def is_first(self) -> bool:
         """Whether this is the one that writes and speaks."""
         return self.rank == 0
+
+    def apart(self) -> World:
+        """The same processes on a line of their own, host memory to host memory: for a thread of each."""
+        group = dist.new_group(backend="gloo") if self.size > 1 else None
+        return World(self.rank, self.size, self.device, group)
 
     def first(self, make: Callable[[], T]) -> T:
         """What `make` returns in the first process, which alone calls it, in all of them.
@@ -57,7 +69,7 @@ class World:
             if self.is_first:
                 told = [make(), True]
         finally:
-            dist.broadcast_object_list(told, src=0)
+            dist.broadcast_object_list(told, src=0, group=self.group)
         if not told[1]:
             raise EndedElsewhere
         return told[0]  # type: ignore[no-any-return]
@@ -77,7 +89,7 @@ class World:
     def add(self, tensor: Tensor) -> Tensor:
         """The sum over all processes, on this one's device; in place."""
         if self.size > 1:
-            dist.all_reduce(tensor)
+            dist.all_reduce(tensor, group=self.group)
         return tensor
 
     def lists(self, mine: list[T]) -> list[T]:
@@ -85,14 +97,14 @@ class World:
         if self.size == 1:
             return mine
         found: list[list[T]] = [[] for _ in range(self.size)]
-        dist.all_gather_object(found, mine)
+        dist.all_gather_object(found, mine, group=self.group)
         return [one for some in found for one in some]
 
     def _reduced(self, numbers: Sequence[int], how: Any) -> list[int]:
         if self.size == 1:
             return list(numbers)
         tensor = torch.tensor(list(numbers), dtype=torch.int64)  # on the host, so that no device is waited for
-        dist.all_reduce(tensor, how)
+        dist.all_reduce(tensor, how, group=self.group)
         return tensor.tolist()  # type: ignore[no-any-return]
 
 
