@@ -1,4 +1,4 @@
-"""Checkpoints written beside the training are those written between two steps, and what goes wrong there ends the run."""
+"""Checkpoints written beside the training are those written between two steps; what goes wrong there ends the run."""
 
 from __future__ import annotations
 
