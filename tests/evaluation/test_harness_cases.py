@@ -22,6 +22,7 @@ import pytest
 
 from mutua.evaluation.aggregation import by_group, circular, cv_bench, llava_bench, mm_vet, mme, pope
 from mutua.evaluation.extraction import free_form, open_question, option, yes_no
+from mutua.evaluation.judge.tasks import read_grade, read_pair
 
 RECORDED = json.loads(gzip.decompress((Path(__file__).parent / "harness_cases.json.gz").read_bytes()))
 CASES: list[dict[str, Any]] = RECORDED["cases"]
@@ -107,6 +108,25 @@ DIFFERENCES = (
     ),
     Difference(
         (PAPERS, LATER),
+        "grade",
+        lambda case: case["text"] == "nan",
+        "VLMEvalKit takes a judge's 'nan' for a grade of MM-Vet. It is none here.",
+    ),
+    Difference(
+        (PAPERS,),
+        "pair",
+        lambda case: re.fullmatch(r" *\d+(, |  | )\d+ *", case["text"]) is not None,
+        "VLMEvalKit gives -1 to both answers where a judge of LLaVA-Bench puts more than one space beside its grades. "
+        "They are read here.",
+    ),
+    Difference(
+        (PAPERS,),
+        "pair",
+        lambda case: case["text"] in ("0 0", "11 12", "nan 9", "-1 5"),
+        "VLMEvalKit takes any two numbers for grades of LLaVA-Bench, whose scale is 1 to 10. Others are none here.",
+    ),
+    Difference(
+        (PAPERS, LATER),
         "mm_vet",
         lambda case: "," not in case["category"],
         "VLMEvalKit counts a question of MM-Vet that needs one capability twice in the mean of that capability (the "
@@ -122,6 +142,10 @@ def verdict(case: Mapping[str, Any]) -> Any:
         return yes_no(text) or "Unknown"
     if case["kind"] == "free_form":
         return free_form(text, case["answer"], case["type"])
+    if case["kind"] == "grade":
+        return read_grade(text)
+    if case["kind"] == "pair":
+        return read_pair(text)
     return option(text, case["choices"]) or False
 
 
@@ -131,14 +155,17 @@ def differences(version: str, case: Mapping[str, Any]) -> list[Difference]:
 
 
 def asked_of_a_reply(version: str) -> list[tuple[dict[str, Any], Any]]:
-    """Every reply with the harness's verdict on it, as bool where it is read as right or not."""
+    """Every reply, a model's or a judge's, with the harness's verdict on it: as bool where it is right or not."""
     asked = []
     for case, theirs in zip(CASES, VERDICTS[version]["cases"], strict=True):
         if case["kind"] == "mathvista":
             kind = "option" if case["type"] == "multi_choice" else "free_form"
             asked.append(({**case, "kind": kind}, theirs if kind == "option" else theirs is not False and theirs != 0))
-        elif case["kind"] in ("yes_no", "option"):
-            asked.append((case, theirs))
+        elif case["kind"] == "llava_bench":
+            if version == PAPERS:  # the other cannot be asked: its module fails to import
+                asked.append(({**case, "kind": "pair"}, None if theirs == [-1, -1] else tuple(theirs)))
+        else:
+            asked.append(({**case, "kind": "grade"} if case["kind"] == "mm_vet" else case, theirs))
     return asked
 
 

@@ -147,7 +147,10 @@ def _version(name: str) -> str | None:
 
 
 def _plain(value: Any) -> Any:
-    return "nan" if value != value else value  # JSON has no nan
+    """JSON has no nan."""
+    if isinstance(value, list):
+        return [_plain(part) for part in value]
+    return "nan" if value != value else value
 
 
 if __name__ == "__main__":
