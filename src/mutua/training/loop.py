@@ -307,6 +307,7 @@ class _Run:
                             samples,
                             batch_size=settings.batch_size,
                             limit=settings.limit,
+                            max_new_tokens=settings.max_new_tokens,
                             progress=report,
                         )
                 except _Stopped:
