@@ -24,7 +24,7 @@ from mutua.training.outline import fake_weights, model_without_weights
 from mutua.training.plan import FROZEN, GATHERED, GRADIENTS, MOMENTS, ON_THEIR_WAY, WEIGHTS, Planner, _seconds, measure
 from mutua.training.rehearsal import Kernels, Shape, rehearse
 from mutua.training.step import Stepper
-from mutua.training.world import World
+from mutua.world import World
 
 H100 = DEVICES["h100"]
 FROZEN_EYES = "train.freeze=['model.vision_tower.*']"
@@ -185,7 +185,7 @@ from mutua.training.build import model_to_train
 from mutua.training.optimizer import build_optimizer
 from mutua.training.precision import recompute_activations
 from mutua.training.step import Stepper
-from mutua.training.world import World
+from mutua.world import World
 
 def run(*more):
     recipe = load_recipe(sys.argv[1], [*sys.argv[2:], *more])

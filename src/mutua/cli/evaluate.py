@@ -41,6 +41,7 @@ def evaluate(
     policy: PolicyOption = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Questions per source, spread evenly over it.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Questions per batch.")] = 64,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer at most.")] = 16,
     json_path: Annotated[
         Path | None, typer.Option("--json", help="Write scores and every answer to this file.")
     ] = None,
@@ -62,7 +63,14 @@ def evaluate(
             if not networks:
                 networks["packaged"] = load_model(None, policy)
             with progress() as show:
-                results = measure(networks, sources, limit=limit, batch_size=batch_size, progress=show)
+                results = measure(
+                    networks,
+                    sources,
+                    limit=limit,
+                    batch_size=batch_size,
+                    max_new_tokens=max_new_tokens,
+                    progress=show,
+                )
             blind = {name: blind_guess(name) for name in results}
             report(results, blind)  # first: whatever becomes of the files
             text = json.dumps(to_json(results, blind), indent=1, ensure_ascii=False) + "\n"

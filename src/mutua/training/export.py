@@ -16,7 +16,7 @@ from mutua.quiet import quiet
 from mutua.training.recipe import Recipe
 from mutua.training.recipe_file import dump_recipe
 from mutua.training.shards import weights_of, write_shards
-from mutua.training.world import World
+from mutua.world import World
 
 
 def versions(recipe: Recipe) -> dict[str, str]:

@@ -39,7 +39,7 @@ from mutua.training.samples import SampleCounts, add_counts, source_names, too_m
 from mutua.training.shards import local
 from mutua.training.signals import StopRequest
 from mutua.training.step import NOT_FINITE, StepMetrics, Stepper, TrainingError
-from mutua.training.world import World, find_world, folder_of_all
+from mutua.world import World, find_world, folder_of_all
 
 
 @dataclass(frozen=True)
@@ -307,6 +307,7 @@ class _Run:
                             samples,
                             batch_size=settings.batch_size,
                             limit=settings.limit,
+                            max_new_tokens=settings.max_new_tokens,
                             progress=report,
                         )
                 except _Stopped:

@@ -22,7 +22,7 @@ from mutua.models import MutuaForConditionalGeneration
 from mutua.training.checkpoint import CheckpointError
 from mutua.training.recipe import LoraSettings
 from mutua.training.shards import local, shard_like, whole
-from mutua.training.world import World
+from mutua.world import World
 
 _TRAINED = "trained.safetensors"
 _FROZEN = "frozen_crc32"
