@@ -48,7 +48,7 @@ def bootstrap(
     """Figures of the questions, each with its percentile interval (Efron, Annals of Statistics 7, 1979).
 
     The interval speaks of other questions of the same kind to the same model, not of other training runs. It is the
-    same in every run: the draws come from `seed`.
+    same in every run: the draws come from `seed`. Where all draws agree, nothing is bounded.
 
     Args:
         questions: what is drawn as a whole: one question in all the forms in which it was asked.
@@ -70,7 +70,7 @@ def bootstrap(
 
 
 def _estimate(value: float, drawn: Sequence[float], count: int) -> Estimate:
-    if not drawn or count < 2:
+    if not drawn or min(drawn) == max(drawn):  # all right, all wrong, one question of a kind: it knows no other
         return Estimate(value, -math.inf, math.inf, count, "questions")
     low, high = np.percentile(drawn, (2.5, 97.5)).tolist()
     return Estimate(value, low, high, count, "questions")
