@@ -14,6 +14,7 @@ from torch import Tensor
 from mutua.data.rows import sample_from_row
 from mutua.data.sample import Sample, SampleError
 from mutua.models.processing import MutuaProcessor
+from mutua.respond import encode_prompts as encode_conversations
 from mutua.roles import TokenRoles
 
 IGNORE = -100
@@ -109,19 +110,11 @@ def encode_prompts(samples: Sequence[Sample], processor: MutuaProcessor) -> dict
         SampleError: a sample cannot be encoded; the message names it and its source.
     """
     try:
-        batch = processor.apply_chat_template(
-            [sample.prompt() for sample in samples],
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-            processor_kwargs={"padding_side": "left"},
-        )
+        return dict(encode_conversations([s.prompt() for s in samples], processor, [named(s) for s in samples]))
     except ValueError as error:
-        if len(samples) == 1:
-            named = f"{samples[0].source}: sample {samples[0].id!r}: " if samples[0].source else ""
-            raise SampleError(f"{named}{error}") from error
-        for sample in samples:
-            encode_prompts([sample], processor)
-        raise
-    return dict(batch)
+        raise SampleError(str(error)) from error
+
+
+def named(sample: Sample) -> str:
+    """How an error names a sample; empty where its source is not known."""
+    return f"{sample.source}: sample {sample.id!r}" if sample.source else ""

@@ -25,7 +25,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from mutua.models import MutuaForConditionalGeneration
 from mutua.models.configuration import MutuaConfig
-from mutua.training.world import World
+from mutua.world import World
 
 _LARGEST_FILE = 5 * 2**30  # bytes, as `save_pretrained` cuts
 

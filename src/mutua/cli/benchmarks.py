@@ -1,0 +1,145 @@
+"""`mutua eval --suite` and the commands below `mutua eval`: the paper's benchmarks, their data, and comparisons."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mutua.cli.common import FAILED, err, out, report_errors
+
+if TYPE_CHECKING:
+    from mutua.world import World
+
+CHECK_EXAMPLES = """Examples:
+
+  mutua eval check --data data/benchmarks
+
+  mutua eval check --data data/benchmarks --tasks pope,mme
+"""
+
+FIXTURES_EXAMPLES = """Examples:
+
+  mutua eval fixtures data/small     (small synthetic copies, as published)
+
+  mutua eval fixtures data/small --tsv     (as VLMEvalKit has them)
+"""
+
+SUITES = ("paper",)
+
+DataOption = Annotated[
+    Path, typer.Option("--data", "-d", help="Folder of the benchmarks, laid out as docs/evaluation.md says.")
+]
+TasksOption = Annotated[
+    str | None, typer.Option("--tasks", help="Benchmarks by name, with commas between. Default: the paper's ten sets.")
+]
+
+
+def check(data: DataOption, tasks: TasksOption = None) -> None:
+    """Say what benchmarks a folder holds, what is missing or wrong, and which version (then exit code 1)."""
+    with report_errors():
+        from mutua.cli.evaluate import progress
+        from mutua.evaluation.benchmarks import BENCHMARKS
+        from mutua.evaluation.data_check import check as look_at
+
+        names = tasks_of(tasks)
+        if not data.is_dir():
+            raise ValueError(f"--data {data}: there is no such folder.")
+        with progress() as show:
+            found = [look_at(BENCHMARKS[name], data, partial(show, "", name)) for name in names]
+        for one in found:
+            out.print(f"{one.name}: {one.state}: {one.text}{f' (questions {one.digest})' if one.digest else ''}")
+        usable = sum(one.is_usable for one in found)
+        out.print(f"{usable} of {len(found)} can be asked")
+        if usable < len(found):
+            raise typer.Exit(FAILED)
+
+
+def fixtures(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where they are written.")],
+    tsv: Annotated[bool, typer.Option("--tsv", help="In VLMEvalKit's layout instead.")] = False,
+) -> None:
+    """Write small synthetic copies of the paper's benchmarks, to see everything run. No score of a model."""
+    with report_errors():
+        from mutua.evaluation.fixtures import write_parquet, write_tsv
+
+        written = write_tsv(folder) if tsv else write_parquet(folder)
+        err.print(f"written: {len(written)} files in {folder}", style="dim")
+
+
+def tasks_of(tasks: str | None) -> Sequence[str]:
+    """The names that --tasks holds, each once; the paper's where there are none."""
+    from mutua.evaluation.benchmarks import BENCHMARKS, PAPER
+
+    if tasks is None:
+        return PAPER
+    names = list(dict.fromkeys(name.strip() for name in tasks.split(",") if name.strip()))
+    unknown = [name for name in names if name not in BENCHMARKS]
+    if unknown or not names:
+        raise ValueError(
+            f"--tasks {tasks}: no benchmark {unknown[0] if unknown else ''!r}: use {', '.join(BENCHMARKS)}."
+        )
+    return names
+
+
+def run_suite(
+    model: str | None,
+    policy: str | None,
+    data: Path | None,
+    tasks: str | None,
+    limit: int | None,
+    batch_size: int,
+    output: Path | None,
+) -> None:
+    """Asks the benchmarks, and writes and prints what came of it."""
+    rank = os.environ.get("RANK")  # torchrun's
+    with report_errors(f"process {rank}: " if rank else ""):
+        from mutua.world import EndedElsewhere, find_world
+
+        try:
+            _run(find_world(), model, policy, data, tasks, limit, batch_size, output)
+        except EndedElsewhere:
+            raise typer.Exit(FAILED) from None
+
+
+def _run(
+    world: World,
+    model: str | None,
+    policy: str | None,
+    data: Path | None,
+    tasks: str | None,
+    limit: int | None,
+    batch_size: int,
+    output: Path | None,
+) -> None:
+    from contextlib import nullcontext
+
+    from mutua.cli.evaluate import progress
+    from mutua.evaluation.benchmarks import BENCHMARKS
+    from mutua.evaluation.open_model import open_model
+    from mutua.evaluation.results import score, write_results
+    from mutua.evaluation.suite import ask, open_all, open_output, settings_of
+    from mutua.evaluation.suite_report import table, write_report
+    from mutua.figures import blank_figure
+    from mutua.quiet import silence
+
+    silence()
+    blank_figure(1, 1)  # whatever can be wrong is said now
+    opened = open_all(tasks_of(tasks), BENCHMARKS, data)
+    network, processor = open_model(model, policy, world.device)
+    name = model or "packaged"
+    settings = settings_of(network, name, batch_size, limit)
+    output = output or Path("runs/eval") / (Path(name).parent.name if Path(name).name == "model" else Path(name).name)
+    with open_output(output, settings, world):
+        with progress() if world.is_first else nullcontext(lambda *_: None) as show:
+            for questions in opened.values():
+                ask(network, processor, questions, output, settings, world, show)
+        if world.is_first:
+            outcomes = {task: score(questions, output, settings, None) for task, questions in opened.items()}
+            out.print(table(outcomes))  # first: whatever becomes of the files
+            write_results(output, settings, outcomes)
+            err.print(f"written: {write_report(output, settings, outcomes)}", style="dim")
