@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mutua.cli.common import FAILED, err, out, report_errors
+from mutua.cli.common import FAILED, err, out, report_errors, result_file
 
 if TYPE_CHECKING:
     from mutua.world import World
@@ -27,6 +27,11 @@ FIXTURES_EXAMPLES = """Examples:
   mutua eval fixtures data/small     (small synthetic copies, as published)
 
   mutua eval fixtures data/small --tsv     (as VLMEvalKit has them)
+"""
+
+COMPARE_EXAMPLES = """Examples:
+
+  mutua eval compare runs/eval/mma runs/eval/causal --data data/benchmarks
 """
 
 SUITES = ("paper",)
@@ -69,6 +74,32 @@ def fixtures(
 
         written = write_tsv(folder) if tsv else write_parquet(folder)
         err.print(f"written: {len(written)} files in {folder}", style="dim")
+
+
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="A", help="Folder that `mutua eval --suite` wrote.")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="Another, of the same questions.")],
+    data: Annotated[
+        Path | None, typer.Option("--data", "-d", help="Folder of the benchmarks, for the pictures of the questions.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The page, .html. Default: compare.html in B.")
+    ] = None,
+    show: Annotated[int, typer.Option(min=0, help="Questions to show of each benchmark and direction.")] = 10,
+) -> None:
+    """Compare two evaluations: paired differences, and the questions that flipped, with pictures, on one page."""
+    with report_errors():
+        from mutua.evaluation.compare import compare as compared
+        from mutua.evaluation.compare import read_result
+        from mutua.evaluation.compare_page import page, pictures_from, table
+
+        target = output or second / "compare.html"
+        results = read_result(first), read_result(second)
+        comparisons = compared(*results)
+        with result_file("--output", target, (".html",)) as save:
+            text = page(*results, comparisons, pictures_from(comparisons, data), show)
+            out.print(table(comparisons))
+            save(lambda path: path.write_text(text, encoding="utf-8", errors="backslashreplace"))
 
 
 def tasks_of(tasks: str | None) -> Sequence[str]:

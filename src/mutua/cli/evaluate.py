@@ -13,10 +13,12 @@ import typer
 
 from mutua.cli.benchmarks import (
     CHECK_EXAMPLES,
+    COMPARE_EXAMPLES,
     FIXTURES_EXAMPLES,
     SUITES,
     TasksOption,
     check,
+    compare,
     fixtures,
     run_suite,
 )
@@ -178,3 +180,4 @@ def report(results: Mapping[str, Mapping[str, Accuracy]], blind: Mapping[str, Ma
 
 eval_app.command(name="check", epilog=CHECK_EXAMPLES)(check)
 eval_app.command(name="fixtures", epilog=FIXTURES_EXAMPLES)(fixtures)
+eval_app.command(name="compare", epilog=COMPARE_EXAMPLES)(compare)
