@@ -13,6 +13,7 @@ import typer
 from mutua.cli.common import FAILED, err, out, report_errors, result_file
 
 if TYPE_CHECKING:
+    from mutua.evaluation.judge import Judge
     from mutua.world import World
 
 CHECK_EXAMPLES = """Examples:
@@ -125,6 +126,8 @@ def run_suite(
     limit: int | None,
     batch_size: int,
     output: Path | None,
+    judge: str | None,
+    judge_url: str | None,
 ) -> None:
     """Asks the benchmarks, and writes and prints what came of it."""
     rank = os.environ.get("RANK")  # torchrun's
@@ -132,7 +135,7 @@ def run_suite(
         from mutua.world import EndedElsewhere, find_world
 
         try:
-            _run(find_world(), model, policy, data, tasks, limit, batch_size, output)
+            _run(find_world(), model, policy, data, tasks, limit, batch_size, output, judge, judge_url)
         except EndedElsewhere:
             raise typer.Exit(FAILED) from None
 
@@ -146,6 +149,8 @@ def _run(
     limit: int | None,
     batch_size: int,
     output: Path | None,
+    judge: str | None,
+    judge_url: str | None,
 ) -> None:
     from contextlib import nullcontext
 
@@ -165,12 +170,30 @@ def _run(
     name = model or "packaged"
     settings = settings_of(network, name, batch_size, limit)
     output = output or Path("runs/eval") / (Path(name).parent.name if Path(name).name == "model" else Path(name).name)
+    asked = _judge(judge, judge_url, output)
+    outcomes = {}
     with open_output(output, settings, world):
         with progress() if world.is_first else nullcontext(lambda *_: None) as show:
             for questions in opened.values():
                 ask(network, processor, questions, output, settings, world, show)
+            for task, questions in opened.items() if world.is_first else ():
+                judged = partial(show, asked.name if asked else "", questions.benchmark.title)
+                outcomes[task] = score(questions, output, settings, asked, judged)
         if world.is_first:
-            outcomes = {task: score(questions, output, settings, None) for task, questions in opened.items()}
             out.print(table(outcomes))  # first: whatever becomes of the files
-            write_results(output, settings, outcomes)
-            err.print(f"written: {write_report(output, settings, outcomes)}", style="dim")
+            write_results(output, settings, outcomes, asked)
+            err.print(f"written: {write_report(output, settings, outcomes, asked)}", style="dim")
+
+
+def _judge(name: str | None, url: str | None, output: Path) -> Judge | None:
+    """Raises ValueError where there is no key for it, or a URL without a name."""
+    from mutua.evaluation.judge import Judge, JudgeError
+
+    if name is None:
+        if url is not None:
+            raise ValueError(f"--judge-url {url} is the server of a judge: name the judge with --judge.")
+        return None
+    try:
+        return Judge(name, output / "judge", url=url)
+    except JudgeError as error:
+        raise ValueError(f"--judge {name}: {error}") from error
