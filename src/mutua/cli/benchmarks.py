@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mutua.cli.common import FAILED, err, out, report_errors, result_file
+from mutua.cli.common import FAILED, err, make_folder, out, report_errors, result_file
 
 if TYPE_CHECKING:
     from mutua.evaluation.judge import Judge
@@ -51,10 +51,10 @@ def check(data: DataOption, tasks: TasksOption = None) -> None:
         from mutua.cli.evaluate import progress
         from mutua.evaluation.benchmarks import BENCHMARKS
         from mutua.evaluation.data_check import check as look_at
+        from mutua.evaluation.questions import expect_folder
 
         names = tasks_of(tasks)
-        if not data.is_dir():
-            raise ValueError(f"--data {data}: there is no such folder.")
+        expect_folder(data)
         with progress() as show:
             found = [look_at(BENCHMARKS[name], data, partial(show, "", name)) for name in names]
         for one in found:
@@ -73,6 +73,7 @@ def fixtures(
     with report_errors():
         from mutua.evaluation.fixtures import write_parquet, write_tsv
 
+        make_folder("DIR", folder)
         written = write_tsv(folder) if tsv else write_parquet(folder)
         err.print(f"written: {len(written)} files in {folder}", style="dim")
 
