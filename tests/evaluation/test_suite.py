@@ -213,7 +213,11 @@ def test_what_waits_for_a_judge_is_counted_and_scores_nothing(data, tmp_path, mo
     assert found["mm_vet"]["figures"]["overall"]["value"] is None
     assert found["mm_vet"]["unscored"] == {"no judge was given to grade the reply": 4}
     assert found["llava_w"]["figures"]["overall"]["value"] is None
+    assert found["mathvista"]["figures"]["accuracy"]["value"] is None
+    least, most = found["mathvista"]["bounds"]["accuracy"]
+    assert least < most
     assert found["mme"]["unread"] > 0
+    assert found["mme"]["bounds"] == {}
     assert {name for name, one in found.items() if one["judge"]} == set()
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mutua.evaluation.benchmark import Benchmark, Group, Judged
+from mutua.evaluation.benchmark import Benchmark, Group
 from mutua.evaluation.benchmarks import BENCHMARKS
 from mutua.evaluation.intervals import Estimate, bootstrap
 from mutua.evaluation.results import Record, groups_of, stratum_of
@@ -61,7 +61,8 @@ class Comparison:
 
     Attributes:
         differences: second minus first, by figure, with the 95 % interval of the paired bootstrap over questions.
-        left_out: questions that have no verdict in one of the two.
+            nan where a verdict is missing in one of the two.
+        unscored: how many are.
     """
 
     benchmark: Benchmark
@@ -69,7 +70,7 @@ class Comparison:
     first: Mapping[str, float]
     second: Mapping[str, float]
     differences: Mapping[str, Estimate]
-    left_out: int
+    unscored: int
 
     def flips(self, direction: int) -> list[Pair]:
         return [pair for pair in self.pairs if pair.flipped == direction]
@@ -126,17 +127,17 @@ def _compared(name: str, first: Result, second: Result) -> Comparison:
     benchmark = BENCHMARKS[name]
     pairs = tuple(map(Pair, first.records[name], second.records[name]))
     groups = list(zip(*(groups_of(result.records[name]).values() for result in (first, second)), strict=True))
-    counted = [both for both in groups if all(map(benchmark.counts, both))]
-    exact = [_figures(benchmark, [both[nth] for both in counted]) for nth in (0, 1)]
+    unscored = sum(not all(map(benchmark.counts, both)) for both in groups)
+    if unscored:
+        none = dict.fromkeys(benchmark.main, math.nan)
+        differences = {figure: Estimate(math.nan, -math.inf, math.inf, 0, "questions") for figure in none}
+        return Comparison(benchmark, pairs, none, none, differences, unscored)
+    exact = [benchmark.figures([both[nth] for both in groups]) for nth in (0, 1)]
 
-    def differences(drawn: Sequence[Sequence[Group]]) -> dict[str, float]:
-        ours, theirs = (_figures(benchmark, [both[nth] for both in drawn]) for nth in (0, 1))
+    def drawn_differences(drawn: Sequence[Sequence[Group]]) -> dict[str, float]:
+        ours, theirs = (benchmark.figures([both[nth] for both in drawn]) for nth in (0, 1))
         return {figure: theirs[figure] - ours[figure] for figure in ours if figure in theirs}
 
     stratum = stratum_of(benchmark)
-    found = bootstrap(counted, differences, (lambda both: stratum(both[0])) if stratum else None)
-    return Comparison(benchmark, pairs, exact[0], exact[1], found, len(groups) - len(counted))
-
-
-def _figures(benchmark: Benchmark, groups: Sequence[Sequence[Judged]]) -> Mapping[str, float]:
-    return benchmark.figures(groups) if groups else dict.fromkeys(benchmark.main, math.nan)
+    found = bootstrap(groups, drawn_differences, (lambda both: stratum(both[0])) if stratum else None)
+    return Comparison(benchmark, pairs, exact[0], exact[1], found, 0)

@@ -23,7 +23,7 @@ Pictures: TypeAlias = Callable[[str, str], Sequence[Image.Image]]
 """The pictures of a question, by benchmark and id."""
 
 _NOTES = (
-    "Differences are the second minus the first, on the questions that have a verdict in both. Intervals are by the "
+    "Differences are the second minus the first. Intervals are by the "
     "paired bootstrap over questions: they speak of other questions of the same kind to these two models, not of other "
     "training runs. One that leaves out 0 is bold. Nothing is corrected for the number of comparisons.",
 )
@@ -112,8 +112,10 @@ def _section(name: str, comparison: Comparison, pictures: Pictures, show: int) -
             id = pair.first.question.id
             examples.append(Example(f"{id}: {heading}", pictures(name, id), _lines(pair)))
     sentences = []
-    if comparison.left_out:
-        sentences.append(f"{comparison.left_out:,} questions have no verdict in one of the two and are left out.")
+    if comparison.unscored:
+        sentences.append(
+            f"{comparison.unscored:,} questions have no verdict in one of the two: there is no difference."
+        )
     rows = [[figure, *_difference(comparison, figure)] for figure in comparison.differences]
     header = ("figure", "first", "second", "difference", "95 % interval")
     table = Table("all figures", header, rows, folded=True)

@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -50,12 +50,14 @@ class Outcome:
     """What is known of one benchmark when all has been asked.
 
     Attributes:
-        figures: by name, with 95 % intervals by the bootstrap over questions. Questions without a verdict are left out.
+        figures: by name, with 95 % intervals by the bootstrap over questions; nan where a verdict is missing.
+        bounds: then, what the main ones are at least and at most.
     """
 
     benchmark: Benchmark
     records: tuple[Record, ...]
     figures: Mapping[str, Estimate]
+    bounds: Mapping[str, tuple[float, float]]
     layout: str
     files: tuple[str, ...]
     digest: str
@@ -90,6 +92,7 @@ class Outcome:
             "unscored": dict(sorted(self.unscored.items())),
             "main": list(self.benchmark.main),
             "figures": {name: _bounded(estimate) for name, estimate in self.figures.items()},
+            "bounds": self.bounds,
         }
 
 
@@ -132,6 +135,7 @@ def score(
         benchmark,
         records,
         figures_of(benchmark, records),
+        bounds_of(benchmark, records),
         questions.layout,
         questions.files,
         questions.digest,
@@ -173,10 +177,31 @@ def groups_of(records: Sequence[Record]) -> dict[str, list[Judged]]:
 
 
 def figures_of(benchmark: Benchmark, records: Sequence[Record]) -> dict[str, Estimate]:
-    counted = [group for group in groups_of(records).values() if benchmark.counts(group)]
-    if not counted:  # a sum of nothing would be 0
+    """nan where a verdict is missing: the questions that have one are not like the others.
+
+    (Without a judge, MathVista's rules read right answers and leave wrong ones unread: all that are read are right.)
+    """
+    groups = list(groups_of(records).values())
+    if not groups or not all(map(benchmark.counts, groups)):
         return {name: Estimate(math.nan, -math.inf, math.inf, 0, "questions") for name in benchmark.main}
-    return bootstrap(counted, benchmark.figures, stratum_of(benchmark))
+    return bootstrap(groups, benchmark.figures, stratum_of(benchmark))
+
+
+def bounds_of(benchmark: Benchmark, records: Sequence[Record]) -> dict[str, tuple[float, float]]:
+    """What the figures are at least and at most, where verdicts are missing and all others are right or wrong."""
+    if benchmark.judge == "grades" or all(record.verdict.score is not None for record in records):
+        return {}
+
+    def figures(verdict: Callable[[Question], Verdict]) -> Mapping[str, float]:
+        whole = [
+            record if record.verdict.score is not None else replace(record, verdict=verdict(record.question))
+            for record in records
+        ]
+        return benchmark.figures(list(groups_of(whole).values()))
+
+    least = figures(lambda question: Verdict(None, 0.0))
+    most = figures(lambda question: Verdict(question.answer, 1.0))
+    return {name: (least[name], most[name]) for name in benchmark.main}
 
 
 def stratum_of(benchmark: Benchmark) -> Any:

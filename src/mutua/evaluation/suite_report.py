@@ -25,8 +25,8 @@ _NOTES = (
     "Intervals are by the bootstrap over questions and speak of other questions of the same kind to this model, not of "
     "other training runs.",
     "Not read: replies in which no answer was found; they count as wrong. Cut: replies that the limit on new tokens "
-    "ended. Unscored: replies that wait for a judge, or whose judge failed; they count nowhere, neither as right nor "
-    "as wrong.",
+    "ended. Unscored: replies that wait for a judge, or whose judge failed. They count neither as right nor as wrong, and "
+    "there is no score then, but at most what it lies between; the same command asks the judge again.",
 )
 
 
@@ -100,7 +100,9 @@ def _rows(outcomes: Mapping[str, Outcome]) -> list[list[str]]:
         counts = (len(outcome.records), right, outcome.unread, outcome.cut, outcome.unscored.total())
         graded = outcome.benchmark.judge == "grades"  # where nothing is right or wrong
         told = ["-" if graded and place == 1 else f"{count:,}" for place, count in enumerate(counts)]
-        rows.append([name, shown(estimate.value), interval(estimate), *told])
+        bounds = outcome.bounds.get(name.removeprefix(f"{outcome.benchmark.title} "))
+        value = f"{shown(bounds[0])} to {shown(bounds[1])}" if bounds else shown(estimate.value)
+        rows.append([name, value, interval(estimate), *told])
     return rows
 
 
@@ -110,7 +112,7 @@ def _warnings(outcomes: Mapping[str, Outcome]) -> list[str]:
     for outcome in outcomes.values():
         title, asked = outcome.benchmark.title, len(outcome.records)
         for why, count in sorted(outcome.unscored.items()):
-            told.append(f"{title}: {count:,} of {asked:,} replies are unscored: {why}.")
+            told.append(f"{title}: {count:,} of {asked:,} replies are unscored: {why.rstrip('.')}.")
         if outcome.is_whole is False:
             told.append(f"{title}: the data are not the whole set, which has {outcome.benchmark.size:,} questions.")
     return told
