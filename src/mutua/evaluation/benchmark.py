@@ -94,7 +94,8 @@ class Layout:
     """How a benchmark lies on the disk.
 
     Attributes:
-        files: patterns below the folder of all data; the first that finds any is taken.
+        files: patterns in the folder of the benchmark (of "tsv", in that of all data, too); the first that finds any
+            is taken.
         columns: those without which it is another file; `question` may look at others.
         pictures: the columns of pictures, of which the first is always filled.
         question: a row, and its number, to a question; None for a row that is no part of the benchmark.

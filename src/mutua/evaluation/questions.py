@@ -75,10 +75,17 @@ class Questions:
 def find_files(benchmark: Benchmark, data: Path) -> tuple[str, list[Path]] | None:
     """The layout and the files of a benchmark in a folder; None where there are none."""
     for name, layout in benchmark.layouts.items():
-        for pattern in layout.files:
-            if files := sorted(path for path in data.glob(pattern) if path.is_file()):
-                return name, files
+        for folder in (data / benchmark.name, data) if name == "tsv" else (data / benchmark.name,):
+            for pattern in layout.files:
+                if files := sorted(path for path in folder.glob(pattern) if path.is_file()):
+                    return name, files
     return None
+
+
+def places(benchmark: Benchmark) -> str:
+    """Where `find_files` looks first, in each layout."""
+    first = {name: layout.files[0] for name, layout in benchmark.layouts.items()}
+    return f"{benchmark.name}/{first['parquet']} or {first['tsv']}"
 
 
 def open_questions(benchmark: Benchmark, data: Path | None) -> Questions:
@@ -93,10 +100,9 @@ def open_questions(benchmark: Benchmark, data: Path | None) -> Questions:
     else:
         found = find_files(benchmark, expect_folder(data))
         if found is None:
-            where = " or ".join(pattern for layout in benchmark.layouts.values() for pattern in layout.files[:1])
             raise SampleError(
-                f"{benchmark.name}: nothing in {data}: {where} is looked for there (docs/evaluation.md says where "
-                "it is published)."
+                f"{benchmark.name}: nothing in {data}: {places(benchmark)} is looked for there (docs/evaluation.md says "
+                "where it is published)."
             )
         opened = _of_table(benchmark, expect_folder(data), *found)
     _check(opened)
@@ -128,12 +134,12 @@ def _of_table(benchmark: Benchmark, data: Path, name: Any, files: Sequence[Path]
     layout = benchmark.layouts[name]
     shown = f"{benchmark.name}: {files[0]}{f' and {len(files) - 1} more' if len(files) > 1 else ''}"
     table = _parquet(shown, files) if name == "parquet" else _tsv(shown, files)
-    for column in (*layout.columns, layout.pictures[0]):
-        if column not in table.column_names:
-            raise SampleError(
-                f"{shown}: no column {column!r}; it has {', '.join(table.column_names)}. That is not the file that is "
-                "published: fetch it again, or rename the column."
-            )
+    missing = [column for column in (*layout.columns, layout.pictures[0]) if column not in table.column_names]
+    if missing:
+        raise SampleError(
+            f"{shown}: no column {', '.join(map(repr, missing))}; it has {', '.join(table.column_names)}. That is not "
+            "the file that is published: fetch it again, or rename the column."
+        )
     texts: list[Row] = table.select([c for c in table.column_names if c not in layout.pictures]).to_pylist()
     columns = [column for column in layout.pictures if column in table.column_names]
     filled = {column: _filled(table[column]) for column in columns}

@@ -58,10 +58,8 @@ MATHVISTA = Benchmark(
     size=1000,
     main=("accuracy",),
     layouts={
-        "parquet": Layout(
-            ("mathvista/**/testmini*.parquet",), (*_COLUMNS, "pid", "query"), _published, ("decoded_image",)
-        ),
-        "tsv": Layout(("MathVista_MINI.tsv", "mathvista/MathVista_MINI.tsv"), (*_COLUMNS, "index"), _of_vlmevalkit),
+        "parquet": Layout(("**/testmini*.parquet",), (*_COLUMNS, "pid", "query"), _published, ("decoded_image",)),
+        "tsv": Layout(("MathVista_MINI.tsv",), (*_COLUMNS, "index"), _of_vlmevalkit),
     },
     verdict=_verdict,
     figures=lambda groups: shares(groups),

@@ -43,7 +43,7 @@ def _hit(score: float | None) -> bool | None:
     return None if score is None else score == 1
 
 
-_FILES = ("mmbench/en/dev*.parquet", "mmbench/data/dev*.parquet", "mmbench/dev*.parquet")
+_FILES = ("en/dev*.parquet", "data/dev*.parquet", "dev*.parquet")
 _COLUMNS = ("index", "question", "answer", "A", "B", "category")
 
 MMBENCH = Benchmark(
@@ -53,7 +53,7 @@ MMBENCH = Benchmark(
     main=("accuracy",),
     layouts={
         "parquet": Layout(_FILES, _COLUMNS, _question),
-        "tsv": Layout(("MMBench_DEV_EN.tsv", "mmbench/MMBench_DEV_EN.tsv"), _COLUMNS, _question),
+        "tsv": Layout(("MMBench_DEV_EN.tsv",), _COLUMNS, _question),
     },
     verdict=verdict,
     figures=_figures,

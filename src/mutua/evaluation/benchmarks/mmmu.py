@@ -36,14 +36,12 @@ MMMU = Benchmark(
     main=("accuracy",),
     layouts={
         "parquet": Layout(
-            ("mmmu/**/validation*.parquet",),
+            ("**/validation*.parquet",),
             ("id", "question", "options", "answer", "question_type"),
             _published,
             tuple(f"image_{nth}" for nth in range(1, 8)),
         ),
-        "tsv": Layout(
-            ("MMMU_DEV_VAL.tsv", "mmmu/MMMU_DEV_VAL.tsv"), ("index", "question", "answer", "A", "split"), _of_vlmevalkit
-        ),
+        "tsv": Layout(("MMMU_DEV_VAL.tsv",), ("index", "question", "answer", "A", "split"), _of_vlmevalkit),
     },
     verdict=verdict,
     figures=lambda groups: shares(groups),

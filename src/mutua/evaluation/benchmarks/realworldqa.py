@@ -41,10 +41,8 @@ REALWORLDQA = Benchmark(
     size=765,
     main=("accuracy",),
     layouts={
-        "parquet": Layout(("realworldqa/**/test*.parquet",), ("question", "answer"), _published),
-        "tsv": Layout(
-            ("RealWorldQA.tsv", "realworldqa/RealWorldQA.tsv"), ("index", "question", "answer"), _of_vlmevalkit
-        ),
+        "parquet": Layout(("**/test*.parquet",), ("question", "answer"), _published),
+        "tsv": Layout(("RealWorldQA.tsv",), ("index", "question", "answer"), _of_vlmevalkit),
     },
     verdict=_verdict,
     figures=lambda groups: shares(groups),
