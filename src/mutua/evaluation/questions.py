@@ -101,8 +101,8 @@ def open_questions(benchmark: Benchmark, data: Path | None) -> Questions:
         found = find_files(benchmark, expect_folder(data))
         if found is None:
             raise SampleError(
-                f"{benchmark.name}: nothing in {data}: {places(benchmark)} is looked for there (docs/evaluation.md says "
-                "where it is published)."
+                f"{benchmark.name}: nothing in {data}: {places(benchmark)} is looked for there (where it is published: "
+                "docs/evaluation.md)."
             )
         opened = _of_table(benchmark, expect_folder(data), *found)
     _check(opened)
