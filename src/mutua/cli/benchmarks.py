@@ -180,6 +180,8 @@ def _run(world: World, wanted: Wanted) -> None:
         with progress() if world.is_first else nullcontext(lambda *_: None) as show:
             for questions in opened.values():
                 ask(network, processor, questions, output, settings, world, show)
+            if world.is_first:
+                err.print("counting the figures and their intervals", style="dim")  # a minute for the whole suite
             for task, questions in opened.items() if world.is_first else ():
                 judged = partial(show, asked.name if asked else "", questions.benchmark.title)
                 outcomes[task] = score(questions, output, settings, asked, judged)

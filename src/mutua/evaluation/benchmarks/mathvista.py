@@ -62,6 +62,6 @@ MATHVISTA = Benchmark(
         "tsv": Layout(("MathVista_MINI.tsv",), (*_COLUMNS, "index"), _of_vlmevalkit),
     },
     verdict=_verdict,
-    figures=lambda groups: shares(groups),
+    figures=shares,
     md5="f199b98e178e5a2a20e7048f5dcb0464",
 )

@@ -44,6 +44,6 @@ MMMU = Benchmark(
         "tsv": Layout(("MMMU_DEV_VAL.tsv",), ("index", "question", "answer", "A", "split"), _of_vlmevalkit),
     },
     verdict=verdict,
-    figures=lambda groups: shares(groups),
+    figures=shares,
     md5="585e8ad75e73f75dcad265dfd0417d64",
 )

@@ -45,6 +45,6 @@ REALWORLDQA = Benchmark(
         "tsv": Layout(("RealWorldQA.tsv",), ("index", "question", "answer"), _of_vlmevalkit),
     },
     verdict=_verdict,
-    figures=lambda groups: shares(groups),
+    figures=shares,
     md5="4de008f55dc4fd008ca9e15321dc44b7",
 )

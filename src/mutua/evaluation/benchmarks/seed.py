@@ -45,6 +45,6 @@ SEED = Benchmark(
         ),
     },
     verdict=verdict,
-    figures=lambda groups: shares(groups),
+    figures=shares,
     md5="68017231464752261a2526d6ca3a10c0",
 )
