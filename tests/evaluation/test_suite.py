@@ -47,7 +47,9 @@ def evaluate(opened, output: Path, settings: Settings = SETTINGS, world: World |
     with open_output(output, settings, world):
         for questions in opened.values():
             ask(None, None, questions, output, settings, world, lambda *_: None)
-        write_results(output, settings, {name: score(one, output, settings, None) for name, one in opened.items()})
+        write_results(
+            output, settings, {name: score(one, output, settings, None) for name, one in opened.items()}, None
+        )
 
 
 def files(output: Path) -> dict[str, bytes]:

@@ -89,20 +89,25 @@ def open_questions(benchmark: Benchmark, data: Path | None) -> Questions:
     if benchmark.samples is not None:
         opened = _of_samples(benchmark, benchmark.samples())
     else:
-        if data is None:
-            raise SampleError(f"{benchmark.name} is read from a folder: name it with --data (see `mutua eval check`).")
-        if not data.is_dir():
-            raise SampleError(f"--data {data}: there is no such folder.")
-        found = find_files(benchmark, data)
+        found = find_files(benchmark, expect_folder(data))
         if found is None:
             where = " or ".join(pattern for layout in benchmark.layouts.values() for pattern in layout.files[:1])
             raise SampleError(
                 f"{benchmark.name}: nothing in {data}: {where} is looked for there (docs/evaluation.md says where "
                 "it is published)."
             )
-        opened = _of_table(benchmark, data, *found)
+        opened = _of_table(benchmark, expect_folder(data), *found)
     _check(opened)
     return opened
+
+
+def expect_folder(data: Path | None) -> Path:
+    """The folder of all data; SampleError where there is none."""
+    if data is None:
+        raise SampleError("the benchmarks are read from a folder: name it with --data (see `mutua eval check --help`).")
+    if not data.is_dir():
+        raise SampleError(f"--data {data}: there is no such folder.")
+    return data
 
 
 def _of_samples(benchmark: Benchmark, samples: Sequence[Sample]) -> Questions:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -97,11 +98,21 @@ def _bounded(estimate: Estimate) -> dict[str, Any]:
     return {name: number if math.isfinite(number) else None for name, number in numbers.items()}
 
 
-def score(questions: Questions, output: Path, settings: Settings, judge: Judge | None) -> Outcome:
+def score(
+    questions: Questions,
+    output: Path,
+    settings: Settings,
+    judge: Judge | None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Outcome:
     """The verdicts on all answers, and the figures.
+
+    Args:
+        progress: called while a judge is asked, with (replies judged, replies in all).
 
     Raises:
         ValueError: a line of the answers is damaged, or a question has not been answered.
+        OSError: what the judge said cannot be written into its cache.
     """
     benchmark = questions.benchmark
     answers = Predictions(output / PREDICTIONS, benchmark.name).read()
@@ -111,7 +122,7 @@ def score(questions: Questions, output: Path, settings: Settings, judge: Judge |
         raise ValueError(f"{benchmark.name}: {len(missing)} questions have no answer yet, {missing[0]!r} among them.")
     replies = [answers[key_of(question, benchmark.protocol)] for question in asked]
     asks_judge = judge if benchmark.judge is not None else None
-    verdicts = _verdicts(benchmark, asked, replies, asks_judge)
+    verdicts = _verdicts(benchmark, asked, replies, asks_judge, progress)
     records = tuple(
         Record(question, reply.text, reply.finish_reason == "length", verdict)
         for question, reply, verdict in zip(asked, replies, verdicts, strict=True)
@@ -129,9 +140,27 @@ def score(questions: Questions, output: Path, settings: Settings, judge: Judge |
 
 
 def _verdicts(
-    benchmark: Benchmark, questions: Sequence[Question], replies: Sequence[Answer], judge: Judge | None
+    benchmark: Benchmark,
+    questions: Sequence[Question],
+    replies: Sequence[Answer],
+    judge: Judge | None,
+    progress: Callable[[int, int], None] | None,
 ) -> list[Verdict]:
-    return [benchmark.verdict(question, reply.text, judge) for question, reply in zip(questions, replies, strict=True)]
+    """With a judge, which takes seconds a reply, as many at a time as it allows."""
+
+    def verdict(asked: tuple[Question, Answer]) -> Verdict:
+        return benchmark.verdict(asked[0], asked[1].text, judge)
+
+    asked = list(zip(questions, replies, strict=True))
+    if judge is None:
+        return list(map(verdict, asked))
+    verdicts: list[Verdict] = []
+    with ThreadPoolExecutor(judge.concurrency) as threads:
+        for one in threads.map(verdict, asked):
+            verdicts.append(one)
+            if progress is not None:
+                progress(len(verdicts), len(asked))
+    return verdicts
 
 
 def groups_of(records: Sequence[Record]) -> dict[str, list[Judged]]:
@@ -161,7 +190,7 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in ("mutua", "torch", "transformers")}
 
 
-def write_results(output: Path, settings: Settings, outcomes: Mapping[str, Outcome]) -> None:
+def write_results(output: Path, settings: Settings, outcomes: Mapping[str, Outcome], judge: Judge | None) -> None:
     """Writes records/ and results.json.
 
     Raises:
@@ -171,10 +200,9 @@ def write_results(output: Path, settings: Settings, outcomes: Mapping[str, Outco
         lines = "".join(json.dumps(record.line(), ensure_ascii=False) + "\n" for record in outcome.records)
         _write(output / RECORDS / f"{name}.jsonl", lines)
     found = {name: outcome.summary() for name, outcome in outcomes.items()}
-    text = json.dumps(
-        {"settings": asdict(settings), "versions": versions(), "benchmarks": found}, indent=1, ensure_ascii=False
-    )
-    _write(output / RESULTS, text + "\n")
+    asked = None if judge is None else judge.summary()
+    whole = {"settings": asdict(settings), "versions": versions(), "judge": asked, "benchmarks": found}
+    _write(output / RESULTS, json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
 
 
 def _write(path: Path, text: str) -> None:

@@ -19,10 +19,11 @@ from typing import Any
 
 import torch
 
+from mutua.data.sample import SampleError
 from mutua.evaluation.accuracy import spread
 from mutua.evaluation.benchmark import Benchmark
 from mutua.evaluation.predictions import Predictions, key_of
-from mutua.evaluation.questions import Questions
+from mutua.evaluation.questions import Questions, expect_folder, open_questions
 from mutua.folders import whole_file
 from mutua.respond import Answer, respond
 from mutua.world import EndedElsewhere, World
@@ -172,26 +173,10 @@ def _answers(model: Any, processor: Any, questions: Questions, batch: Sequence[i
     )
 
 
-def run(
-    model: Any,
-    processor: Any,
-    opened: Mapping[str, Questions],
-    output: Path,
-    settings: Settings,
-    world: World,
-    progress: Progress,
-) -> None:
-    """Asks all benchmarks; what is answered already is not asked again."""
-    with open_output(output, settings, world):
-        for questions in opened.values():
-            ask(model, processor, questions, output, settings, world, progress)
-
-
 def open_all(names: Sequence[str], benchmarks: Mapping[str, Benchmark], data: Path | None) -> dict[str, Questions]:
     """Opens the benchmarks, and says in one error what is wrong with any of them."""
-    from mutua.data.sample import SampleError
-    from mutua.evaluation.questions import open_questions
-
+    if any(benchmarks[name].samples is None for name in names):
+        expect_folder(data)
     opened, problems = {}, []
     for name in names:
         try:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mutua.evaluation.intervals import Estimate
+from mutua.evaluation.judge import PROMPTS, Judge
 from mutua.evaluation.results import Outcome, Settings, versions
 from mutua.figures import blank_figure
 from mutua.folders import whole_file
@@ -42,7 +43,7 @@ def table(outcomes: Mapping[str, Outcome]) -> Printed:
     return printed
 
 
-def write_report(output: Path, settings: Settings, outcomes: Mapping[str, Outcome]) -> Path:
+def write_report(output: Path, settings: Settings, outcomes: Mapping[str, Outcome], judge: Judge | None) -> Path:
     """Writes report.md and scores.png. Returns the path of report.md.
 
     Raises:
@@ -57,13 +58,22 @@ def write_report(output: Path, settings: Settings, outcomes: Mapping[str, Outcom
         Section("Scores", "results.json", _warnings(outcomes), [picture], [Table("", _HEADER, _rows(outcomes))]),
         *(_section(name, outcome) for name, outcome in outcomes.items()),
     ]
-    page = Page(f"Evaluation of {settings.model}", sections, {**facts, **versions()}, _NOTES)
+    page = Page(f"Evaluation of {settings.model}", sections, {**facts, **versions(), "judge": _told(judge)}, _NOTES)
     png, text = picture.png(), to_markdown(page, ".")
     with whole_file(output / f"{PLOT}.png") as write:
         write(lambda path: path.write_bytes(png))
     with whole_file(output / REPORT) as write:
         write(lambda path: path.write_text(text, encoding="utf-8", errors="backslashreplace"))
     return output / REPORT
+
+
+def _told(judge: Judge | None) -> str:
+    """The judge, and the versions of it that answered."""
+    if judge is None:
+        return "none"
+    summary = judge.summary()
+    answered = ", ".join(f"{version or 'no version told'}: {count:,}" for version, count in summary["versions"].items())
+    return f"{summary['name']} at {summary['url']}, prompts {PROMPTS} ({answered or 'it never answered'})"
 
 
 def main_figures(outcomes: Mapping[str, Outcome]) -> dict[str, tuple[Outcome, Estimate]]:

@@ -6,13 +6,12 @@ that is no answer by the rules is read by the judge (vlmeval/dataset/utils/mathv
 
 from __future__ import annotations
 
-import ast
 from string import ascii_uppercase
 
 from mutua.evaluation.benchmark import Benchmark, Layout, Question, Row, Verdict, shares
 from mutua.evaluation.extraction import free_form, option
 from mutua.evaluation.judge import Judge, judged_answer
-from mutua.evaluation.multiple_choice import lettered
+from mutua.evaluation.multiple_choice import lettered, listed
 
 
 def _published(row: Row, number: int) -> Question:
@@ -20,7 +19,7 @@ def _published(row: Row, number: int) -> Question:
 
 
 def _of_vlmevalkit(row: Row, number: int) -> Question:
-    return _question(row, row["index"], row["question"], ast.literal_eval(row["choices"] or "[]"))
+    return _question(row, row["index"], row["question"], listed(row["choices"] or "[]"))
 
 
 def _question(row: Row, id: object, text: str, choices: list[str]) -> Question:
