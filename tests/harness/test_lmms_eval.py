@@ -50,7 +50,7 @@ def run(tmp_path_factory):
         environment = os.environ | settings | offline
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert list((folder / "out").rglob("*_results.json")), done.stderr[-3000:]
+    assert list((folder / "out").glob("*_results.json")), done.stderr[-3000:]  # it exits with 0 where it fails
     return folder / "out"
 
 

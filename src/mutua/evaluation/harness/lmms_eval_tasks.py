@@ -66,7 +66,7 @@ def write_tasks(data: Path, folder: Path) -> list[str]:
 
 
 def _task(name: str, shipped: Path, files: Sequence[str]) -> str:
-    settings = {
+    settings: dict[str, object] = {
         "include": str(shipped),
         "task": name,
         "tag": [],
