@@ -229,6 +229,11 @@ MISTAKES = [
     Mistake("suite: a limit on tokens", suite("--max-new-tokens", "9"), ("--max-new-tokens 9 is not for --suite",)),
     Mistake("suite: a result file", suite("--json", "a.json"), ("--json a.json is not for --suite",)),
     Mistake(
+        "an option before a subcommand",
+        lambda place: mutua("eval", "-d", "data/tsv", "check", "-d", "data/tsv"),
+        ("--data stands before a command that does not read it: see mutua eval check --help",),
+    ),
+    Mistake(
         "check: no such folder",
         lambda place: mutua("eval", "check", "-d", "no"),
         ("--data no: there is no such folder",),

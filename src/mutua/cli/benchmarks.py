@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -119,40 +120,44 @@ def tasks_of(tasks: str | None) -> Sequence[str]:
     return names
 
 
-def run_suite(
-    model: str | None,
-    policy: str | None,
-    data: Path | None,
-    tasks: str | None,
-    limit: int | None,
-    batch_size: int,
-    output: Path | None,
-    judge: str | None,
-    judge_url: str | None,
-) -> None:
+@dataclass(frozen=True)
+class Wanted:
+    """The options of `mutua eval --suite`."""
+
+    model: str | None
+    policy: str | None
+    data: Path | None
+    tasks: str | None
+    limit: int | None
+    batch_size: int
+    output: Path | None
+    judge: str | None
+    judge_url: str | None
+
+    @property
+    def name(self) -> str:
+        return self.model or "packaged"
+
+    @property
+    def folder(self) -> Path:
+        """Where the answers and the report go; a run's model, runs/mine/model, is called mine."""
+        path = Path(self.name)
+        return self.output or Path("runs/eval") / (path.parent.name if path.name == "model" else path.name)
+
+
+def run_suite(wanted: Wanted) -> None:
     """Asks the benchmarks, and writes and prints what came of it."""
     rank = os.environ.get("RANK")  # torchrun's
     with report_errors(f"process {rank}: " if rank else ""):
         from mutua.world import EndedElsewhere, find_world
 
         try:
-            _run(find_world(), model, policy, data, tasks, limit, batch_size, output, judge, judge_url)
+            _run(find_world(), wanted)
         except EndedElsewhere:
             raise typer.Exit(FAILED) from None
 
 
-def _run(
-    world: World,
-    model: str | None,
-    policy: str | None,
-    data: Path | None,
-    tasks: str | None,
-    limit: int | None,
-    batch_size: int,
-    output: Path | None,
-    judge: str | None,
-    judge_url: str | None,
-) -> None:
+def _run(world: World, wanted: Wanted) -> None:
     from contextlib import nullcontext
 
     from mutua.cli.evaluate import progress
@@ -166,12 +171,10 @@ def _run(
 
     silence()
     blank_figure(1, 1)  # whatever can be wrong is said now
-    opened = open_all(tasks_of(tasks), BENCHMARKS, data)
-    network, processor = open_model(model, policy, world.device)
-    name = model or "packaged"
-    settings = settings_of(network, name, batch_size, limit)
-    output = output or Path("runs/eval") / (Path(name).parent.name if Path(name).name == "model" else Path(name).name)
-    asked = _judge(judge, judge_url, output)
+    opened = open_all(tasks_of(wanted.tasks), BENCHMARKS, wanted.data)
+    network, processor = open_model(wanted.model, wanted.policy, world.device)
+    settings, output = settings_of(network, wanted.name, wanted.batch_size, wanted.limit), wanted.folder
+    asked = _judge(wanted.judge, wanted.judge_url, output)
     outcomes = {}
     with open_output(output, settings, world):
         with progress() if world.is_first else nullcontext(lambda *_: None) as show:

@@ -17,6 +17,7 @@ from mutua.cli.benchmarks import (
     FIXTURES_EXAMPLES,
     SUITES,
     TasksOption,
+    Wanted,
     check,
     compare,
     fixtures,
@@ -90,12 +91,15 @@ def evaluate(
 ) -> None:
     """Print accuracy per question family, greedy answers, exact match, with 95 % intervals; or ask a suite."""
     if context.invoked_subcommand is not None:
+        with report_errors():
+            _expect_none_before(context)
         return
     if suite is not None or tasks is not None:
         with report_errors():
             _expect_suite(suite, models, data, max_new_tokens, json_path, figure)
         folder = Path(data[0]) if data else None
-        run_suite(models[0] if models else None, policy, folder, tasks, limit, batch_size, output, judge, judge_url)
+        model = models[0] if models else None
+        run_suite(Wanted(model, policy, folder, tasks, limit, batch_size, output, judge, judge_url))
         return
     with report_errors():
         for option, value in (("--output", output), ("--judge", judge), ("--judge-url", judge_url)):
@@ -129,6 +133,17 @@ def evaluate(
             text = json.dumps(to_json(results, blind), indent=1, ensure_ascii=False) + "\n"
             save_json(lambda path: path.write_text(text, encoding="utf-8"))
             save_figure(lambda path: draw(path, results, blind=blind))
+
+
+def _expect_none_before(context: typer.Context) -> None:
+    """Raises ValueError where options stand before a subcommand, which would not read them."""
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if source is not None and source.name == "COMMANDLINE":
+            command = f"mutua eval {context.invoked_subcommand}"
+            raise ValueError(
+                f"{parameter.opts[0]} stands before a command that does not read it: see {command} --help."
+            )
 
 
 def _expect_suite(

@@ -43,12 +43,14 @@ class Questions:
     Attributes:
         layout: "parquet", "tsv" or "samples".
         files: where they were found, as seen from the folder of data.
+        version: of the files, by their names and sizes; empty for samples.
         digest: of ids, prompts, answers and choices: two sets of the same digest ask the same.
     """
 
     benchmark: Benchmark
     layout: str
     files: tuple[str, ...]
+    version: str
     all: tuple[Question, ...]
     pictures: Callable[[int], list[Image.Image]]
 
@@ -119,7 +121,7 @@ def _of_samples(benchmark: Benchmark, samples: Sequence[Sample]) -> Questions:
         return [open_image(part.image) for part in parts if isinstance(part, ImagePart)]
 
     texts = tuple(question(samples[place]) for place in range(len(samples)))
-    return Questions(benchmark, "samples", (), texts, pictures)
+    return Questions(benchmark, "samples", (), "", texts, pictures)
 
 
 def _of_table(benchmark: Benchmark, data: Path, name: Any, files: Sequence[Path]) -> Questions:
@@ -162,7 +164,9 @@ def _of_table(benchmark: Benchmark, data: Path, name: Any, files: Sequence[Path]
             raise SampleError(f"{shown}: row {row} ({question.id}): {error}") from error
 
     places = tuple(str(file.relative_to(data)) for file in files)
-    return Questions(benchmark, name, places, tuple(questions), pictures)
+    sizes = [(place, file.stat().st_size) for place, file in zip(places, files, strict=True)]
+    version = blake2b(json.dumps(sizes).encode(), digest_size=8).hexdigest()
+    return Questions(benchmark, name, places, version, tuple(questions), pictures)
 
 
 def _question(layout: Layout, row: Row, number: int, shown: str) -> Question | None:

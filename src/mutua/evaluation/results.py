@@ -117,10 +117,11 @@ def score(
     benchmark = questions.benchmark
     answers = Predictions(output / PREDICTIONS, benchmark.name).read()
     asked = [questions.all[place] for place in chosen(questions, settings.limit)]
-    missing = [question.id for question in asked if key_of(question, benchmark.protocol) not in answers]
+    keys = [key_of(question, benchmark.protocol, questions.version) for question in asked]
+    missing = [question.id for question, key in zip(asked, keys, strict=True) if key not in answers]
     if missing:
         raise ValueError(f"{benchmark.name}: {len(missing)} questions have no answer yet, {missing[0]!r} among them.")
-    replies = [answers[key_of(question, benchmark.protocol)] for question in asked]
+    replies = [answers[key] for key in keys]
     asks_judge = judge if benchmark.judge is not None else None
     verdicts = _verdicts(benchmark, asked, replies, asks_judge, progress)
     records = tuple(
