@@ -76,7 +76,7 @@ def test_pictures_and_texts_keep_their_order(data, tmp_path):
 
 def replies(questions: Questions) -> list[str]:
     """Right, wrong and awkward ones, of one form to questions that count together."""
-    forms = ("{}", "{}.", "({})", "The answer is {}", *REFUSALS[:5], "A", "no idea")
+    forms = ("{}", "{}.", "({})", "The answer\x0bis {}", *REFUSALS[:5], "A", "no idea")
     places = {place: nth for nth, group in enumerate(questions.groups()) for place in group}
     return [forms[places[n] * 5 % len(forms)].replace("{}", q.answer) for n, q in enumerate(questions.all)]
 
@@ -88,7 +88,7 @@ def output(data, tmp_path_factory):
     for name in DATASETS:
         benchmark = BENCHMARKS[name]
         questions = open_questions(benchmark, data)
-        keys = [key_of(question, benchmark.protocol) for question in questions.all]
+        keys = [key_of(question, benchmark.protocol, questions.version) for question in questions.all]
         answers = [Answer(text, "stop", 1) for text in replies(questions)]
         Predictions(folder / PREDICTIONS, name).add(keys, questions.all, answers)
     return folder

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -85,7 +86,10 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="the folder that holds the benchmarks, each in a folder of its own")
     parser.add_argument("folder", type=Path, help="where the task files go; for lmms-eval's --include_path")
     given = parser.parse_args()
-    print(",".join(write_tasks(given.data, given.folder)))
+    try:
+        print(",".join(write_tasks(given.data, given.folder)))
+    except (ValueError, ImportError, OSError) as error:
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":

@@ -14,8 +14,14 @@ from functools import partial
 from typing import Any
 
 import torch
-from vlmeval.config import supported_VLM
-from vlmeval.vlm.base import BaseModel
+
+try:
+    from vlmeval.config import supported_VLM
+    from vlmeval.vlm.base import BaseModel
+except ModuleNotFoundError as error:
+    if error.name != "vlmeval":
+        raise
+    raise ImportError('VLMEvalKit is not installed: pip install "mutua[vlmevalkit]"') from error
 
 from mutua.evaluation.benchmark import VLMEVALKIT
 from mutua.evaluation.open_model import open_model

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from mutua.data.sample import SampleError
@@ -34,7 +35,7 @@ def write_predictions(output: Path, data: Path, folder: Path) -> list[Path]:
 
     Raises:
         SampleError: there is no such table, or the answers are to other questions.
-        ImportError: openpyxl is not installed.
+        ImportError: pandas or openpyxl is not installed.
         OSError: a file cannot be written.
     """
     written = []
@@ -48,35 +49,39 @@ def write_predictions(output: Path, data: Path, folder: Path) -> list[Path]:
 
 
 def _write(benchmark: Benchmark, files: list[Path], output: Path, data: Path, folder: Path) -> list[Path]:
-    import pandas as pd
-
+    try:
+        import pandas as pd
+        from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
+    except ImportError as error:
+        raise ImportError("the pandas and openpyxl packages are needed: pip install pandas openpyxl") from error
     answers = Predictions(output / PREDICTIONS, benchmark.name).read()
     if not answers:
         return []
-    questions = open_questions(benchmark, data).all
+    questions = open_questions(benchmark, data)
     replies = {
-        question.id: answers[key].text
-        for question in questions
-        if (key := key_of(question, benchmark.protocol)) in answers
+        question.id: ILLEGAL_CHARACTERS_RE.sub(" ", answers[key].text)  # a spreadsheet holds no others
+        for question in questions.all
+        if (key := key_of(question, benchmark.protocol, questions.version)) in answers
     }
     if not replies:
         raise SampleError(f"{benchmark.name}: the answers in {output} are to other questions than those in {files[0]}.")
     written = []
     for file in files:
-        table = pd.read_csv(file, sep="\t")  # as VLMEvalKit reads it
-        texts = pd.read_csv(file, sep="\t", dtype=str).astype(object)
+        table = pd.read_csv(file, sep="\t", usecols=_is_no_picture)  # as VLMEvalKit reads it
+        texts = pd.read_csv(file, sep="\t", usecols=_is_no_picture, dtype=str).astype(object)
         rows = texts.where(texts.notna(), None).to_dict("records")
         asked = [benchmark.layouts["tsv"].question(row, number) for number, row in enumerate(rows)]
         table["prediction"] = [replies.get(question.id) if question is not None else None for question in asked]
-        table = table.drop(columns=["image"])[table["prediction"].notna()]
+        table = table[table["prediction"].notna()]
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{_MODEL}_{file.stem}.xlsx"
-        try:
-            table.to_excel(path, index=False, engine="openpyxl")
-        except ImportError as error:
-            raise ImportError("the openpyxl package is not installed: pip install openpyxl") from error
+        table.to_excel(path, index=False, engine="openpyxl")
         written.append(path)
     return written
+
+
+def _is_no_picture(column: str) -> bool:
+    return column != "image"
 
 
 def main() -> None:
@@ -88,8 +93,10 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="its --data, with VLMEvalKit's tables")
     parser.add_argument("folder", type=Path, help="where the spreadsheets go")
     given = parser.parse_args()
-    for path in write_predictions(given.output, given.data, given.folder):
-        print(path)
+    try:
+        print(*write_predictions(given.output, given.data, given.folder), sep="\n")
+    except (ValueError, ImportError, OSError) as error:
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":
