@@ -23,7 +23,11 @@ th, td { padding: .2em .7em; border-bottom: 1px solid #e4e4e4; text-align: right
 th { color: #555; font-weight: 600; border-bottom: 1px solid #999 }
 th.word, td.word { text-align: left }
 details { margin: 1em 0 } code { font-size: .95em }
+article { border-top: 1px solid #ccc; padding: 1em 0 } article img { border: 1px solid #ddd; margin: .3em .5em .3em 0 }
+h3 { font-size: 1em; color: #555 } p.said { margin: .3em 0; white-space: pre-wrap }
+p.said b { color: #777; font-weight: normal; margin-right: .7em }
 """
+_WIDEST = 320  # pixels of a thumbnail, at most, in either direction
 
 
 class Strong(str):
@@ -59,14 +63,24 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class Example:
+    """A question to look at: its pictures, and what was said, each text behind who said it. HTML alone has them."""
+
+    heading: str
+    pictures: Sequence[Image.Image]
+    said: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
 class Section:
-    """What one file says: sentences, pictures, tables. `source` names the file."""
+    """What one file says: sentences, pictures, tables, examples. `source` names the file."""
 
     heading: str
     source: str
     sentences: Sequence[str] = ()
     pictures: Sequence[Picture] = ()
     tables: Sequence[Table] = ()
+    examples: Sequence[Example] = ()
 
 
 @dataclass(frozen=True)
@@ -100,7 +114,24 @@ def to_html(page: Page, pngs: Mapping[str, bytes]) -> str:
             caption = escape(shown.caption)
             parts.append(f'<figure><img src="{source}" alt="{caption}"><figcaption>{caption}</figcaption></figure>')
         parts += map(_html_table, section.tables)
+        parts += map(_html_example, section.examples)
     return "\n".join(parts) + "\n</html>\n"
+
+
+def thumbnail(picture: Image.Image) -> str:
+    """An HTML image, small, that needs no file."""
+    small, held = picture.convert("RGB"), BytesIO()
+    small.thumbnail((_WIDEST, _WIDEST))
+    small.save(held, "PNG")
+    source = f"data:image/png;base64,{base64.b64encode(held.getvalue()).decode()}"
+    size = f"{picture.width} x {picture.height}"
+    return f'<img src="{source}" alt="{size}" title="{size}">'
+
+
+def _html_example(example: Example) -> str:
+    pictures = "".join(map(thumbnail, example.pictures))
+    said = "".join(f'<p class="said"><b>{escape(who)}</b>{escape(text)}</p>' for who, text in example.said)
+    return f"<article>\n<h3>{escape(example.heading)}</h3>\n{pictures}\n{said}\n</article>"
 
 
 def _html_table(table: Table) -> str:

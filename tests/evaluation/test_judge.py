@@ -69,10 +69,8 @@ def test_nonsense_is_asked_again_and_then_no_option(judge_of, said):
     with scripted(lambda *_: says(said)) as served:
         found, why = judged_option(judge_of(served), "Which pet?", PETS, "hm")
     assert found is None
-    assert why.startswith("the judge 'judge-1' was to give one of the options or Z, and said ")
-    assert why.endswith("in 3 tries.")
+    assert why == "the judge 'judge-1' was to give one of the options or Z, and said something else in 3 tries"
     assert len(served.requests) == 3
-    assert len(why) < 200
 
 
 @pytest.mark.parametrize("said", ["1.1", "-0.1", "nan", "5/10", "Score: 0.5", "inf"])

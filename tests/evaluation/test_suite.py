@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -47,7 +48,9 @@ def evaluate(opened, output: Path, settings: Settings = SETTINGS, world: World |
     with open_output(output, settings, world):
         for questions in opened.values():
             ask(None, None, questions, output, settings, world, lambda *_: None)
-        write_results(output, settings, {name: score(one, output, settings, None) for name, one in opened.items()})
+        write_results(
+            output, settings, {name: score(one, output, settings, None) for name, one in opened.items()}, None
+        )
 
 
 def files(output: Path) -> dict[str, bytes]:
@@ -165,14 +168,15 @@ def test_a_damaged_line_is_told_with_its_place(opened, tmp_path, monkeypatch):
         evaluate(opened, tmp_path)
 
 
-def test_another_prompt_or_protocol_is_another_question(opened):
+def test_another_prompt_protocol_or_file_is_another_question(opened):
     question, protocol = opened["mme"].all[0], opened["mme"].benchmark.protocol
     others = [
-        (opened["mme"].all[1], protocol),
-        (type(question)(**{**vars(question), "prompt": question.prompt + " "}), protocol),
-        (question, type(protocol)(protocol.name, 16)),
+        (opened["mme"].all[1], protocol, "1"),
+        (replace(question, prompt=question.prompt + " "), protocol, "1"),
+        (question, replace(protocol, max_new_tokens=16), "1"),
+        (question, protocol, "2"),
     ]
-    assert key_of(question, protocol) not in [key_of(*other) for other in others]
+    assert key_of(question, protocol, "1") not in [key_of(*other) for other in others]
 
 
 def test_a_limit_takes_whole_groups(opened):
@@ -185,7 +189,7 @@ def test_a_limit_takes_whole_groups(opened):
 def test_a_folder_keeps_to_one_evaluation(tmp_path, model):
     with open_output(tmp_path, SETTINGS, World()):
         pass
-    other = Settings(**{**vars(SETTINGS), "policy": "causal", "limit": 5})
+    other = replace(SETTINGS, model="by another path", policy="causal", limit=5)
     with (
         pytest.raises(ValueError, match=r"policy 'mma', not 'causal', limit None, not 5\. Name another folder"),
         open_output(tmp_path, other, World()),
@@ -209,7 +213,11 @@ def test_what_waits_for_a_judge_is_counted_and_scores_nothing(data, tmp_path, mo
     assert found["mm_vet"]["figures"]["overall"]["value"] is None
     assert found["mm_vet"]["unscored"] == {"no judge was given to grade the reply": 4}
     assert found["llava_w"]["figures"]["overall"]["value"] is None
+    assert found["mathvista"]["figures"]["accuracy"]["value"] is None
+    least, most = found["mathvista"]["bounds"]["accuracy"]
+    assert least < most
     assert found["mme"]["unread"] > 0
+    assert found["mme"]["bounds"] == {}
     assert {name for name, one in found.items() if one["judge"]} == set()
 
 

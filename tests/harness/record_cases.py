@@ -18,27 +18,15 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
+import torchvision_operators  # noqa: F401 - before the harness is imported
 from awkward import Case, cases, tables
-
-# The harness imports torchvision for models that are not used here; its operators are missing where torchvision was
-# built for another kind of torch, and the import then fails unless they are at least declared.
-_OPERATORS = torch.library.Library("torchvision", "DEF")
-for _schema in (
-    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-    "qnms(Tensor d, Tensor s, float t) -> Tensor",
-):
-    try:
-        _OPERATORS.define(_schema)
-    except RuntimeError:  # they are there
-        break
 
 os.environ.pop("VERBOSE", None)  # with it, the harness reads options by another rule
 
-from vlmeval.dataset import image_mcq, image_yorn  # noqa: E402
-from vlmeval.dataset.utils import mathvista, mmvet  # noqa: E402
-from vlmeval.dataset.utils.yorn import YOrN_Extraction  # noqa: E402
-from vlmeval.utils import can_infer  # noqa: E402
+from vlmeval.dataset import image_mcq, image_yorn
+from vlmeval.dataset.utils import mathvista, mmvet
+from vlmeval.dataset.utils.yorn import YOrN_Extraction
+from vlmeval.utils import can_infer
 
 try:
     from vlmeval.dataset.utils import llavabench

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mutua.cli.common import FAILED, err, out, report_errors
+from mutua.cli.common import FAILED, err, make_folder, out, report_errors, result_file
 
 if TYPE_CHECKING:
+    from mutua.evaluation.judge import Judge
     from mutua.world import World
 
 CHECK_EXAMPLES = """Examples:
@@ -27,6 +29,11 @@ FIXTURES_EXAMPLES = """Examples:
   mutua eval fixtures data/small     (small synthetic copies, as published)
 
   mutua eval fixtures data/small --tsv     (as VLMEvalKit has them)
+"""
+
+COMPARE_EXAMPLES = """Examples:
+
+  mutua eval compare runs/eval/mma runs/eval/causal --data data/benchmarks
 """
 
 SUITES = ("paper",)
@@ -45,10 +52,10 @@ def check(data: DataOption, tasks: TasksOption = None) -> None:
         from mutua.cli.evaluate import progress
         from mutua.evaluation.benchmarks import BENCHMARKS
         from mutua.evaluation.data_check import check as look_at
+        from mutua.evaluation.questions import expect_folder
 
         names = tasks_of(tasks)
-        if not data.is_dir():
-            raise ValueError(f"--data {data}: there is no such folder.")
+        expect_folder(data)
         with progress() as show:
             found = [look_at(BENCHMARKS[name], data, partial(show, "", name)) for name in names]
         for one in found:
@@ -67,8 +74,35 @@ def fixtures(
     with report_errors():
         from mutua.evaluation.fixtures import write_parquet, write_tsv
 
+        make_folder("DIR", folder)
         written = write_tsv(folder) if tsv else write_parquet(folder)
         err.print(f"written: {len(written)} files in {folder}", style="dim")
+
+
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="A", help="Folder that `mutua eval --suite` wrote.")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="Another, of the same questions.")],
+    data: Annotated[
+        Path | None, typer.Option("--data", "-d", help="Folder of the benchmarks, for the pictures of the questions.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The page, .html. Default: compare.html in B.")
+    ] = None,
+    show: Annotated[int, typer.Option(min=0, help="Questions to show of each benchmark and direction.")] = 10,
+) -> None:
+    """Compare two evaluations: paired differences, and the questions that flipped, with pictures, on one page."""
+    with report_errors():
+        from mutua.evaluation.compare import compare as compared
+        from mutua.evaluation.compare import read_result
+        from mutua.evaluation.compare_page import page, pictures_from, table
+
+        target = output or second / "compare.html"
+        results = read_result(first), read_result(second)
+        comparisons = compared(*results)
+        with result_file("--output", target, (".html",)) as save:
+            text = page(*results, comparisons, pictures_from(comparisons, data), show)
+            out.print(table(comparisons))
+            save(lambda path: path.write_text(text, encoding="utf-8", errors="backslashreplace"))
 
 
 def tasks_of(tasks: str | None) -> Sequence[str]:
@@ -86,36 +120,44 @@ def tasks_of(tasks: str | None) -> Sequence[str]:
     return names
 
 
-def run_suite(
-    model: str | None,
-    policy: str | None,
-    data: Path | None,
-    tasks: str | None,
-    limit: int | None,
-    batch_size: int,
-    output: Path | None,
-) -> None:
+@dataclass(frozen=True)
+class Wanted:
+    """The options of `mutua eval --suite`."""
+
+    model: str | None
+    policy: str | None
+    data: Path | None
+    tasks: str | None
+    limit: int | None
+    batch_size: int
+    output: Path | None
+    judge: str | None
+    judge_url: str | None
+
+    @property
+    def name(self) -> str:
+        return self.model or "packaged"
+
+    @property
+    def folder(self) -> Path:
+        """Where the answers and the report go; a run's model, runs/mine/model, is called mine."""
+        path = Path(self.name)
+        return self.output or Path("runs/eval") / (path.parent.name if path.name == "model" else path.name)
+
+
+def run_suite(wanted: Wanted) -> None:
     """Asks the benchmarks, and writes and prints what came of it."""
     rank = os.environ.get("RANK")  # torchrun's
     with report_errors(f"process {rank}: " if rank else ""):
         from mutua.world import EndedElsewhere, find_world
 
         try:
-            _run(find_world(), model, policy, data, tasks, limit, batch_size, output)
+            _run(find_world(), wanted)
         except EndedElsewhere:
             raise typer.Exit(FAILED) from None
 
 
-def _run(
-    world: World,
-    model: str | None,
-    policy: str | None,
-    data: Path | None,
-    tasks: str | None,
-    limit: int | None,
-    batch_size: int,
-    output: Path | None,
-) -> None:
+def _run(world: World, wanted: Wanted) -> None:
     from contextlib import nullcontext
 
     from mutua.cli.evaluate import progress
@@ -129,17 +171,35 @@ def _run(
 
     silence()
     blank_figure(1, 1)  # whatever can be wrong is said now
-    opened = open_all(tasks_of(tasks), BENCHMARKS, data)
-    network, processor = open_model(model, policy, world.device)
-    name = model or "packaged"
-    settings = settings_of(network, name, batch_size, limit)
-    output = output or Path("runs/eval") / (Path(name).parent.name if Path(name).name == "model" else Path(name).name)
+    opened = open_all(tasks_of(wanted.tasks), BENCHMARKS, wanted.data)
+    network, processor = open_model(wanted.model, wanted.policy, world.device)
+    settings, output = settings_of(network, wanted.name, wanted.batch_size, wanted.limit), wanted.folder
+    asked = _judge(wanted.judge, wanted.judge_url, output)
+    outcomes = {}
     with open_output(output, settings, world):
         with progress() if world.is_first else nullcontext(lambda *_: None) as show:
             for questions in opened.values():
                 ask(network, processor, questions, output, settings, world, show)
+            if world.is_first:
+                err.print("counting the figures and their intervals", style="dim")  # a minute for the whole suite
+            for task, questions in opened.items() if world.is_first else ():
+                judged = partial(show, asked.name if asked else "", questions.benchmark.title)
+                outcomes[task] = score(questions, output, settings, asked, judged)
         if world.is_first:
-            outcomes = {task: score(questions, output, settings, None) for task, questions in opened.items()}
             out.print(table(outcomes))  # first: whatever becomes of the files
-            write_results(output, settings, outcomes)
-            err.print(f"written: {write_report(output, settings, outcomes)}", style="dim")
+            write_results(output, settings, outcomes, asked)
+            err.print(f"written: {write_report(output, settings, outcomes, asked)}", style="dim")
+
+
+def _judge(name: str | None, url: str | None, output: Path) -> Judge | None:
+    """Raises ValueError where there is no key for it, or a URL without a name."""
+    from mutua.evaluation.judge import Judge, JudgeError
+
+    if name is None:
+        if url is not None:
+            raise ValueError(f"--judge-url {url} is the server of a judge: name the judge with --judge.")
+        return None
+    try:
+        return Judge(name, output / "judge", url=url)
+    except JudgeError as error:
+        raise ValueError(f"--judge {name}: {error}") from error

@@ -13,10 +13,13 @@ import typer
 
 from mutua.cli.benchmarks import (
     CHECK_EXAMPLES,
+    COMPARE_EXAMPLES,
     FIXTURES_EXAMPLES,
     SUITES,
     TasksOption,
+    Wanted,
     check,
+    compare,
     fixtures,
     run_suite,
 )
@@ -74,6 +77,13 @@ def evaluate(
         typer.Option("--suite", help="paper: its twelve figures, of the benchmarks in the folder --data."),
     ] = None,
     tasks: TasksOption = None,
+    judge: Annotated[
+        str | None,
+        typer.Option("--judge", help="Model that reads and grades replies of --suite; its key in OPENAI_API_KEY."),
+    ] = None,
+    judge_url: Annotated[
+        str | None, typer.Option("--judge-url", help="Its server, OpenAI-compatible. Default: OpenAI's own.")
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Folder for answers and report of --suite. Default: runs/eval/MODEL."),
@@ -81,16 +91,20 @@ def evaluate(
 ) -> None:
     """Print accuracy per question family, greedy answers, exact match, with 95 % intervals; or ask a suite."""
     if context.invoked_subcommand is not None:
+        with report_errors():
+            _expect_none_before(context)
         return
     if suite is not None or tasks is not None:
         with report_errors():
             _expect_suite(suite, models, data, max_new_tokens, json_path, figure)
         folder = Path(data[0]) if data else None
-        run_suite(models[0] if models else None, policy, folder, tasks, limit, batch_size, output)
+        model = models[0] if models else None
+        run_suite(Wanted(model, policy, folder, tasks, limit, batch_size, output, judge, judge_url))
         return
     with report_errors():
-        if output is not None:
-            raise ValueError(f"--output {output} is for --suite: without it, --json and --figure name files.")
+        for option, value in (("--output", output), ("--judge", judge), ("--judge-url", judge_url)):
+            if value is not None:
+                raise ValueError(f"{option} {value} is for --suite paper; here --json and --figure name files.")
         from mutua.evaluation import OF_THE_PACKAGED_MODEL, blind_guess, measure, open_source, to_json
         from mutua.evaluation.accuracy import MAX_NEW_TOKENS
         from mutua.evaluation.report import figure as draw
@@ -119,6 +133,17 @@ def evaluate(
             text = json.dumps(to_json(results, blind), indent=1, ensure_ascii=False) + "\n"
             save_json(lambda path: path.write_text(text, encoding="utf-8"))
             save_figure(lambda path: draw(path, results, blind=blind))
+
+
+def _expect_none_before(context: typer.Context) -> None:
+    """Raises ValueError where options stand before a subcommand, which would not read them."""
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if source is not None and source.name == "COMMANDLINE":
+            command = f"mutua eval {context.invoked_subcommand}"
+            raise ValueError(
+                f"{parameter.opts[0]} stands before a command that does not read it: see {command} --help."
+            )
 
 
 def _expect_suite(
@@ -178,3 +203,4 @@ def report(results: Mapping[str, Mapping[str, Accuracy]], blind: Mapping[str, Ma
 
 eval_app.command(name="check", epilog=CHECK_EXAMPLES)(check)
 eval_app.command(name="fixtures", epilog=FIXTURES_EXAMPLES)(fixtures)
+eval_app.command(name="compare", epilog=COMPARE_EXAMPLES)(compare)

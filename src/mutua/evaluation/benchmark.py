@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -94,7 +95,8 @@ class Layout:
     """How a benchmark lies on the disk.
 
     Attributes:
-        files: patterns below the folder of all data; the first that finds any is taken.
+        files: patterns in the folder of the benchmark (of "tsv", in that of all data, too); the first that finds any
+            is taken.
         columns: those without which it is another file; `question` may look at others.
         pictures: the columns of pictures, of which the first is always filled.
         question: a row, and its number, to a question; None for a row that is no part of the benchmark.
@@ -156,11 +158,16 @@ class Benchmark:
         return None not in scores or (self.all_must_hit and 0 in scores)
 
 
-def shares(groups: Sequence[Group], total: str = "accuracy") -> dict[str, float]:
-    """Mean scores in percent: over all, then by category."""
-    scores: dict[str, list[float]] = {total: []}
-    for group in groups:
+def shares(groups: Sequence[Group]) -> dict[str, float]:
+    """Mean scores in percent: the accuracy over all, then by category."""
+    sums: dict[str, float] = {}
+    counts: dict[str, int] = {}
+    for group in groups:  # of a bootstrap, millions
         for judged in group:
-            for name in dict.fromkeys((total, judged.question.category or total)):
-                scores.setdefault(name, []).append(judged.verdict.score or 0.0)
-    return {name: 100 * sum(some) / len(some) if some else float("nan") for name, some in scores.items()}
+            category = judged.question.category
+            sums[category] = sums.get(category, 0.0) + (judged.verdict.score or 0.0)
+            counts[category] = counts.get(category, 0) + 1
+    if not counts:
+        return {"accuracy": math.nan}
+    by_category = {category: 100 * sums[category] / count for category, count in counts.items() if category}
+    return {"accuracy": 100 * sum(sums.values()) / sum(counts.values()), **by_category}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mutua.data.sample import SampleError
 from mutua.evaluation.benchmark import Benchmark
-from mutua.evaluation.questions import Questions, find_files, open_questions
+from mutua.evaluation.questions import Questions, find_files, open_questions, places
 
 _CHUNK = 1 << 20
 
@@ -42,8 +42,7 @@ def check(benchmark: Benchmark, data: Path, progress: Callable[[int, int], None]
     """
     found = find_files(benchmark, data)
     if benchmark.layouts and found is None:
-        wanted = " or ".join(layout.files[0] for layout in benchmark.layouts.values())
-        return Found(benchmark.name, "missing", f"looked for {wanted}")
+        return Found(benchmark.name, "missing", f"looked for {places(benchmark)}")
     try:
         questions = open_questions(benchmark, data)
         for place in range(len(questions.all)):

@@ -181,7 +181,18 @@ def mathvista() -> Rows:
                 "answer": _colour(number) if is_choice else ("1" if answer_type == "integer" else "1.0"),
                 "question_type": question_type,
                 "answer_type": answer_type,
-                "metadata": {"task": "figure question answering", "skills": ["numeric commonsense"]},
+                "metadata": {
+                    "category": "general-vqa",
+                    "context": "synthetic scene",
+                    "grade": "daily life",
+                    "img_height": 48,
+                    "img_width": 48,
+                    "language": "english",
+                    "skills": ["numeric commonsense"],
+                    "source": "synthetic",
+                    "split": "testmini",
+                    "task": "figure question answering",
+                },
                 "query": query,
             }
         )

@@ -165,6 +165,7 @@ def _tsv() -> dict[str, Rows]:
                 ],
                 **_same("question", *LETTERS, "answer", "source", "prompt"),
                 category="task",
+                split="type",
             )
             for kind in ("2D", "3D")
         },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from string import ascii_uppercase
 
 from mutua.evaluation.benchmark import Question, Row, Verdict
@@ -12,6 +13,17 @@ from mutua.evaluation.judge import Judge, judged_option
 def choices_of(row: Row, letters: str = ascii_uppercase) -> dict[str, str]:
     """The options of a row that has a column for each letter, empty ones left out."""
     return {letter: str(row[letter]) for letter in letters if row.get(letter) is not None}
+
+
+def listed(cell: str) -> list[str]:
+    """A list that a cell holds as Python writes it. ValueError where it does not."""
+    try:
+        found = ast.literal_eval(cell)
+    except (ValueError, SyntaxError):
+        found = None
+    if not isinstance(found, list):
+        raise ValueError(f"{cell!r} is no list such as ['red', 'blue']")
+    return found
 
 
 def lettered(choices: list[str]) -> dict[str, str]:

@@ -19,9 +19,13 @@ from mutua.folders import FolderError
 from mutua.respond import Answer
 
 
-def key_of(question: Question, protocol: Protocol) -> str:
-    """What two askings of a question share if and only if they ask the same in the same way."""
-    asked = json.dumps([question.id, question.prompt, protocol.name, protocol.max_new_tokens])
+def key_of(question: Question, protocol: Protocol, version: str) -> str:
+    """What two askings of a question share if and only if they ask the same in the same way.
+
+    Args:
+        version: of the files that the question is from, for its pictures.
+    """
+    asked = json.dumps([question.id, question.prompt, protocol.name, protocol.max_new_tokens, version])
     return blake2b(asked.encode(), digest_size=12).hexdigest()
 
 

@@ -43,12 +43,14 @@ class Questions:
     Attributes:
         layout: "parquet", "tsv" or "samples".
         files: where they were found, as seen from the folder of data.
+        version: of the files, by their names and sizes; empty for samples.
         digest: of ids, prompts, answers and choices: two sets of the same digest ask the same.
     """
 
     benchmark: Benchmark
     layout: str
     files: tuple[str, ...]
+    version: str
     all: tuple[Question, ...]
     pictures: Callable[[int], list[Image.Image]]
 
@@ -73,10 +75,17 @@ class Questions:
 def find_files(benchmark: Benchmark, data: Path) -> tuple[str, list[Path]] | None:
     """The layout and the files of a benchmark in a folder; None where there are none."""
     for name, layout in benchmark.layouts.items():
-        for pattern in layout.files:
-            if files := sorted(path for path in data.glob(pattern) if path.is_file()):
-                return name, files
+        for folder in (data / benchmark.name, data) if name == "tsv" else (data / benchmark.name,):
+            for pattern in layout.files:
+                if files := sorted(path for path in folder.glob(pattern) if path.is_file()):
+                    return name, files
     return None
+
+
+def places(benchmark: Benchmark) -> str:
+    """Where `find_files` looks first, in each layout."""
+    first = {name: layout.files[0] for name, layout in benchmark.layouts.items()}
+    return f"{benchmark.name}/{first['parquet']} or {first['tsv']}"
 
 
 def open_questions(benchmark: Benchmark, data: Path | None) -> Questions:
@@ -89,20 +98,24 @@ def open_questions(benchmark: Benchmark, data: Path | None) -> Questions:
     if benchmark.samples is not None:
         opened = _of_samples(benchmark, benchmark.samples())
     else:
-        if data is None:
-            raise SampleError(f"{benchmark.name} is read from a folder: name it with --data (see `mutua eval check`).")
-        if not data.is_dir():
-            raise SampleError(f"--data {data}: there is no such folder.")
-        found = find_files(benchmark, data)
+        found = find_files(benchmark, expect_folder(data))
         if found is None:
-            where = " or ".join(pattern for layout in benchmark.layouts.values() for pattern in layout.files[:1])
             raise SampleError(
-                f"{benchmark.name}: nothing in {data}: {where} is looked for there (docs/evaluation.md says where "
-                "it is published)."
+                f"{benchmark.name}: nothing in {data}: {places(benchmark)} is looked for there (where it is published: "
+                "docs/evaluation.md)."
             )
-        opened = _of_table(benchmark, data, *found)
+        opened = _of_table(benchmark, expect_folder(data), *found)
     _check(opened)
     return opened
+
+
+def expect_folder(data: Path | None) -> Path:
+    """The folder of all data; SampleError where there is none."""
+    if data is None:
+        raise SampleError("the benchmarks are read from a folder: name it with --data (see `mutua eval check --help`).")
+    if not data.is_dir():
+        raise SampleError(f"--data {data}: there is no such folder.")
+    return data
 
 
 def _of_samples(benchmark: Benchmark, samples: Sequence[Sample]) -> Questions:
@@ -114,19 +127,19 @@ def _of_samples(benchmark: Benchmark, samples: Sequence[Sample]) -> Questions:
         return [open_image(part.image) for part in parts if isinstance(part, ImagePart)]
 
     texts = tuple(question(samples[place]) for place in range(len(samples)))
-    return Questions(benchmark, "samples", (), texts, pictures)
+    return Questions(benchmark, "samples", (), "", texts, pictures)
 
 
 def _of_table(benchmark: Benchmark, data: Path, name: Any, files: Sequence[Path]) -> Questions:
     layout = benchmark.layouts[name]
     shown = f"{benchmark.name}: {files[0]}{f' and {len(files) - 1} more' if len(files) > 1 else ''}"
     table = _parquet(shown, files) if name == "parquet" else _tsv(shown, files)
-    for column in (*layout.columns, layout.pictures[0]):
-        if column not in table.column_names:
-            raise SampleError(
-                f"{shown}: no column {column!r}; it has {', '.join(table.column_names)}. That is not the file that is "
-                "published: fetch it again, or rename the column."
-            )
+    missing = [column for column in (*layout.columns, layout.pictures[0]) if column not in table.column_names]
+    if missing:
+        raise SampleError(
+            f"{shown}: no column {', '.join(map(repr, missing))}; it has {', '.join(table.column_names)}. That is not "
+            "the file that is published: fetch it again, or rename the column."
+        )
     texts: list[Row] = table.select([c for c in table.column_names if c not in layout.pictures]).to_pylist()
     columns = [column for column in layout.pictures if column in table.column_names]
     filled = {column: _filled(table[column]) for column in columns}
@@ -157,7 +170,9 @@ def _of_table(benchmark: Benchmark, data: Path, name: Any, files: Sequence[Path]
             raise SampleError(f"{shown}: row {row} ({question.id}): {error}") from error
 
     places = tuple(str(file.relative_to(data)) for file in files)
-    return Questions(benchmark, name, places, tuple(questions), pictures)
+    sizes = [(place, file.stat().st_size) for place, file in zip(places, files, strict=True)]
+    version = blake2b(json.dumps(sizes).encode(), digest_size=8).hexdigest()
+    return Questions(benchmark, name, places, version, tuple(questions), pictures)
 
 
 def _question(layout: Layout, row: Row, number: int, shown: str) -> Question | None:

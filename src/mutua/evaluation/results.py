@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -49,12 +50,14 @@ class Outcome:
     """What is known of one benchmark when all has been asked.
 
     Attributes:
-        figures: by name, with 95 % intervals by the bootstrap over questions. Questions without a verdict are left out.
+        figures: by name, with 95 % intervals by the bootstrap over questions; nan where a verdict is missing.
+        bounds: then, what the main ones are at least and at most.
     """
 
     benchmark: Benchmark
     records: tuple[Record, ...]
     figures: Mapping[str, Estimate]
+    bounds: Mapping[str, tuple[float, float]]
     layout: str
     files: tuple[str, ...]
     digest: str
@@ -89,6 +92,7 @@ class Outcome:
             "unscored": dict(sorted(self.unscored.items())),
             "main": list(self.benchmark.main),
             "figures": {name: _bounded(estimate) for name, estimate in self.figures.items()},
+            "bounds": self.bounds,
         }
 
 
@@ -97,21 +101,32 @@ def _bounded(estimate: Estimate) -> dict[str, Any]:
     return {name: number if math.isfinite(number) else None for name, number in numbers.items()}
 
 
-def score(questions: Questions, output: Path, settings: Settings, judge: Judge | None) -> Outcome:
+def score(
+    questions: Questions,
+    output: Path,
+    settings: Settings,
+    judge: Judge | None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Outcome:
     """The verdicts on all answers, and the figures.
+
+    Args:
+        progress: called while a judge is asked, with (replies judged, replies in all).
 
     Raises:
         ValueError: a line of the answers is damaged, or a question has not been answered.
+        OSError: what the judge said cannot be written into its cache.
     """
     benchmark = questions.benchmark
     answers = Predictions(output / PREDICTIONS, benchmark.name).read()
     asked = [questions.all[place] for place in chosen(questions, settings.limit)]
-    missing = [question.id for question in asked if key_of(question, benchmark.protocol) not in answers]
+    keys = [key_of(question, benchmark.protocol, questions.version) for question in asked]
+    missing = [question.id for question, key in zip(asked, keys, strict=True) if key not in answers]
     if missing:
         raise ValueError(f"{benchmark.name}: {len(missing)} questions have no answer yet, {missing[0]!r} among them.")
-    replies = [answers[key_of(question, benchmark.protocol)] for question in asked]
+    replies = [answers[key] for key in keys]
     asks_judge = judge if benchmark.judge is not None else None
-    verdicts = _verdicts(benchmark, asked, replies, asks_judge)
+    verdicts = _verdicts(benchmark, asked, replies, asks_judge, progress)
     records = tuple(
         Record(question, reply.text, reply.finish_reason == "length", verdict)
         for question, reply, verdict in zip(asked, replies, verdicts, strict=True)
@@ -120,6 +135,7 @@ def score(questions: Questions, output: Path, settings: Settings, judge: Judge |
         benchmark,
         records,
         figures_of(benchmark, records),
+        bounds_of(benchmark, records),
         questions.layout,
         questions.files,
         questions.digest,
@@ -129,9 +145,27 @@ def score(questions: Questions, output: Path, settings: Settings, judge: Judge |
 
 
 def _verdicts(
-    benchmark: Benchmark, questions: Sequence[Question], replies: Sequence[Answer], judge: Judge | None
+    benchmark: Benchmark,
+    questions: Sequence[Question],
+    replies: Sequence[Answer],
+    judge: Judge | None,
+    progress: Callable[[int, int], None] | None,
 ) -> list[Verdict]:
-    return [benchmark.verdict(question, reply.text, judge) for question, reply in zip(questions, replies, strict=True)]
+    """With a judge, which takes seconds a reply, as many at a time as it allows."""
+
+    def verdict(asked: tuple[Question, Answer]) -> Verdict:
+        return benchmark.verdict(asked[0], asked[1].text, judge)
+
+    asked = list(zip(questions, replies, strict=True))
+    if judge is None:
+        return list(map(verdict, asked))
+    verdicts: list[Verdict] = []
+    with ThreadPoolExecutor(judge.concurrency) as threads:
+        for one in threads.map(verdict, asked):
+            verdicts.append(one)
+            if progress is not None:
+                progress(len(verdicts), len(asked))
+    return verdicts
 
 
 def groups_of(records: Sequence[Record]) -> dict[str, list[Judged]]:
@@ -143,10 +177,31 @@ def groups_of(records: Sequence[Record]) -> dict[str, list[Judged]]:
 
 
 def figures_of(benchmark: Benchmark, records: Sequence[Record]) -> dict[str, Estimate]:
-    counted = [group for group in groups_of(records).values() if benchmark.counts(group)]
-    if not counted:  # a sum of nothing would be 0
+    """nan where a verdict is missing: the questions that have one are not like the others.
+
+    (Without a judge, MathVista's rules read right answers and leave wrong ones unread: all that are read are right.)
+    """
+    groups = list(groups_of(records).values())
+    if not groups or not all(map(benchmark.counts, groups)):
         return {name: Estimate(math.nan, -math.inf, math.inf, 0, "questions") for name in benchmark.main}
-    return bootstrap(counted, benchmark.figures, stratum_of(benchmark))
+    return bootstrap(groups, benchmark.figures, stratum_of(benchmark))
+
+
+def bounds_of(benchmark: Benchmark, records: Sequence[Record]) -> dict[str, tuple[float, float]]:
+    """What the figures are at least and at most, where verdicts are missing and all others are right or wrong."""
+    if benchmark.judge == "grades" or all(record.verdict.score is not None for record in records):
+        return {}
+
+    def figures(verdict: Callable[[Question], Verdict]) -> Mapping[str, float]:
+        whole = [
+            record if record.verdict.score is not None else replace(record, verdict=verdict(record.question))
+            for record in records
+        ]
+        return benchmark.figures(list(groups_of(whole).values()))
+
+    least = figures(lambda question: Verdict(None, 0.0))
+    most = figures(lambda question: Verdict(question.answer, 1.0))
+    return {name: (least[name], most[name]) for name in benchmark.main}
 
 
 def stratum_of(benchmark: Benchmark) -> Any:
@@ -161,7 +216,7 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in ("mutua", "torch", "transformers")}
 
 
-def write_results(output: Path, settings: Settings, outcomes: Mapping[str, Outcome]) -> None:
+def write_results(output: Path, settings: Settings, outcomes: Mapping[str, Outcome], judge: Judge | None) -> None:
     """Writes records/ and results.json.
 
     Raises:
@@ -171,10 +226,9 @@ def write_results(output: Path, settings: Settings, outcomes: Mapping[str, Outco
         lines = "".join(json.dumps(record.line(), ensure_ascii=False) + "\n" for record in outcome.records)
         _write(output / RECORDS / f"{name}.jsonl", lines)
     found = {name: outcome.summary() for name, outcome in outcomes.items()}
-    text = json.dumps(
-        {"settings": asdict(settings), "versions": versions(), "benchmarks": found}, indent=1, ensure_ascii=False
-    )
-    _write(output / RESULTS, text + "\n")
+    asked = None if judge is None else judge.summary()
+    whole = {"settings": asdict(settings), "versions": versions(), "judge": asked, "benchmarks": found}
+    _write(output / RESULTS, json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
 
 
 def _write(path: Path, text: str) -> None:

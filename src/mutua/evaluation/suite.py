@@ -19,10 +19,11 @@ from typing import Any
 
 import torch
 
+from mutua.data.sample import SampleError
 from mutua.evaluation.accuracy import spread
 from mutua.evaluation.benchmark import Benchmark
 from mutua.evaluation.predictions import Predictions, key_of
-from mutua.evaluation.questions import Questions
+from mutua.evaluation.questions import Questions, expect_folder, open_questions
 from mutua.folders import whole_file
 from mutua.respond import Answer, respond
 from mutua.world import EndedElsewhere, World
@@ -37,7 +38,7 @@ class Settings:
     """What makes an evaluation another one.
 
     Attributes:
-        model: its name, as it was given.
+        model: its name, as it was given; by another name it is the same model.
         weights: their digest (`digest_of`): a folder may hold another model tomorrow.
         policy: the attention policy; empty for models that have none.
         limit: questions of each benchmark; one that is asked in several forms counts once.
@@ -100,7 +101,7 @@ def _claimed(output: Path, settings: Settings) -> Any:
         return lock
     try:
         theirs = json.loads(run.read_text(encoding="utf-8"))
-        differing = {name: theirs[name] for name, value in ours.items() if theirs[name] != value}
+        differing = {name: theirs[name] for name, value in ours.items() if theirs[name] != value and name != "model"}
     except (ValueError, LookupError, TypeError) as error:
         raise ValueError(f"{run}: is no record of an evaluation ({error!r}): name another --output.") from None
     if differing:
@@ -137,7 +138,7 @@ def ask(
     predictions = Predictions(output / PREDICTIONS, benchmark.name, world.rank)
     done = predictions.read()
     places = chosen(questions, settings.limit)
-    keys = {place: key_of(questions.all[place], benchmark.protocol) for place in places}
+    keys = {place: key_of(questions.all[place], benchmark.protocol, questions.version) for place in places}
     by_length = sorted(places, key=lambda place: (questions.all[place].places, len(questions.all[place].prompt)))
     batches = [by_length[start : start + settings.batch_size] for start in range(0, len(places), settings.batch_size)]
     pending = [batch for batch in batches if any(keys[place] not in done for place in batch)]
@@ -172,26 +173,10 @@ def _answers(model: Any, processor: Any, questions: Questions, batch: Sequence[i
     )
 
 
-def run(
-    model: Any,
-    processor: Any,
-    opened: Mapping[str, Questions],
-    output: Path,
-    settings: Settings,
-    world: World,
-    progress: Progress,
-) -> None:
-    """Asks all benchmarks; what is answered already is not asked again."""
-    with open_output(output, settings, world):
-        for questions in opened.values():
-            ask(model, processor, questions, output, settings, world, progress)
-
-
 def open_all(names: Sequence[str], benchmarks: Mapping[str, Benchmark], data: Path | None) -> dict[str, Questions]:
     """Opens the benchmarks, and says in one error what is wrong with any of them."""
-    from mutua.data.sample import SampleError
-    from mutua.evaluation.questions import open_questions
-
+    if any(benchmarks[name].samples is None for name in names):
+        expect_folder(data)
     opened, problems = {}, []
     for name in names:
         try:

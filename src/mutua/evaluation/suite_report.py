@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mutua.evaluation.intervals import Estimate
+from mutua.evaluation.judge import PROMPTS, Judge
 from mutua.evaluation.results import Outcome, Settings, versions
 from mutua.figures import blank_figure
 from mutua.folders import whole_file
@@ -24,8 +25,8 @@ _NOTES = (
     "Intervals are by the bootstrap over questions and speak of other questions of the same kind to this model, not of "
     "other training runs.",
     "Not read: replies in which no answer was found; they count as wrong. Cut: replies that the limit on new tokens "
-    "ended. Unscored: replies that wait for a judge, or whose judge failed; they count nowhere, neither as right nor "
-    "as wrong.",
+    "ended. Unscored: replies that wait for a judge, or whose judge failed. They are neither right nor wrong, so there "
+    "is no score, but at most what it lies between; the same command asks the judge again.",
 )
 
 
@@ -42,7 +43,7 @@ def table(outcomes: Mapping[str, Outcome]) -> Printed:
     return printed
 
 
-def write_report(output: Path, settings: Settings, outcomes: Mapping[str, Outcome]) -> Path:
+def write_report(output: Path, settings: Settings, outcomes: Mapping[str, Outcome], judge: Judge | None) -> Path:
     """Writes report.md and scores.png. Returns the path of report.md.
 
     Raises:
@@ -57,13 +58,22 @@ def write_report(output: Path, settings: Settings, outcomes: Mapping[str, Outcom
         Section("Scores", "results.json", _warnings(outcomes), [picture], [Table("", _HEADER, _rows(outcomes))]),
         *(_section(name, outcome) for name, outcome in outcomes.items()),
     ]
-    page = Page(f"Evaluation of {settings.model}", sections, {**facts, **versions()}, _NOTES)
+    page = Page(f"Evaluation of {settings.model}", sections, {**facts, **versions(), "judge": _told(judge)}, _NOTES)
     png, text = picture.png(), to_markdown(page, ".")
     with whole_file(output / f"{PLOT}.png") as write:
         write(lambda path: path.write_bytes(png))
     with whole_file(output / REPORT) as write:
         write(lambda path: path.write_text(text, encoding="utf-8", errors="backslashreplace"))
     return output / REPORT
+
+
+def _told(judge: Judge | None) -> str:
+    """The judge, and the versions of it that answered."""
+    if judge is None:
+        return "none"
+    summary = judge.summary()
+    answered = ", ".join(f"{version or 'no version told'}: {count:,}" for version, count in summary["versions"].items())
+    return f"{summary['name']} at {summary['url']}, prompts {PROMPTS} ({answered or 'it never answered'})"
 
 
 def main_figures(outcomes: Mapping[str, Outcome]) -> dict[str, tuple[Outcome, Estimate]]:
@@ -90,7 +100,9 @@ def _rows(outcomes: Mapping[str, Outcome]) -> list[list[str]]:
         counts = (len(outcome.records), right, outcome.unread, outcome.cut, outcome.unscored.total())
         graded = outcome.benchmark.judge == "grades"  # where nothing is right or wrong
         told = ["-" if graded and place == 1 else f"{count:,}" for place, count in enumerate(counts)]
-        rows.append([name, shown(estimate.value), interval(estimate), *told])
+        bounds = outcome.bounds.get(name.removeprefix(f"{outcome.benchmark.title} "))
+        value = f"{shown(bounds[0])} to {shown(bounds[1])}" if bounds else shown(estimate.value)
+        rows.append([name, value, interval(estimate), *told])
     return rows
 
 
@@ -100,7 +112,7 @@ def _warnings(outcomes: Mapping[str, Outcome]) -> list[str]:
     for outcome in outcomes.values():
         title, asked = outcome.benchmark.title, len(outcome.records)
         for why, count in sorted(outcome.unscored.items()):
-            told.append(f"{title}: {count:,} of {asked:,} replies are unscored: {why}.")
+            told.append(f"{title}: {count:,} of {asked:,} replies are unscored: {why.rstrip('.')}.")
         if outcome.is_whole is False:
             told.append(f"{title}: the data are not the whole set, which has {outcome.benchmark.size:,} questions.")
     return told

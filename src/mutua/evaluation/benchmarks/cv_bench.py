@@ -44,8 +44,6 @@ def _figures(groups: Sequence[Group]) -> Mapping[str, float]:
     return {name: 100 * share for name, share in shares.items()}
 
 
-_TSV = ("CV-Bench-*.tsv", "cv_bench/CV-Bench-*.tsv")
-
 CV_BENCH = Benchmark(
     name="cv_bench",
     title="CV-Bench",
@@ -53,9 +51,9 @@ CV_BENCH = Benchmark(
     main=("2D", "3D"),
     layouts={
         "parquet": Layout(
-            ("cv_bench/**/test*.parquet",), ("idx", "type", "question", "choices", "answer", "source"), _published
+            ("**/test*.parquet",), ("idx", "type", "question", "choices", "answer", "source"), _published
         ),
-        "tsv": Layout(_TSV, ("index", "question", "A", "B", "answer", "source"), _of_vlmevalkit),
+        "tsv": Layout(("CV-Bench-*.tsv",), ("index", "question", "A", "B", "answer", "source"), _of_vlmevalkit),
     },
     verdict=_verdict,
     figures=_figures,

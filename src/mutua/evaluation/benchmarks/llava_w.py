@@ -46,20 +46,16 @@ def _grades(judged: Judged) -> tuple[float, float]:
     return 10 * judged.verdict.more["reference"], 10 * (judged.verdict.score or 0.0)
 
 
+_COLUMNS = ("question", "category", "caption")
+
 LLAVA_W = Benchmark(
     name="llava_w",
     title="LLaVA-Bench in the wild",
     size=60,
     main=("overall",),
     layouts={
-        "parquet": Layout(
-            ("llava_w/**/*.parquet",), ("question_id", "question", "category", "caption", "gpt_answer"), _published
-        ),
-        "tsv": Layout(
-            ("LLaVABench.tsv", "llava_w/LLaVABench.tsv"),
-            ("index", "question", "category", "caption", "gpt4_ans"),
-            _of_vlmevalkit,
-        ),
+        "parquet": Layout(("**/*.parquet",), ("question_id", *_COLUMNS, "gpt_answer"), _published),
+        "tsv": Layout(("LLaVABench.tsv",), ("index", *_COLUMNS, "gpt4_ans"), _of_vlmevalkit),
     },
     verdict=_verdict,
     figures=_figures,

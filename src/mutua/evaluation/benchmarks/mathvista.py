@@ -6,13 +6,12 @@ that is no answer by the rules is read by the judge (vlmeval/dataset/utils/mathv
 
 from __future__ import annotations
 
-import ast
 from string import ascii_uppercase
 
 from mutua.evaluation.benchmark import Benchmark, Layout, Question, Row, Verdict, shares
 from mutua.evaluation.extraction import free_form, option
 from mutua.evaluation.judge import Judge, judged_answer
-from mutua.evaluation.multiple_choice import lettered
+from mutua.evaluation.multiple_choice import lettered, listed
 
 
 def _published(row: Row, number: int) -> Question:
@@ -20,7 +19,7 @@ def _published(row: Row, number: int) -> Question:
 
 
 def _of_vlmevalkit(row: Row, number: int) -> Question:
-    return _question(row, row["index"], row["question"], ast.literal_eval(row["choices"] or "[]"))
+    return _question(row, row["index"], row["question"], listed(row["choices"] or "[]"))
 
 
 def _question(row: Row, id: object, text: str, choices: list[str]) -> Question:
@@ -59,12 +58,10 @@ MATHVISTA = Benchmark(
     size=1000,
     main=("accuracy",),
     layouts={
-        "parquet": Layout(
-            ("mathvista/**/testmini*.parquet",), (*_COLUMNS, "pid", "query"), _published, ("decoded_image",)
-        ),
-        "tsv": Layout(("MathVista_MINI.tsv", "mathvista/MathVista_MINI.tsv"), (*_COLUMNS, "index"), _of_vlmevalkit),
+        "parquet": Layout(("**/testmini*.parquet",), (*_COLUMNS, "pid", "query"), _published, ("decoded_image",)),
+        "tsv": Layout(("MathVista_MINI.tsv",), (*_COLUMNS, "index"), _of_vlmevalkit),
     },
     verdict=_verdict,
-    figures=lambda groups: shares(groups),
+    figures=shares,
     md5="f199b98e178e5a2a20e7048f5dcb0464",
 )

@@ -42,10 +42,8 @@ MM_VET = Benchmark(
     size=218,
     main=("overall",),
     layouts={
-        "parquet": Layout(
-            ("mm_vet/**/test*.parquet",), ("question_id", "question", "answer", "capability"), _published
-        ),
-        "tsv": Layout(("MMVet.tsv", "mm_vet/MMVet.tsv"), ("index", "question", "answer", "category"), _of_vlmevalkit),
+        "parquet": Layout(("**/test*.parquet",), ("question_id", "question", "answer", "capability"), _published),
+        "tsv": Layout(("MMVet.tsv",), ("index", "question", "answer", "category"), _of_vlmevalkit),
     },
     verdict=_verdict,
     figures=_figures,

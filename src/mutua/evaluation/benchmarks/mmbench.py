@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from mutua.evaluation.aggregation import circular
+from mutua.evaluation.aggregation import by_group, circular
 from mutua.evaluation.benchmark import Benchmark, Group, Layout, Question, Row
 from mutua.evaluation.multiple_choice import choices_of, prompt, verdict
 
@@ -27,29 +27,23 @@ def _question(row: Row, number: int) -> Question:
         choices=choices,
         group=str(index % _ROTATION),
         category=row["category"],
-        more={"rotation": index // _ROTATION},
     )
 
 
 def _figures(groups: Sequence[Group]) -> Mapping[str, float]:
-    verdicts = {
-        judged.question.more["rotation"] * _ROTATION + number: _hit(judged.verdict.score)
-        for number, group in enumerate(groups)
-        for judged in group
-    }
-    found = circular(verdicts)
-    hits: dict[str, list[bool]] = {"accuracy": []}
-    for number, group in enumerate(groups):
-        for name in ("accuracy", group[0].question.category):
-            hits.setdefault(name, []).append(bool(found[number]))
-    return {name: 100 * sum(some) / len(some) if some else float("nan") for name, some in hits.items()}
+    hits = []
+    for group in groups:
+        # Under its own index, so that an error names it; a bootstrap may have drawn the same question twice.
+        (hit,) = circular({int(judged.question.id): _hit(judged.verdict.score) for judged in group}).values()
+        hits += [(name, bool(hit)) for name in ("accuracy", group[0].question.category)]
+    return {name: 100 * score.accuracy for name, score in by_group(hits).items()}
 
 
 def _hit(score: float | None) -> bool | None:
     return None if score is None else score == 1
 
 
-_FILES = ("mmbench/en/dev*.parquet", "mmbench/data/dev*.parquet", "mmbench/dev*.parquet")
+_FILES = ("en/dev*.parquet", "data/dev*.parquet", "dev*.parquet")
 _COLUMNS = ("index", "question", "answer", "A", "B", "category")
 
 MMBENCH = Benchmark(
@@ -59,7 +53,7 @@ MMBENCH = Benchmark(
     main=("accuracy",),
     layouts={
         "parquet": Layout(_FILES, _COLUMNS, _question),
-        "tsv": Layout(("MMBench_DEV_EN.tsv", "mmbench/MMBench_DEV_EN.tsv"), _COLUMNS, _question),
+        "tsv": Layout(("MMBench_DEV_EN.tsv",), _COLUMNS, _question),
     },
     verdict=verdict,
     figures=_figures,

@@ -44,11 +44,9 @@ MME = Benchmark(
     main=("perception", "cognition"),
     layouts={
         "parquet": Layout(
-            ("mme/**/test*.parquet",), ("question_id", "question", "answer", "category"), _published, ("image",)
+            ("**/test*.parquet",), ("question_id", "question", "answer", "category"), _published, ("image",)
         ),
-        "tsv": Layout(
-            ("MME.tsv", "mme/MME.tsv"), ("index", "question", "answer", "category", "image_path"), _of_vlmevalkit
-        ),
+        "tsv": Layout(("MME.tsv",), ("index", "question", "answer", "category", "image_path"), _of_vlmevalkit),
     },
     verdict=verdict,
     figures=_figures,

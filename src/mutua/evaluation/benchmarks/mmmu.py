@@ -6,15 +6,13 @@ here. An open question is read as one of two options, the answer and any other (
 
 from __future__ import annotations
 
-import ast
-
 from mutua.evaluation.benchmark import Benchmark, Layout, Question, Row, shares
 from mutua.evaluation.extraction import open_question
-from mutua.evaluation.multiple_choice import choices_of, lettered, prompt, verdict
+from mutua.evaluation.multiple_choice import choices_of, lettered, listed, prompt, verdict
 
 
 def _published(row: Row, number: int) -> Question:
-    choices = lettered(ast.literal_eval(row["options"])) if row["question_type"] == "multiple-choice" else {}
+    choices = lettered(listed(row["options"])) if row["question_type"] == "multiple-choice" else {}
     return _question(row, row["id"], choices, row["id"].split("_", 1)[-1].rsplit("_", 1)[0])
 
 
@@ -38,16 +36,14 @@ MMMU = Benchmark(
     main=("accuracy",),
     layouts={
         "parquet": Layout(
-            ("mmmu/**/validation*.parquet",),
+            ("**/validation*.parquet",),
             ("id", "question", "options", "answer", "question_type"),
             _published,
             tuple(f"image_{nth}" for nth in range(1, 8)),
         ),
-        "tsv": Layout(
-            ("MMMU_DEV_VAL.tsv", "mmmu/MMMU_DEV_VAL.tsv"), ("index", "question", "answer", "A", "split"), _of_vlmevalkit
-        ),
+        "tsv": Layout(("MMMU_DEV_VAL.tsv",), ("index", "question", "answer", "A", "split"), _of_vlmevalkit),
     },
     verdict=verdict,
-    figures=lambda groups: shares(groups),
+    figures=shares,
     md5="585e8ad75e73f75dcad265dfd0417d64",
 )

@@ -26,7 +26,7 @@ def _held_out(name: str, task: str, title: str, size: int) -> Benchmark:
         layouts={},
         samples=partial(open_source, name),
         verdict=_verdict,
-        figures=lambda groups: shares(groups),
+        figures=shares,
         protocol=Protocol("exact match", MAX_NEW_TOKENS),
         judge=None,
     )

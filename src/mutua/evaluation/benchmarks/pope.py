@@ -35,15 +35,12 @@ def _figures(groups: Sequence[Group]) -> Mapping[str, float]:
 
 
 def _percents(score: YesNoScore) -> dict[str, float]:
-    shares = {
-        "F1": score.f1,
-        "accuracy": score.accuracy,
-        "precision": score.precision,
-        "recall": score.recall,
-        "yes-rate": score.yes_rate,
-    }
-    return {name: 100 * share for name, share in shares.items()}
+    names = ("F1", "accuracy", "precision", "recall", "yes-rate")
+    shares = (score.f1, score.accuracy, score.precision, score.recall, score.yes_rate)
+    return {name: 100 * share for name, share in zip(names, shares, strict=True)}
 
+
+_COLUMNS = ("question", "answer", "category")
 
 POPE = Benchmark(
     name="pope",
@@ -51,12 +48,8 @@ POPE = Benchmark(
     size=9000,
     main=("F1",),
     layouts={
-        "parquet": Layout(
-            ("pope/data/test*.parquet", "pope/test*.parquet"),
-            ("question_id", "question", "answer", "category"),
-            _published,
-        ),
-        "tsv": Layout(("POPE.tsv", "pope/POPE.tsv"), ("index", "question", "answer", "category"), _of_vlmevalkit),
+        "parquet": Layout(("data/test*.parquet", "test*.parquet"), ("question_id", *_COLUMNS), _published),
+        "tsv": Layout(("POPE.tsv",), ("index", *_COLUMNS), _of_vlmevalkit),
     },
     verdict=verdict,
     figures=_figures,

@@ -41,12 +41,10 @@ REALWORLDQA = Benchmark(
     size=765,
     main=("accuracy",),
     layouts={
-        "parquet": Layout(("realworldqa/**/test*.parquet",), ("question", "answer"), _published),
-        "tsv": Layout(
-            ("RealWorldQA.tsv", "realworldqa/RealWorldQA.tsv"), ("index", "question", "answer"), _of_vlmevalkit
-        ),
+        "parquet": Layout(("**/test*.parquet",), ("question", "answer"), _published),
+        "tsv": Layout(("RealWorldQA.tsv",), ("index", "question", "answer"), _of_vlmevalkit),
     },
     verdict=_verdict,
-    figures=lambda groups: shares(groups),
+    figures=shares,
     md5="4de008f55dc4fd008ca9e15321dc44b7",
 )

@@ -36,15 +36,15 @@ SEED = Benchmark(
     main=("accuracy",),
     layouts={
         "parquet": Layout(
-            ("seed/**/test*.parquet",), ("question_id", "question", "answer", "data_type", *_CHOICES), _published
+            ("**/test*.parquet",), ("question_id", "question", "answer", "data_type", *_CHOICES), _published
         ),
         "tsv": Layout(
-            ("SEEDBench_IMG.tsv", "seed/SEEDBench_IMG.tsv"),
+            ("SEEDBench_IMG.tsv",),
             ("index", "question", "answer", "A", "B", "C", "D"),
             _of_vlmevalkit,
         ),
     },
     verdict=verdict,
-    figures=lambda groups: shares(groups),
+    figures=shares,
     md5="68017231464752261a2526d6ca3a10c0",
 )

@@ -24,7 +24,7 @@ _FAILURES_TO_GIVE_UP = 3
 _LONGEST_REASON = 300  # characters
 
 
-class JudgeError(RuntimeError):
+class JudgeError(ValueError):
     """The judge gave nothing that can be used. The message is why, and never holds the key."""
 
 

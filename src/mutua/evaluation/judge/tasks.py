@@ -171,17 +171,17 @@ def _found(
     system: str | None = None,
     max_tokens: int | None = None,
 ) -> tuple[T | None, str]:
-    """What is read from the first answer that can be, one try a temperature; or why nothing is."""
-    said = ""
+    """What is read from the first answer that can be, one try a temperature; or why nothing is.
+
+    The reason does not quote the judge, so that equal reasons can be counted; its words are in its cache.
+    """
     for attempt, temperature in enumerate(temperatures):
         try:
-            said = judge.ask(
-                prompt, system=system, temperature=temperature, max_tokens=max_tokens, attempt=attempt
-            ).text
+            said = judge.ask(prompt, system=system, temperature=temperature, max_tokens=max_tokens, attempt=attempt)
         except JudgeError as error:
             return None, str(error)
-        found = read(said)
+        found = read(said.text)
         if found is not None:
             return found, ""
     tries = f" in {len(temperatures)} tries" if len(temperatures) > 1 else ""
-    return None, f"the judge {judge.name!r} was to give {wanted}, and said {said[:80]!r}{tries}."
+    return None, f"the judge {judge.name!r} was to give {wanted}, and said something else{tries}"
