@@ -23,13 +23,12 @@ Pictures: TypeAlias = Callable[[str, str], Sequence[Image.Image]]
 """The pictures of a question, by benchmark and id."""
 
 _NOTES = (
-    "Differences are the second minus the first. Intervals are by the "
-    "paired bootstrap over questions: they speak of other questions of the same kind to these two models, not of other "
-    "training runs. One that leaves out 0 is bold. Nothing is corrected for the number of comparisons.",
+    "Differences are the second minus the first. Intervals are by the paired bootstrap over questions: they speak of "
+    "other questions of the same kind to these two models, not of other training runs. One that leaves out 0 is bold. "
+    "Nothing is corrected for the number of comparisons. The last two columns count replies.",
 )
 
-
-_HEADER = ("figure", "first", "second", "difference", "95 % interval", "only second right", "only first right")
+_HEADER = ("figure", "first", "second", "difference", "95 % interval", "second better", "first better")
 
 
 def table(comparisons: Mapping[str, Comparison]) -> Printed:
@@ -105,7 +104,7 @@ def _difference(comparison: Comparison, name: str) -> list[str]:
 
 def _section(name: str, comparison: Comparison, pictures: Pictures, show: int) -> Section:
     examples = []
-    for direction, heading in ((1, "only the second is right"), (-1, "only the first is right")):
+    for direction, heading in ((1, "the second is better"), (-1, "the first is better")):
         flips = comparison.flips(direction)
         for place in spread(len(flips), show):
             pair = flips[place]
