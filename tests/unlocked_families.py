@@ -176,9 +176,7 @@ TWO_PICTURES: list = [USER, None, 16, 17, None, *QUESTION, 18, ASSISTANT]
 def _llava(text: Any = None, **more: Any) -> Any:
     vision = t.CLIPVisionConfig(**{**VISION, "patch_size": 8})
     return t.LlavaForConditionalGeneration(
-        t.LlavaConfig(
-            vision_config=vision, text_config=text or t.LlamaConfig(**TEXT), image_token_index=IMAGE, **more
-        )
+        t.LlavaConfig(vision_config=vision, text_config=text or t.LlamaConfig(**TEXT), image_token_index=IMAGE, **more)
     )
 
 

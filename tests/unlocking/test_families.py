@@ -10,7 +10,19 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from unlocked_families import ASSISTANT, END, FAMILIES, NOT_WORDS, PROMPT, QUESTION, REPLY, TWO_TURNS, USER, Family, pattern
+from unlocked_families import (
+    ASSISTANT,
+    END,
+    FAMILIES,
+    NOT_WORDS,
+    PROMPT,
+    QUESTION,
+    REPLY,
+    TWO_TURNS,
+    USER,
+    Family,
+    pattern,
+)
 
 import mutua
 from mutua.attention import oracle
@@ -95,28 +107,27 @@ def test_images_see_the_question_and_nothing_sees_a_reply(family: Family):
     assert float(moved(questions[1])[: int(blocks[1].nonzero()[0])].max()) == 0.0, "the turn before is what it was"
 
 
-def say(model: Any, inputs: dict[str, Tensor], **options: Any) -> Tensor:
-    """Logits of four greedy tokens, (B, 4, X); nothing but words is said."""
+def say(model: Any, inputs: dict[str, Tensor], **options: Any) -> tuple[Tensor, Tensor]:
+    """Logits of four greedy tokens, (B, 4, X), and the tokens; nothing but words is said."""
     options = {"max_new_tokens": 4, "do_sample": False, "eos_token_id": None, "suppress_tokens": NOT_WORDS, **options}
     out = model.generate(**inputs, **options, return_dict_in_generate=True, output_logits=True)
-    return torch.stack(out.logits, 1)
+    return torch.stack(out.logits, 1), out.sequences[:, -4:]
 
 
 def test_generation_is_the_same_on_every_path(family: Family):
     model = mutua.unlock(family.model(), pattern())
     inputs, _ = family.batch([PROMPT])
-    said = say(model, inputs)
+    said, tokens = say(model, inputs)
     for options in ({"use_cache": False}, {"cache_implementation": "static"}):
-        torch.testing.assert_close(say(model, inputs, **options), said, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(say(model, inputs, **options)[0], said, atol=1e-4, rtol=1e-4)
     # All at once: the prompt, and what was said after it.
-    tokens = said.argmax(-1)[0].tolist()
-    together, _ = family.batch([[*PROMPT, *tokens]])
+    together, _ = family.batch([[*PROMPT, *tokens[0].tolist()]])
     with torch.no_grad():
         once = model(**together).logits[:, len(inputs["input_ids"][0]) - 1 : -1]
     torch.testing.assert_close(once, said, atol=1e-4, rtol=1e-4)
     both, _ = family.batch([PROMPT, LONGER], "left")
     for options in ({}, {"use_cache": False}, {"cache_implementation": "static"}):
-        torch.testing.assert_close(say(model, both, **options)[:1], said, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(say(model, both, **options)[0][:1], said, atol=1e-4, rtol=1e-4)
 
 
 def test_causal_is_the_locked_model_and_lock_brings_it_back(family: Family):

@@ -96,7 +96,7 @@ class RolesFinder:
         return modality_BN
 
     def _expect_reply(self, input_ids: Tensor, roles: TokenRoles) -> None:
-        """A row with a picture and without any reply, begun or due, may be anything: a raw text with its answer, too."""
+        """A row with a picture and without a reply, begun or due, may be anything: a raw text with its answer, too."""
         assert self.pattern is not None
         header = torch.tensor(self.pattern.header, device=input_ids.device)
         has_reply_B = roles.is_response_BN.any(-1)

@@ -12,6 +12,7 @@ from mutua.attention import MMA, Policy
 from mutua.composition.language import fault_of, probe_roles, why_no_mask
 from mutua.models import MutuaForConditionalGeneration
 from mutua.unlocking.finder import ROLES
+from mutua.unlocking.generation import METHODS
 from mutua.unlocking.hooks import Settings
 
 # Their own mask lets a whole prompt see itself.
@@ -32,6 +33,10 @@ def refuse_unfit(model: Any) -> None:
         )
     if isinstance(model, MutuaForConditionalGeneration):
         raise ValueError("this is Mutua's own model, never locked: set model.config.attention_policy.")
+    if replaced := [name for name in METHODS if name in vars(model)]:
+        raise ValueError(
+            f"the model's own {replaced[0]} was replaced by something else already: unlock it as it was loaded."
+        )
     config = model.config
     if not model.can_generate():
         raise _unfit(config, f"{type(model).__name__} has no language-model head: load the whole model")
@@ -72,9 +77,7 @@ def fault(model: PreTrainedModel, settings: Settings) -> str | None:
         ids = ids_BN.clone()
         if swapped is not None:
             ids[0, swapped] = ids[0, swapped - 1]
-        out = model.base_model(
-            input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, **{ROLES: codes_BN}
-        )
+        out = model.base_model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, **{ROLES: codes_BN})
         return out[0][0].float()
 
     policy, training = settings.policy, {module: module.training for module in model.modules()}

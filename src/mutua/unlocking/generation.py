@@ -45,9 +45,7 @@ class Generate(_Method):
 
     name = "generate"
 
-    def __call__(
-        self, inputs: Tensor | None = None, generation_config: Any = None, *args: Any, **kwargs: Any
-    ) -> Any:
+    def __call__(self, inputs: Tensor | None = None, generation_config: Any = None, *args: Any, **kwargs: Any) -> Any:
         config = generation_config or self.model.generation_config
         self._refuse(config, kwargs)
         ids_BN = kwargs.get("input_ids") if inputs is None else inputs
@@ -58,7 +56,9 @@ class Generate(_Method):
                     "(mutua.chat.roles_of) beside inputs_embeds."
                 )
             kwargs[ROLES] = self.finder.find(ids_BN, kwargs.get("attention_mask"), is_prompt=True)
-        kwargs.setdefault(_PROMPT, kwargs[ROLES].shape[1])
+        kwargs[_PROMPT] = kwargs[ROLES].shape[1]
+        if kwargs.get("assistant_model") is not None:
+            kwargs["assistant_model"] = _Assistant(kwargs["assistant_model"])
         return self._call(inputs, generation_config, *args, **kwargs)
 
     def _refuse(self, config: Any, kwargs: dict[str, Any]) -> None:
@@ -76,11 +76,10 @@ class Generate(_Method):
                 "generate was given labels: it would go on from conversations that hold their answers "
                 "(predict_with_generate does so): pass prompts alone."
             )
-        assistant = kwargs.get("assistant_model")
-        if assistant is not None and not isinstance(vars(assistant).get("generate"), Generate):
+        if isinstance(vars(kwargs.get("assistant_model") or self).get("generate"), Generate):
             raise ValueError(
-                "assistant_model gets the token roles along, and is not unlocked: mutua.unlock(assistant_model, "
-                "processor) first, or use prompt_lookup_num_tokens, which needs no other model."
+                "assistant_model is unlocked, but Transformers lets an assistant go on from a cache that is cut inside "
+                "a prompt: mutua.lock(assistant_model). It only guesses; what is said is the model's own."
             )
         cache, ids_BN, mask_BK = (kwargs.get(name) for name in ("past_key_values", "input_ids", "attention_mask"))
         past = 0 if cache is None else int(cache.get_seq_length())
@@ -91,6 +90,24 @@ class Generate(_Method):
                     f"input_ids hold {tokens} tokens and the cache {past}: pass the ids of the whole conversation, "
                     "cached ones included, and an attention_mask of the same shape."
                 )
+
+
+class _Assistant:
+    """A model that guesses, as it is, but for what it would be given and does not know."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._model = model
+
+    @property
+    def __class__(self) -> type:
+        return type(self._model)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        known = {name: value for name, value in kwargs.items() if name not in (ROLES, _PROMPT)}
+        return self._model.generate(*args, **known)
 
 
 class PrepareInputs(_Method):

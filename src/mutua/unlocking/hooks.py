@@ -93,7 +93,12 @@ class GiveRoles(_Hook):
 
     def _refuse_blind_training(self, module: nn.Module, given: Tensor | None, labels: Tensor | None) -> None:
         is_learning = labels is not None or (module.training and torch.is_grad_enabled())
-        if given is None and self.settings.finder.pattern is None and is_learning and not self.settings.policy.is_causal:
+        if (
+            given is None
+            and self.settings.finder.pattern is None
+            and is_learning
+            and not self.settings.policy.is_causal
+        ):
             raise ValueError(
                 "the model was unlocked without its processor, so it is not known which tokens are replies, and a loss "
                 "on anything else would reward copying: mutua.unlock(model, processor)."

@@ -49,9 +49,10 @@ def unlock(model: Model, processor: Any = None, policy: str = "mma", backend: st
     Raises:
         ValueError: the model, the policy, the backend or the processor will not do; the message says why.
     """
-    refuse_unfit(model)
-    name = _backend(backend)
-    chosen = get_policy(policy)
+    was_unlocked = isinstance(model, PreTrainedModel) and is_unlocked(model)
+    if not was_unlocked:
+        refuse_unfit(model)
+    name, chosen = _backend(backend), get_policy(policy)
     if sees_whole_prompt(model):
         warnings.warn(
             f"a model of type {model.config.model_type!r} lets its whole prompt see itself already, so images see the "
@@ -60,7 +61,7 @@ def unlock(model: Model, processor: Any = None, policy: str = "mma", backend: st
         )
         return model
     saved = (getattr(model.config, _SAVED, None) or {}).get("policy", policy)
-    if saved != policy and not is_unlocked(model):
+    if saved != policy and not was_unlocked:
         warnings.warn(f"the model was saved under policy {saved!r}, and is now under {policy!r}.", stacklevel=2)
     finder = RolesFinder.of(model.config, processor)
     refuse_policy(chosen, knows_items=finder.pattern is not None)
