@@ -19,15 +19,15 @@ from mutua.unlocking.hooks import Settings
 _PREFIX_MODELS = ("paligemma",)
 
 
-def sees_whole_prompt(model: PreTrainedModel) -> bool:
+def sees_whole_prompt(model: Any) -> bool:
     """Whether images see the question already, by the model's own mask: MMA would add nothing."""
-    return model.config.model_type in _PREFIX_MODELS
+    return isinstance(model, PreTrainedModel) and model.config.model_type in _PREFIX_MODELS
 
 
 def refuse_unfit(model: Any) -> None:
-    """Raises TypeError or ValueError, with the reason, for a model that cannot be unlocked."""
+    """Raises ValueError, with the reason, for a model that cannot be unlocked."""
     if not isinstance(model, PreTrainedModel):
-        raise TypeError(
+        raise ValueError(
             f"unlock takes a Transformers model, not {type(model).__name__}: unlock it before PEFT, DDP or "
             "torch.compile wrap it."
         )

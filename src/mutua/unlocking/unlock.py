@@ -49,9 +49,6 @@ def unlock(model: Model, processor: Any = None, policy: str = "mma", backend: st
     Raises:
         ValueError: the model, the policy, the backend or the processor will not do; the message says why.
     """
-    was_unlocked = isinstance(model, PreTrainedModel) and is_unlocked(model)
-    if not was_unlocked:
-        refuse_unfit(model)
     name, chosen = _backend(backend), get_policy(policy)
     if sees_whole_prompt(model):
         warnings.warn(
@@ -60,6 +57,9 @@ def unlock(model: Model, processor: Any = None, policy: str = "mma", backend: st
             stacklevel=2,
         )
         return model
+    was_unlocked = isinstance(model, PreTrainedModel) and is_unlocked(model)
+    if not was_unlocked:
+        refuse_unfit(model)
     saved = (getattr(model.config, _SAVED, None) or {}).get("policy", policy)
     if saved != policy and not was_unlocked:
         warnings.warn(f"the model was saved under policy {saved!r}, and is now under {policy!r}.", stacklevel=2)
