@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import CompileConfig, DynamicCache
 from unlocked_families import (
     ASSISTANT,
     END,
@@ -254,11 +254,29 @@ def test_adapters(family: Family, model: Any):
 
 
 @pytest.mark.slow
-def test_compiled_in_one_graph(family: Family, model: Any):
-    inputs, _ = family.batch([TWO_TURNS])
-    with torch.no_grad():
-        locked = mutua.lock(model)
-        torch.compile(locked, backend="eager", fullgraph=True)(**inputs)
-        mutua.unlock(model, pattern())
-        compiled = torch.compile(model, backend="eager", fullgraph=True)
-        close(compiled(**inputs).logits, logits(model, inputs))
+def test_compiled_in_one_graph():
+    """Where the locked model has one graph, the unlocked one has, and a compiled model notices that it is unlocked."""
+    family = BY_NAME["llava"]
+    model, (inputs, _) = family.model(), family.batch([TWO_TURNS])
+    logits(model, inputs)  # Transformers puts hooks on the model then, under a lock that is not traced
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    for change in (mutua.lock, lambda model: mutua.unlock(model, pattern()), mutua.lock):
+        change(model)
+        close(logits(compiled, inputs), logits(model, inputs))
+    mutua.unlock(model, pattern())
+    raw, _ = family.batch([[*PROMPT[:-1], 20]])
+    with pytest.raises(ValueError, match="holds a picture, but no reply"):
+        logits(compiled, raw)
+    mutua.lock(model)
+
+
+@pytest.mark.slow
+def test_decoding_compiled(family: Family, model: Any):
+    inputs, _ = family.batch([PROMPT, LONGER], "left")
+    options = {**OPTIONS, "do_sample": False}
+    said = model.generate(**inputs, **options)
+    compile_config = CompileConfig(backend="eager", fullgraph=True)
+    compile_config._compile_all_devices = True
+    assert torch.equal(
+        model.generate(**inputs, **options, cache_implementation="static", compile_config=compile_config), said
+    )
