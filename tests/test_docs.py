@@ -19,6 +19,7 @@ import pytest
 import typer
 from aki_checkpoint import write_checkpoint
 from typer.testing import CliRunner
+from unlocked_pairs import save_llava
 
 from mutua.api import PACKAGED
 from mutua.cli import app
@@ -74,8 +75,16 @@ READ_ONLY = {
 PROGRAMS = ("mutua", "make", "pip", "python", "tensorboard", ".", "pytest", "torchrun", "accelerate", "printf")
 
 
+@pytest.fixture(scope="session")
+def saved_llava(tmp_path_factory) -> Path:
+    """A model of someone else's."""
+    folder = tmp_path_factory.mktemp("llava")
+    save_llava(folder)
+    return folder
+
+
 @pytest.fixture
-def stage(tmp_path, monkeypatch) -> Path:
+def stage(tmp_path, monkeypatch, saved_llava) -> Path:
     shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
     shutil.copytree(ROOT / "docs/images", tmp_path / "docs/images")
     for name in ("scene.png", "a.png", "b.png", "photo.jpg", "pets/images/cat.png"):
@@ -93,6 +102,7 @@ def stage(tmp_path, monkeypatch) -> Path:
     )
     (tmp_path / "models").mkdir()
     (tmp_path / "models/mine").symlink_to(PACKAGED)
+    (tmp_path / "models/llava").symlink_to(saved_llava)
     for name in ("mine.jinja", "chat_template.jinja"):
         shutil.copy(PACKAGED / "chat_template.jinja", tmp_path / name)
     for run in ("quickstart/live/mma/stage-1", "quickstart/live/causal/stage-1", "mine", "a", "b"):

@@ -97,6 +97,11 @@ def mllama() -> Any:
     return _on_meta(t.MllamaForConditionalGeneration, config)
 
 
+def idefics() -> Any:
+    config = t.IdeficsConfig(vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
+    return _on_meta(t.IdeficsForVisionText2Text, config)
+
+
 def qwen3_5() -> Any:
     text = {**TEXT, "layer_types": ["linear_attention", "full_attention"]}
     return _on_meta(t.Qwen3_5ForConditionalGeneration, t.Qwen3_5Config(text_config=text, image_token_id=IMAGE))
@@ -144,7 +149,9 @@ positions = torch.tensor([[*range(6), *range(5)]])
 
 MISTAKES = [
     # What would be causal, or leak, without a word.
-    Mistake("a 4D mask", forward(PROMPT, attention_mask=torch.ones(1, 1, 11, 11)), ("attention_mask is (1, 1, 11, 11)",)),
+    Mistake(
+        "a 4D mask", forward(PROMPT, attention_mask=torch.ones(1, 1, 11, 11)), ("attention_mask is (1, 1, 11, 11)",)
+    ),
     Mistake("a raw text", forward(RAW), ("row 0 holds a picture, but no reply", "add_generation_prompt=True")),
     Mistake("a control token in a reply", forward([*TWO_TURNS[:-1], 1]), ("who says what", "roles_of(")),
     Mistake(
@@ -169,7 +176,9 @@ MISTAKES = [
         ("token_roles has shape (1, 10), but the forward holds (1, 11) tokens",),
     ),
     Mistake("another implementation", on_the_model(other_backend), ("was changed to 'sdpa'", "mutua.unlock(")),
-    Mistake("forward called by itself", on_the_model(past_the_hooks), ("no token_roles arrived", "call the model itself")),
+    Mistake(
+        "forward called by itself", on_the_model(past_the_hooks), ("no token_roles arrived", "call the model itself")
+    ),
     Mistake(
         "attention weights",
         on_the_model(lambda model, inputs: model(**inputs, output_attentions=True)),
@@ -202,6 +211,7 @@ MISTAKES = [
     ),
     # What cannot be unlocked.
     Mistake("cross-attention", unlocked(mllama), ("'mllama'", "looks at pictures by cross-attention")),
+    Mistake("cross-attention in between", unlocked(idefics), ("'idefics'", "looks at pictures by cross-attention")),
     Mistake("linear attention", unlocked(qwen3_5), ("'qwen3_5'", "layers of type linear_attention")),
     Mistake("convolutions", unlocked(lfm2_vl), ("'lfm2_vl'", "layers of type conv")),
     Mistake("an encoder and a decoder", unlocked(t5), ("'t5'", "sees no question")),

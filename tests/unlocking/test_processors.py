@@ -3,55 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
 from typing import Any
 
 import pytest
 import torch
 import transformers as t
-from unlocked_families import TEXT, VISION
+from unlocked_pairs import llava, qwen2_5_vl
 from vlm_processors import CHATS, SQUARE, picture, words
-from vlm_processors import FAMILIES as PROCESSORS
 
 import mutua
 from mutua.chat import roles_of
 from mutua.data import Collator
 from mutua.roles import TokenRoles
-
-PROCESSOR = {family.name: family.make for family in PROCESSORS}
-
-
-@cache
-def llava() -> tuple[Any, Any]:
-    processor = PROCESSOR["llava"]()
-    text = t.LlamaConfig(**{**TEXT, "vocab_size": len(processor.tokenizer)})
-    vision = t.CLIPVisionConfig(**{**VISION, "patch_size": 8})
-    config = t.LlavaConfig(vision_config=vision, text_config=text, image_token_index=processor.image_token_id)
-    return _with_ends(t.LlavaForConditionalGeneration(config), processor)
-
-
-@cache
-def qwen2_5_vl() -> tuple[Any, Any]:
-    processor = PROCESSOR["qwen2_5_vl"]()
-    ids = processor.tokenizer.convert_tokens_to_ids
-    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]}
-    vision = {"depth": 1, "hidden_size": 32, "intermediate_size": 48, "num_heads": 4, "out_hidden_size": 32}
-    vision |= {"patch_size": 4, "spatial_merge_size": 2, "window_size": 16, "fullatt_block_indexes": [0]}
-    config = t.Qwen2_5_VLConfig(
-        vision_config=vision,
-        text_config={**TEXT, "vocab_size": len(processor.tokenizer), "rope_parameters": rope},
-        image_token_id=ids("<|image_pad|>"),
-        video_token_id=ids("<|video_pad|>"),
-        vision_start_token_id=ids("<|vision_start|>"),
-        vision_end_token_id=ids("<|vision_end|>"),
-    )
-    return _with_ends(t.Qwen2_5_VLForConditionalGeneration(config), processor)
-
-
-def _with_ends(model: Any, processor: Any) -> tuple[Any, Any]:
-    model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
-    model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
-    return model.eval(), processor
 
 
 @pytest.fixture(params=[llava, qwen2_5_vl], ids=["llava", "qwen2_5_vl"])
@@ -99,10 +62,8 @@ def test_a_question_in_one_line(pair: tuple[Any, Any]):
     assert answer[0]["generated_text"] == wanted
 
 
-ROWS = [
-    {"messages": [{"role": "user", "content": "is it red?"}, {"role": "assistant", "content": "yes"}], "images": [image]}
-    for image in (picture((20, 20))["image"], picture((40, 20))["image"])
-]  # fmt: skip
+SAID = [{"role": "user", "content": "is it red?"}, {"role": "assistant", "content": "yes"}]
+ROWS = [{"messages": SAID, "images": [picture(size)["image"]]} for size in ((20, 20), (40, 20))]
 
 
 def test_batches_of_the_collator(pair: tuple[Any, Any]):

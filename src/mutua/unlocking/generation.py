@@ -98,7 +98,7 @@ class _Assistant:
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
 
-    @property
+    @property  # type: ignore[misc]
     def __class__(self) -> type:
         return type(self._model)
 
