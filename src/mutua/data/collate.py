@@ -31,30 +31,32 @@ def encode(
 
     The processor of an unlocked model gets the roles as `token_roles`, for the model's forward.
     """
-    chats = [sample.chat() for sample in samples]
-    if isinstance(processor, MutuaProcessor):
-        batch = processor.apply_chat_template(
-            chats,
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-            processor_kwargs={"padding_side": padding_side},
-        )
-        roles = TokenRoles.from_codes(batch["token_type_ids"])
-    else:
+    batch, roles = _tokenize([sample.chat() for sample in samples], processor, padding_side)
+    return {**batch, "labels": torch.where(roles.is_response_BN, batch["input_ids"], IGNORE)}
+
+
+def _tokenize(
+    chats: list[list[dict[str, Any]]], processor: Any, padding_side: str, **options: Any
+) -> tuple[Any, TokenRoles]:
+    """What the processor makes of chats, with the roles in it, and the roles."""
+    is_ours = isinstance(processor, MutuaProcessor)
+    if not is_ours:  # pictures are read as ours reads them
         for part in (part for chat in chats for message in chat for part in message["content"]):
             if part["type"] == "image":
                 part["image"] = open_image(part["image"])
-        batch = processor.apply_chat_template(
-            chats,
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-            processor_kwargs={"padding_side": padding_side, "padding": True},
-        )
-        roles = roles_of(processor, chats, batch)
-        batch[ROLES] = roles.to_codes()
-    return {**batch, "labels": torch.where(roles.is_response_BN, batch["input_ids"], IGNORE)}
+    batch = processor.apply_chat_template(
+        chats,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+        processor_kwargs={"padding_side": padding_side} | ({} if is_ours else {"padding": True}),
+        **options,
+    )
+    if is_ours:
+        return batch, TokenRoles.from_codes(batch["token_type_ids"])
+    roles = roles_of(processor, chats, batch, **options)
+    batch[ROLES] = roles.to_codes()
+    return batch, roles
 
 
 class Collator:
@@ -124,21 +126,14 @@ def cut_to_turns(sample: Sample, processor: MutuaProcessor, max_tokens: int) -> 
     return None
 
 
-def encode_prompts(samples: Sequence[Sample], processor: MutuaProcessor) -> dict[str, Tensor]:
+def encode_prompts(samples: Sequence[Sample], processor: Any) -> dict[str, Tensor]:
     """The processor's tensors for prompts that wait for a reply, padded on the left as `generate` needs them.
 
     Raises:
         SampleError: a sample cannot be encoded; the message names it and its source.
     """
     try:
-        batch = processor.apply_chat_template(
-            [sample.prompt() for sample in samples],
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-            processor_kwargs={"padding_side": "left"},
-        )
+        batch, _ = _tokenize([sample.prompt() for sample in samples], processor, "left", add_generation_prompt=True)
     except ValueError as error:
         if len(samples) == 1:
             named = f"{samples[0].source}: sample {samples[0].id!r}: " if samples[0].source else ""

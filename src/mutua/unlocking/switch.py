@@ -17,7 +17,7 @@ from mutua.unlocking.fitness import fault, refuse_policy, refuse_unfit, sees_who
 from mutua.unlocking.hooks import GiveRoles, LookBack, PlaceRequest, Settings
 
 _STATE = "_mutua_unlocked"
-_SAVED = "mutua"  # the key of the config that tells a saved model's policy
+SAVED = "mutua"  # the key of the config that tells a saved model's policy
 # The key by which a saved config asks for an attention implementation when it is loaded.
 _ASKS = "attn_implementation"
 
@@ -28,6 +28,7 @@ Model = TypeVar("Model", bound=PreTrainedModel)
 class _Unlocked:
     """What `lock` needs to undo `unlock`."""
 
+    policy: str
     locked_implementation: str
     handles: list[RemovableHandle]
 
@@ -60,7 +61,7 @@ def unlock(model: Model, processor: Any = None, policy: str = "mma", backend: st
     was_unlocked = isinstance(model, PreTrainedModel) and is_unlocked(model)
     if not was_unlocked:
         refuse_unfit(model)
-    saved = (getattr(model.config, _SAVED, None) or {}).get("policy", policy)
+    saved = (getattr(model.config, SAVED, None) or {}).get("policy", policy)
     if saved != policy and not was_unlocked:
         warnings.warn(f"the model was saved under policy {saved!r}, and is now under {policy!r}.", stacklevel=2)
     finder = RolesFinder.of(model.config, processor)
@@ -73,7 +74,8 @@ def unlock(model: Model, processor: Any = None, policy: str = "mma", backend: st
     problem = None
     # Most models' masks are made by the language model, a few by the model around it.
     for masks in dict.fromkeys((decoder, model.base_model)):
-        state = _Unlocked(decoder.get_correct_attn_implementation(None) if before in BACKENDS else before, [])
+        locked = decoder.get_correct_attn_implementation(None) if before in BACKENDS else before
+        state = _Unlocked(chosen.name, locked, [])
         setattr(model, _STATE, state)
         decoder.set_attn_implementation(name)
         for module in dict.fromkeys((model, model.base_model)):
@@ -92,7 +94,7 @@ def unlock(model: Model, processor: Any = None, policy: str = "mma", backend: st
     # A saved folder asks for the backend again: loaded without `unlock`, it refuses instead of being causal.
     key = _text_key(model, decoder)
     setattr(model.config, _ASKS, {key: name} if key else name)
-    setattr(model.config, _SAVED, {"policy": chosen.name})
+    setattr(model.config, SAVED, {"policy": chosen.name})
     return model
 
 
@@ -105,7 +107,7 @@ def lock(model: Model) -> Model:
         handle.remove()
     generation.step_aside(model)
     model.get_decoder().set_attn_implementation(state.locked_implementation)
-    for key in (_ASKS, _SAVED):
+    for key in (_ASKS, SAVED):
         vars(model.config).pop(key, None)
     return model
 
@@ -113,6 +115,11 @@ def lock(model: Model) -> Model:
 def is_unlocked(model: nn.Module) -> bool:
     """Whether `unlock` was called on the model, and `lock` not since."""
     return _STATE in vars(model)
+
+
+def policy_of(model: Any) -> str:
+    """The name of the policy of an unlocked model, or of one of Mutua's own."""
+    return str(vars(model)[_STATE].policy if is_unlocked(model) else model.config.attention_policy)
 
 
 def _backend(name: str) -> str:
