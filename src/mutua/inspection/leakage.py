@@ -1,8 +1,8 @@
 """The proof that a model keeps the rule: perturb what must be invisible, and show that nothing moved.
 
 Works on any Transformers model that takes our roles: in `token_type_ids`, with a processor that returns them, or
-unlocked (`mutua.unlock`). It compares final hidden states, so it tests the whole path from the inputs to the last layer,
-whatever the backend.
+unlocked (`mutua.unlock`). It compares final hidden states, so it tests the whole path from the inputs to the last
+layer, whatever the backend.
 
 Shape suffixes: B batch, N tokens, T width.
 """
@@ -85,8 +85,9 @@ def prove(
     """Perturbs random conversations of two turns, pictures in both.
 
     Args:
-        model: as from `mutua.load`, or unlocked: its rows are not packed, as its positions are its own. What must not move may not move at all; in float32 by less than a millionth, and
-            under a kernel that is not deterministic by four times what two runs of the same inputs differ by.
+        model: as from `mutua.load`, or unlocked (its rows are not packed, as its positions are its own). What must not
+            move may not move at all; in float32 by less than a millionth, and under a kernel that is not deterministic
+            by four times what two runs of the same inputs differ by.
         conversations: how many; every response token of each is perturbed on its own.
         progress: called with (conversations done, conversations in all).
     """
