@@ -25,7 +25,7 @@ VOCABULARY = 100
 NOT_WORDS = [index for index in range(VOCABULARY) if index not in WORDS]
 FEATURES = {IMAGE: Modality.IMAGE, VIDEO: Modality.VIDEO, AUDIO: Modality.AUDIO}
 
-TEXT = {
+TEXT: dict[str, Any] = {
     "hidden_size": 32,
     "intermediate_size": 48,
     "num_hidden_layers": 2,
@@ -215,20 +215,39 @@ _PATCHES = {"patch_size": 4, "spatial_merge_size": 2, "temporal_patch_size": 2}
 
 
 def _qwen2_vl() -> Any:
-    vision = {"depth": 2, "embed_dim": 32, "hidden_size": TEXT["hidden_size"], "num_heads": 4, "mlp_ratio": 2, **_PATCHES}
+    vision = {
+        "depth": 2,
+        "embed_dim": 32,
+        "hidden_size": TEXT["hidden_size"],
+        "num_heads": 4,
+        "mlp_ratio": 2,
+        **_PATCHES,
+    }
     config = t.Qwen2VLConfig(vision_config=vision, text_config={**TEXT, "rope_parameters": _ROPE}, **_TOKENS)
     return t.Qwen2VLForConditionalGeneration(config)
 
 
 def _qwen2_5_vl() -> Any:
-    vision = {"depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 4, "out_hidden_size": TEXT["hidden_size"]}
+    vision = {
+        "depth": 2,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_heads": 4,
+        "out_hidden_size": TEXT["hidden_size"],
+    }
     vision |= {**_PATCHES, "window_size": 16, "fullatt_block_indexes": [1]}
     config = t.Qwen2_5_VLConfig(vision_config=vision, text_config={**TEXT, "rope_parameters": _ROPE}, **_TOKENS)
     return t.Qwen2_5_VLForConditionalGeneration(config)
 
 
 def _qwen3_vl() -> Any:
-    vision = {"depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 4, "out_hidden_size": TEXT["hidden_size"]}
+    vision = {
+        "depth": 2,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_heads": 4,
+        "out_hidden_size": TEXT["hidden_size"],
+    }
     vision |= {**_PATCHES, "deepstack_visual_indexes": [0], "num_position_embeddings": 16}
     config = t.Qwen3VLConfig(vision_config=vision, text_config={**TEXT, "rope_parameters": _ROPE}, **_TOKENS)
     return t.Qwen3VLForConditionalGeneration(config)
@@ -262,8 +281,13 @@ def _internvl() -> Any:
     return t.InternVLForConditionalGeneration(config)
 
 
+def _windows() -> dict[str, Any]:
+    pairs = TEXT["num_hidden_layers"] // 2
+    return {"layer_types": ["sliding_attention", "full_attention"] * pairs, "sliding_window": 8}
+
+
 def _gemma3() -> Any:
-    layers = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 8}
+    layers = _windows()
     config = t.Gemma3Config(
         vision_config=t.SiglipVisionConfig(**VISION, vision_use_head=False),
         text_config=t.Gemma3TextConfig(**TEXT, **layers),
@@ -308,7 +332,7 @@ def _mistral3() -> Any:
 
 
 def _aya_vision() -> Any:
-    layers = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 8}
+    layers = _windows()
     config = t.AyaVisionConfig(
         vision_config=t.SiglipVisionConfig(**VISION, vision_use_head=False),
         text_config=t.Cohere2Config(**TEXT, **layers),
@@ -320,7 +344,13 @@ def _aya_vision() -> Any:
 
 
 def _glm4v() -> Any:
-    vision = {"depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 4, "out_hidden_size": TEXT["hidden_size"]}
+    vision = {
+        "depth": 2,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_heads": 4,
+        "out_hidden_size": TEXT["hidden_size"],
+    }
     vision |= {**_PATCHES, "image_size": 16, "in_channels": 3}
     tokens = {**_TOKENS, "image_start_token_id": OPENS, "image_end_token_id": CLOSES}
     tokens |= {"video_start_token_id": 95, "video_end_token_id": 96}
@@ -330,7 +360,12 @@ def _glm4v() -> Any:
 
 
 def _idefics2() -> Any:
-    perceiver = {"hidden_size": TEXT["hidden_size"], "resampler_n_latents": 4, "resampler_depth": 1, "resampler_n_heads": 4}
+    perceiver = {
+        "hidden_size": TEXT["hidden_size"],
+        "resampler_n_latents": 4,
+        "resampler_depth": 1,
+        "resampler_n_heads": 4,
+    }
     perceiver |= {"num_key_value_heads": 2, "resampler_head_dim": 8}
     config = t.Idefics2Config(
         vision_config=VISION,
