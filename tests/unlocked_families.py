@@ -39,7 +39,7 @@ TEXT: dict[str, Any] = {
     "eos_token_id": END,
     "tie_word_embeddings": False,
 }
-VISION = {
+VISION: dict[str, Any] = {
     "hidden_size": 32,
     "intermediate_size": 48,
     "num_hidden_layers": 2,
@@ -51,17 +51,22 @@ VISION = {
 Pixels = Callable[[list[int], torch.Generator], dict[str, Tensor]]
 
 
+def side() -> int:
+    """Of a picture, in pixels; larger where `VISION` is given another size, as benchmarks/unlocked.py does."""
+    return int(VISION["image_size"])
+
+
 def _noise(generator: torch.Generator, count: int, *shape: int) -> Tensor:
     """One item after the other, so that the first of a batch is what it is alone."""
     return torch.stack([torch.randn(*shape, generator=generator) for _ in range(count)])
 
 
 def _flat(counts: list[int], generator: torch.Generator) -> dict[str, Tensor]:
-    return {"pixel_values": _noise(generator, sum(counts), 3, 16, 16)}
+    return {"pixel_values": _noise(generator, sum(counts), 3, side(), side())}
 
 
 def _sized(counts: list[int], generator: torch.Generator) -> dict[str, Tensor]:
-    return _flat(counts, generator) | {"image_sizes": torch.tensor([[16, 16]] * sum(counts))}
+    return _flat(counts, generator) | {"image_sizes": torch.tensor([[side(), side()]] * sum(counts))}
 
 
 def _tiled(counts: list[int], generator: torch.Generator) -> dict[str, Tensor]:
@@ -71,16 +76,17 @@ def _tiled(counts: list[int], generator: torch.Generator) -> dict[str, Tensor]:
 
 
 def _by_row(counts: list[int], generator: torch.Generator) -> dict[str, Tensor]:
-    pixels = torch.zeros(len(counts), max(counts), 3, 16, 16)
+    pixels = torch.zeros(len(counts), max(counts), 3, side(), side())
     for row, count in enumerate(counts):
         if count:
-            pixels[row, :count] = _noise(generator, count, 3, 16, 16)
+            pixels[row, :count] = _noise(generator, count, 3, side(), side())
     return {"pixel_values": pixels}
 
 
 def _patches(counts: list[int], generator: torch.Generator) -> dict[str, Tensor]:
-    grid = torch.tensor([[1, 4, 4]] * sum(counts))
-    return {"pixel_values": _noise(generator, sum(counts), 16, 3 * 2 * 4 * 4).flatten(0, 1), "image_grid_thw": grid}
+    rows = side() // 4
+    pixels = _noise(generator, sum(counts), rows * rows, 3 * 2 * 4 * 4).flatten(0, 1)
+    return {"pixel_values": pixels, "image_grid_thw": torch.tensor([[1, rows, rows]] * sum(counts))}
 
 
 def _clips(counts: list[int], generator: torch.Generator) -> dict[str, Tensor]:
@@ -248,7 +254,7 @@ def _qwen3_vl() -> Any:
         "num_heads": 4,
         "out_hidden_size": TEXT["hidden_size"],
     }
-    vision |= {**_PATCHES, "deepstack_visual_indexes": [0], "num_position_embeddings": 16}
+    vision |= {**_PATCHES, "deepstack_visual_indexes": [0], "num_position_embeddings": (side() // 4) ** 2}
     config = t.Qwen3VLConfig(vision_config=vision, text_config={**TEXT, "rope_parameters": _ROPE}, **_TOKENS)
     return t.Qwen3VLForConditionalGeneration(config)
 
@@ -274,9 +280,12 @@ def _idefics3() -> Any:
 
 
 def _internvl() -> Any:
-    vision = {**VISION, "image_size": [16, 16], "patch_size": [4, 4]}
+    vision = {**VISION, "image_size": [side(), side()], "patch_size": [4, 4]}
     config = t.InternVLConfig(
-        vision_config=vision, text_config=t.Qwen2Config(**TEXT), image_token_id=IMAGE, image_seq_length=4
+        vision_config=vision,
+        text_config=t.Qwen2Config(**TEXT),
+        image_token_id=IMAGE,
+        image_seq_length=(side() // 8) ** 2,
     )
     return t.InternVLForConditionalGeneration(config)
 
@@ -292,7 +301,7 @@ def _gemma3() -> Any:
         vision_config=t.SiglipVisionConfig(**VISION, vision_use_head=False),
         text_config=t.Gemma3TextConfig(**TEXT, **layers),
         image_token_index=IMAGE,
-        mm_tokens_per_image=4,
+        mm_tokens_per_image=(side() // 8) ** 2,
     )
     return t.Gemma3ForConditionalGeneration(config)
 
@@ -351,7 +360,7 @@ def _glm4v() -> Any:
         "num_heads": 4,
         "out_hidden_size": TEXT["hidden_size"],
     }
-    vision |= {**_PATCHES, "image_size": 16, "in_channels": 3}
+    vision |= {**_PATCHES, "image_size": side(), "in_channels": 3}
     tokens = {**_TOKENS, "image_start_token_id": OPENS, "image_end_token_id": CLOSES}
     tokens |= {"video_start_token_id": 95, "video_end_token_id": 96}
     del tokens["vision_start_token_id"], tokens["vision_end_token_id"]
