@@ -131,7 +131,7 @@ def with_windows() -> Any:
 
 
 def adapted() -> Any:
-    return peft.get_peft_model(LLAVA.model(), peft.LoraConfig(target_modules=["q_proj"]))
+    return peft.get_peft_model(LLAVA.make(), peft.LoraConfig(target_modules=["q_proj"]))
 
 
 def wrong_processor() -> Any:
@@ -151,6 +151,11 @@ MISTAKES = [
     # What would be causal, or leak, without a word.
     Mistake(
         "a 4D mask", forward(PROMPT, attention_mask=torch.ones(1, 1, 11, 11)), ("attention_mask is (1, 1, 11, 11)",)
+    ),
+    Mistake(
+        "a mask cut short",
+        forward(PROMPT, attention_mask=torch.ones(1, 8, dtype=torch.long)),
+        ("attention_mask has shape (1, 8)", "pass one of shape (1, 11)"),
     ),
     Mistake("a raw text", forward(RAW), ("row 0 holds a picture, but no reply", "add_generation_prompt=True")),
     Mistake("a control token in a reply", forward([*TWO_TURNS[:-1], 1]), ("who says what", "roles_of(")),
@@ -231,6 +236,9 @@ MISTAKES = [
         ("where one image ends", "processor"),
     ),
     Mistake("another model's processor", unlocked(LLAVA.model, processor=wrong_processor()), ("own processor",)),
+    Mistake(
+        "a tokenizer", unlocked(LLAVA.model, processor=wrong_processor().tokenizer), ("takes the model's processor",)
+    ),
     Mistake(
         "a processor without a template",
         unlocked(LLAVA.model, processor=SimpleNamespace(tokenizer=wrong_processor().tokenizer)),

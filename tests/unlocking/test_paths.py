@@ -208,6 +208,7 @@ def test_a_saved_model_is_not_silently_causal(family: Family, model: Any, tmp_pa
     assert torch.equal(logits(mutua.unlock(again, pattern()), inputs), before)
     locked = mutua.lock(again)
     assert torch.equal(logits(locked, inputs), logits(mutua.lock(model), inputs))
+    assert torch.equal(logits(mutua.lock(type(model).from_pretrained(tmp_path)), inputs), logits(model, inputs))
     locked.save_pretrained(tmp_path / "locked")
     plain = type(model).from_pretrained(tmp_path / "locked")
     assert torch.equal(logits(plain, inputs), logits(model, inputs))

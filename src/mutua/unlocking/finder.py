@@ -55,6 +55,10 @@ class RolesFinder:
         if processor is None:
             return cls(by_config, None)
         is_learned = isinstance(processor, ReplyPattern)
+        if not is_learned and not hasattr(processor, "tokenizer"):
+            raise ValueError(
+                f"unlock takes the model's processor (AutoProcessor gives it), not {type(processor).__name__}."
+            )
         features = processor.features if is_learned else feature_ids_of(processor)
         known = {index: modality for index, modality in features.items() if modality in by_config.values()}
         if not known or any(by_config.get(index) != modality for index, modality in known.items()):

@@ -46,9 +46,8 @@ class Generate(_Method):
     name = "generate"
 
     def __call__(self, inputs: Tensor | None = None, generation_config: Any = None, *args: Any, **kwargs: Any) -> Any:
-        config = generation_config or self.model.generation_config
-        self._refuse(config, kwargs)
         ids_BN = kwargs.get("input_ids") if inputs is None else inputs
+        self._refuse(generation_config or self.model.generation_config, ids_BN, kwargs)
         if kwargs.get(ROLES) is None:
             if ids_BN is None or ids_BN.ndim != 2 or ids_BN.is_floating_point():
                 raise ValueError(
@@ -61,7 +60,7 @@ class Generate(_Method):
             kwargs["assistant_model"] = _Assistant(kwargs["assistant_model"])
         return self._call(inputs, generation_config, *args, **kwargs)
 
-    def _refuse(self, config: Any, kwargs: dict[str, Any]) -> None:
+    def _refuse(self, config: Any, ids_BN: Tensor | None, kwargs: dict[str, Any]) -> None:
         """Raises ValueError for what would cut a prompt block, or lose the look-ahead."""
         chunk = kwargs.get("prefill_chunk_size", getattr(config, "prefill_chunk_size", None))
         if chunk is not None:
@@ -81,7 +80,7 @@ class Generate(_Method):
                 "assistant_model is unlocked, but Transformers lets an assistant go on from a cache that is cut inside "
                 "a prompt: mutua.lock(assistant_model). It only guesses; what is said is the model's own."
             )
-        cache, ids_BN, mask_BK = (kwargs.get(name) for name in ("past_key_values", "input_ids", "attention_mask"))
+        cache, mask_BK = kwargs.get("past_key_values"), kwargs.get("attention_mask")
         past = 0 if cache is None else int(cache.get_seq_length())
         if past and ids_BN is not None and kwargs.get(ROLES) is None:
             tokens = ids_BN.shape[1]

@@ -86,7 +86,8 @@ class GiveRoles(_Hook):
         if given is None:
             kwargs[ROLES] = self._find(kwargs, ids_BN, mask, cache)
         else:
-            self._expect_agreement(given, ids_BN, cache)
+            kwargs[ROLES] = given if ids_BN is None else given.to(ids_BN.device)
+            self._expect_agreement(kwargs[ROLES], ids_BN, cache)
         if labels is not None:
             kwargs["labels"] = expect_labels_on_responses(labels, kwargs[ROLES], mask, self.settings.policy.name)
         return (), kwargs
@@ -124,6 +125,7 @@ class GiveRoles(_Hook):
                     "reply or a prompt is not known from them alone. Pass the role codes of these tokens, or let "
                     "model.generate go on, with the ids of the whole conversation."
                 )
+        expect_shapes(*ids_BN.shape, 0, mask_BK, None, ROLES)
         positions = kwargs.get("position_ids")
         if positions is not None and positions.ndim == 3:  # with M-RoPE, the first of four are those of text
             positions = positions[0] if len(positions) == 4 else None
@@ -182,7 +184,7 @@ class PlaceRequest(_Hook):
             zeros_BN = torch.zeros_like(said_BN)
             roles = TokenRoles(document_BN=zeros_BN, block_BN=said_BN, modality_BN=zeros_BN, item_BN=said_BN)
         else:
-            roles = roles_of_forward(tokens_BN, codes_BN.to(tokens_BN.device), mask)
+            roles = roles_of_forward(tokens_BN, codes_BN, mask)
         text = TextSoFar(cache, past, self.settings.policy, roles, mask, is_step)
         kwargs["attention_mask"] = UnlockedRequest(roles, self.settings.policy, text.padding_BK, text)
         return (), kwargs

@@ -99,14 +99,20 @@ def unlock(model: Model, processor: Any = None, policy: str = "mma", backend: st
 
 
 def lock(model: Model) -> Model:
-    """Undoes `unlock`, bit for bit; a model that is not unlocked stays as it is."""
+    """Undoes `unlock`, bit for bit; a model that is not unlocked stays as it is.
+
+    One that was saved unlocked, and loaded, is made causal on purpose.
+    """
     state: _Unlocked | None = vars(model).pop(_STATE, None)
-    if state is None:
+    if state is None and SAVED not in vars(model.config):
         return model
-    for handle in state.handles:
-        handle.remove()
-    generation.step_aside(model)
-    model.get_decoder().set_attn_implementation(state.locked_implementation)
+    if state is not None:
+        for handle in state.handles:
+            handle.remove()
+        generation.step_aside(model)
+    decoder = model.get_decoder()
+    locked = decoder.get_correct_attn_implementation(None) if state is None else state.locked_implementation
+    decoder.set_attn_implementation(locked)
     for key in (_ASKS, SAVED):
         vars(model.config).pop(key, None)
     return model
