@@ -35,7 +35,7 @@ def test_it_is_asked_unlocked(folder):
     assert done.exit_code == 0, done.output
 
 
-@pytest.mark.parametrize("policy", ["mma", "causal"])
+@pytest.mark.parametrize("policy", ["mma", pytest.param("causal", marks=pytest.mark.slow)])
 def test_it_keeps_the_rule(folder, policy):
     done = command("leakage", folder, "-p", policy, "--conversations", 1, "-b", "sdpa")
     assert done.exit_code == 0, done.output
@@ -51,6 +51,7 @@ def test_its_tokens_are_shown(folder):
     assert "look-ahead cells 0" not in done.stdout
 
 
+@pytest.mark.slow
 def test_the_policy_that_it_was_saved_under_counts(folder, tmp_path):
     from transformers import AutoProcessor
 

@@ -71,7 +71,7 @@ def oracle_masks(family: Family, model: Any, roles: TokenRoles, policy: str) -> 
     return {"full_attention": mask(full), "sliding_attention": mask(sliding)}
 
 
-@pytest.mark.parametrize("policy", ["mma", "prefix"])
+@pytest.mark.parametrize("policy", ["mma", pytest.param("prefix", marks=pytest.mark.slow)])
 def test_the_mask_is_the_oracles(family: Family, policy: str):
     model = family.model()
     inputs, roles = family.batch([TWO_TURNS])

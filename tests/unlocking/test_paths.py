@@ -33,7 +33,7 @@ LONGER = [USER, *range(40, 49), *PROMPT[1:]]
 OPTIONS = {"max_new_tokens": 5, "eos_token_id": None, "suppress_tokens": NOT_WORDS}
 
 
-@pytest.fixture(params=["llava", "qwen2_5_vl"])
+@pytest.fixture(params=["llava", pytest.param("qwen2_5_vl", marks=pytest.mark.slow)])
 def family(request: pytest.FixtureRequest) -> Family:
     return BY_NAME[request.param]
 

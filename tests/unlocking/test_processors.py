@@ -79,6 +79,7 @@ def test_batches_of_the_collator(pair: tuple[Any, Any]):
     model.eval()
 
 
+@pytest.mark.slow
 def test_trainer(pair: tuple[Any, Any], tmp_path: Any):
     model, processor = pair
     arguments = t.TrainingArguments(
