@@ -70,6 +70,7 @@ READ_ONLY = {
     "python -m mutua.evaluation.blind": "takes ten seconds",
     "python benchmarks/attention.py": "measures for minutes",
     "python benchmarks/training.py": "needs a GPU",
+    "python benchmarks/unlocked.py": "measures for minutes",
     "python benchmarks/convert.py": "writes 8.66 GB",
 }
 PROGRAMS = ("mutua", "make", "pip", "python", "tensorboard", ".", "pytest", "torchrun", "accelerate", "printf")

@@ -91,8 +91,9 @@ def _patches(counts: list[int], generator: torch.Generator) -> dict[str, Tensor]
 
 def _clips(counts: list[int], generator: torch.Generator) -> dict[str, Tensor]:
     """Clips of two times two frames."""
-    grid = torch.tensor([[2, 4, 4]] * sum(counts))
-    pixels = _noise(generator, sum(counts), 32, 3 * 2 * 4 * 4).flatten(0, 1)
+    rows = side() // 4
+    grid = torch.tensor([[2, rows, rows]] * sum(counts))
+    pixels = _noise(generator, sum(counts), 2 * rows * rows, 3 * 2 * 4 * 4).flatten(0, 1)
     return {"pixel_values_videos": pixels, "video_grid_thw": grid, "second_per_grid_ts": torch.ones(sum(counts))}
 
 
@@ -371,7 +372,7 @@ def _glm4v() -> Any:
 def _idefics2() -> Any:
     perceiver = {
         "hidden_size": TEXT["hidden_size"],
-        "resampler_n_latents": 4,
+        "resampler_n_latents": (side() // 8) ** 2,
         "resampler_depth": 1,
         "resampler_n_heads": 4,
     }
