@@ -2,7 +2,7 @@
 
 The models are those of the tests, with a larger language model; weights are random. A row holds pictures (of 256 tokens
 in most families), a question of 64 tokens, and a reply of 64. Every round times both, in turn, in processor time; a
-ratio is the median over rounds of (unlocked / locked) within a round. Peak memory is that of a process of its own, each.
+ratio is the median over rounds of (unlocked / locked) within a round. Peak memory is that of a process of its own.
 """
 
 from __future__ import annotations

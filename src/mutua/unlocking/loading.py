@@ -11,13 +11,13 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPI
 
 from mutua.models import MutuaConfig
 from mutua.models.loading import WEIGHTS, expect_whole
-from mutua.models.model_folder import ModelError, blamed_on, expect_finite, find_folder, read_json
+from mutua.models.model_folder import ADAPTER, ModelError, blamed_on, expect_finite, find_folder, read_json
 from mutua.unlocking.switch import SAVED, unlock
 
 
 def is_another_model(name_or_path: str | Path | None) -> bool:
     """Whether it is a multimodal model of Transformers that is not Mutua's own."""
-    if name_or_path is None:
+    if name_or_path is None or (Path(name_or_path) / ADAPTER).is_file():
         return False
     path = find_folder(name_or_path) / "config.json"
     kind = read_json(path).get("model_type") if path.is_file() else None
