@@ -19,6 +19,7 @@ import pytest
 import typer
 from aki_checkpoint import write_checkpoint
 from typer.testing import CliRunner
+from unlocked_pairs import save_llava
 
 from mutua.api import PACKAGED
 from mutua.cli import app
@@ -77,6 +78,7 @@ READ_ONLY = {
     "python -m mutua.evaluation.blind": "takes ten seconds",
     "python benchmarks/attention.py": "measures for minutes",
     "python benchmarks/training.py": "needs a GPU",
+    "python benchmarks/unlocked.py": "measures for minutes",
     "python benchmarks/convert.py": "writes 8.66 GB",
 }
 PROGRAMS = ("mutua", "make", "pip", "python", "tensorboard", ".", "pytest", "torchrun", "accelerate", "printf")
@@ -94,8 +96,16 @@ def benchmarks(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def saved_llava(tmp_path_factory) -> Path:
+    """A model of someone else's."""
+    folder = tmp_path_factory.mktemp("llava")
+    save_llava(folder)
+    return folder
+
+
 @pytest.fixture
-def stage(tmp_path, monkeypatch, benchmarks) -> Path:
+def stage(tmp_path, monkeypatch, benchmarks, saved_llava) -> Path:
     shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
     shutil.copytree(ROOT / "docs/images", tmp_path / "docs/images")
     for name in ("scene.png", "a.png", "b.png", "photo.jpg", "pets/images/cat.png"):
@@ -113,6 +123,7 @@ def stage(tmp_path, monkeypatch, benchmarks) -> Path:
     )
     (tmp_path / "models").mkdir()
     (tmp_path / "models/mine").symlink_to(PACKAGED)
+    (tmp_path / "models/llava").symlink_to(saved_llava)
     for name in ("mine.jinja", "chat_template.jinja"):
         shutil.copy(PACKAGED / "chat_template.jinja", tmp_path / name)
     for run in ("quickstart/live/mma/stage-1", "quickstart/live/causal/stage-1", "mine", "a", "b"):

@@ -26,6 +26,15 @@ POLICY_NAMES = "causal, mma, mma-bidirectional, prefix, future-visual, future-te
 ModelOption = Annotated[
     str | None, typer.Option("--model", "-m", help="Folder or hub id of a Mutua model. Default: the packaged tiny one.")
 ]
+AnyModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        help="Folder or hub id of a Mutua model, or of another one, which is unlocked (docs/unlock.md). "
+        "Default: the packaged tiny one.",
+    ),
+]
 PolicyOption = Annotated[
     str | None,
     typer.Option("--policy", "-p", help=f"Attention policy instead of the model's own: {POLICY_NAMES}."),
@@ -95,6 +104,22 @@ def load_model(name: str | None, policy: str | None) -> tuple[MutuaForConditiona
     if name is None:
         err.print("using the packaged tiny model (64 x 64 pictures of shapes); --model names another", style="dim")
     return load(name, policy=policy)
+
+
+def load_any_model(name: str | None, policy: str | None, backend: str | None = None) -> tuple[Any, Any]:
+    """As `load_model`, or another Transformers model, unlocked (under `mma` where nothing else is said)."""
+    from mutua.quiet import silence
+
+    silence()
+    from mutua.unlocking import is_another_model, load_unlocked
+
+    if name is None or not is_another_model(name):
+        model, processor = load_model(name, policy)
+        if backend is not None:
+            model.set_attn_implementation(backend)
+        return model, processor
+    err.print("unlocked: its answers may be worse until it is trained under the new mask (docs/unlock.md)", style="dim")
+    return load_unlocked(name, policy, backend or "auto")
 
 
 def each_once(option: str, values: Sequence[str]) -> Sequence[str]:

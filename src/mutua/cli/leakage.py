@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mutua.cli.common import FAILED, PolicyOption, err, load_model, out, report_errors
+from mutua.cli.common import FAILED, PolicyOption, err, load_any_model, out, report_errors
 
 EXAMPLES = """Examples:
 
@@ -20,7 +20,10 @@ EXAMPLES = """Examples:
 
 def leakage(
     model: Annotated[
-        str | None, typer.Argument(metavar="MODEL", help="Folder or hub id. Default: the packaged tiny one.")
+        str | None,
+        typer.Argument(
+            metavar="MODEL", help="Folder or hub id, of another model, too. Default: the packaged tiny one."
+        ),
     ] = None,
     policy: PolicyOption = None,
     backend: Annotated[str | None, typer.Option("--backend", "-b", help="Attention backend to test.")] = None,
@@ -35,13 +38,11 @@ def leakage(
 
         from mutua.inspection.leakage import prove
 
-        network, processor = load_model(model, policy)
-        if backend is not None:
-            network.set_attn_implementation(backend)
+        network, processor = load_any_model(model, policy, backend)
         with Progress(console=err) as bars:
             task = bars.add_task("perturbing", total=conversations)
             proof = prove(network, processor, conversations, seed, lambda done, _: bars.update(task, completed=done))
-        used = network.model.language_model.config._attn_implementation
+        used = network.get_decoder().config._attn_implementation
         table = Table(
             "perturbed: watched", "trials", "moved", "must", "", title=f"policy {proof.policy}, backend {used}"
         )
