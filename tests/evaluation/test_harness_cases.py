@@ -89,7 +89,7 @@ DIFFERENCES = (
     Difference(
         (PAPERS, LATER),
         "mmmu",
-        lambda case: case["answer"] == "C",
+        lambda case: re.fullmatch("[A-Z]", case["answer"]) is not None,
         "VLMEvalKit takes the answer of an open question that is one capital letter for that of an option. The answer "
         "'C' to an open question is right here.",
     ),

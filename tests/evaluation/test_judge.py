@@ -240,6 +240,20 @@ def test_no_key_is_said_before_anything_is_asked(monkeypatch, tmp_path):
             Judge("judge-1", tmp_path)
 
 
+@pytest.mark.parametrize("key", ["sk-…", "sk-a b", "sk-a\nb"])
+def test_what_can_be_no_key_is_not_sent(monkeypatch, tmp_path, key):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(JudgeError, match="OPENAI_API_KEY holds a space or a character that no key has") as refused:
+        Judge("judge-1", tmp_path)
+    assert key not in str(refused.value)
+
+
+def test_a_reply_that_is_no_valid_text_is_judged(judge_of):
+    with scripted(lambda *_: says("0.3")) as served:
+        assert grade(judge_of(served), "which?", "x", "half \ud83d") == (0.3, "")
+    assert "half ?" in served.requests[0]["messages"][0]["content"]
+
+
 def test_a_server_of_ones_own_needs_no_key(monkeypatch, judge_of):
     monkeypatch.delenv("OPENAI_API_KEY")
     with scripted(lambda *_: says("A")) as served:

@@ -55,7 +55,7 @@ class Judge:
         retries: how often a request is repeated that failed for a passing reason.
 
     Raises:
-        JudgeError: there is no key, and no other server than OpenAI's.
+        JudgeError: there is no key, and no other server than OpenAI's; or it cannot be one.
         ValueError: a number that cannot be.
         OSError: the folder cannot be made.
         ImportError: the `openai` package is missing.
@@ -87,6 +87,8 @@ class Judge:
                 f"the judge {name!r} needs a key: put it into the environment variable OPENAI_API_KEY, or name a "
                 "server of your own that needs none."
             )
+        if not re.fullmatch(r"[!-~]*", self._key):
+            raise JudgeError("OPENAI_API_KEY holds a space or a character that no key has: copy the key again.")
         self.name = name
         self.cache = cache
         self.concurrency = concurrency
@@ -120,6 +122,7 @@ class Judge:
                 or the server refused the key or the judge's name, no further one is asked.
             OSError: what it said cannot be written into the cache.
         """
+        prompt = prompt.encode("utf-8", "replace").decode()  # half a character, of a reply that was cut, is no JSON
         messages = [{"role": "system", "content": system}] if system else []
         request: dict[str, Any] = {
             "model": self.name,
