@@ -11,6 +11,7 @@ from mutua.evaluation.benchmark import Benchmark, Judged, Question, Verdict
 from mutua.evaluation.benchmarks import BENCHMARKS, PAPER
 from mutua.evaluation.fixtures import write_parquet, write_tsv
 from mutua.evaluation.intervals import bootstrap
+from mutua.evaluation.published import PUBLISHED
 from mutua.evaluation.questions import Questions, open_questions
 
 JUDGED = ("llava_w", "mm_vet")
@@ -141,3 +142,13 @@ def test_a_group_counts_as_soon_as_its_verdict_is_sure():
     assert BENCHMARKS["mmbench"].counts(group)
     assert not BENCHMARKS["mme"].counts(group)
     assert not BENCHMARKS["mmbench"].counts([Judged(question, Verdict(None, score)) for score in (None, 1.0)])
+
+
+def test_the_papers_figures_stand_beside_ours():
+    """By the names of the reports; and the gains of its Table 1, which it gives itself, follow from them."""
+    assert list(PUBLISHED) == [f"{BENCHMARKS[name].title} {main}" for name in PAPER for main in BENCHMARKS[name].main]
+    best = {figure: max(row[model] for model in ("causal", "dual-order", "CCA")) for figure, row in PUBLISHED.items()}
+    gains = {figure: 100 * (row["MMA"] / best[figure] - 1) for figure, row in PUBLISHED.items()}
+    told = {"SEED-Bench image accuracy": 2.8, "LLaVA-Bench in the wild overall": 10.4, "MMMU val accuracy": 7.8}
+    told |= {"MathVista mini accuracy": 3.1, "MM-Vet overall": 4.1, "CV-Bench 2D": 3.2, "CV-Bench 3D": 2.1}
+    assert {figure: round(gains[figure], 1) for figure in told} == told

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mutua.evaluation.intervals import Estimate
 from mutua.evaluation.judge import PROMPTS, Judge
+from mutua.evaluation.published import MODELS, PUBLISHED
 from mutua.evaluation.results import Outcome, Settings, versions
 from mutua.figures import blank_figure
 from mutua.folders import whole_file
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
 REPORT, PLOT = "report.md", "scores"
 _HEADER = ("figure", "score", "95 % interval", "questions", "right", "not read", "cut", "unscored")
 _HIGHEST = {"MME perception": 2000.0, "MME cognition": 800.0}  # all others are percents
+_SOURCE = (
+    "The paper's figures are from the README of https://github.com/sony/aki (Tables 1 and 2 of arXiv 2503.02597v2). "
+    "AKI-4B is the released model; MMA, causal, dual-order and CCA share data, steps and parameters. A score can be held "
+    "against them only where it is of the whole set, and the judge is the paper's."
+)
 _NOTES = (
     "Intervals are by the bootstrap over questions and speak of other questions of the same kind to this model, not of "
     "other training runs.",
@@ -56,6 +62,7 @@ def write_report(output: Path, settings: Settings, outcomes: Mapping[str, Outcom
     facts = {name: "all" if value is None else str(value) for name, value in asdict(settings).items() if value != ""}
     sections = [
         Section("Scores", "results.json", _warnings(outcomes), [picture], [Table("", _HEADER, _rows(outcomes))]),
+        *_beside_the_paper(outcomes),
         *(_section(name, outcome) for name, outcome in outcomes.items()),
     ]
     page = Page(f"Evaluation of {settings.model}", sections, {**facts, **versions(), "judge": _told(judge)}, _NOTES)
@@ -104,6 +111,17 @@ def _rows(outcomes: Mapping[str, Outcome]) -> list[list[str]]:
         value = f"{shown(bounds[0])} to {shown(bounds[1])}" if bounds else shown(estimate.value)
         rows.append([name, value, interval(estimate), *told])
     return rows
+
+
+def _beside_the_paper(outcomes: Mapping[str, Outcome]) -> list[Section]:
+    rows = [
+        [row[0], row[1], *(shown(PUBLISHED[row[0]][model]) for model in MODELS)]
+        for row in _rows(outcomes)
+        if row[0] in PUBLISHED
+    ]
+    if not rows:
+        return []
+    return [Section("Beside the paper", "results.json", [_SOURCE], (), [Table("", ("figure", "score", *MODELS), rows)])]
 
 
 def _warnings(outcomes: Mapping[str, Outcome]) -> list[str]:
