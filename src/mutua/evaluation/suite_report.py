@@ -24,8 +24,8 @@ _HEADER = ("figure", "score", "95 % interval", "questions", "right", "not read",
 _HIGHEST = {"MME perception": 2000.0, "MME cognition": 800.0}  # all others are percents
 _SOURCE = (
     "The paper's figures are from the README of https://github.com/sony/aki (Tables 1 and 2 of arXiv 2503.02597v2). "
-    "AKI-4B is the released model; MMA, causal, dual-order and CCA share data, steps and parameters. A score can be held "
-    "against them only where it is of the whole set, and the judge is the paper's."
+    "AKI-4B is the released model; MMA, causal, dual-order and CCA share data, steps and parameters. A score can be "
+    "held against them only where it is of the whole set, and the judge is the paper's."
 )
 _NOTES = (
     "Intervals are by the bootstrap over questions and speak of other questions of the same kind to this model, not of "
