@@ -1,4 +1,4 @@
-"""Replies are read, and benchmarks counted, as VLMEvalKit does it: on 3,377 awkward replies and 20 small benchmarks.
+"""Replies are read, and benchmarks counted, as VLMEvalKit does it: on 3,398 awkward replies and 20 small benchmarks.
 
 The replies, the benchmarks and VLMEvalKit's verdicts on them lie in harness_cases.json.gz; `tests/harness` makes the
 file. It holds the verdicts of two VLMEvalKits: that of March 2025, which the paper used and Mutua follows, and a later
@@ -78,6 +78,12 @@ DIFFERENCES = (
         is_much_longer_than_the_options,
         "Since March 2025 VLMEvalKit looks for an option's wording only in replies that are at most twice as long as "
         "all options together. The paper's figures were made before, and so are Mutua's.",
+    ),
+    Difference(
+        (LATER,),
+        "yes_no",
+        lambda case: re.search(r"\d\.\D", case["text"]) is not None and case["text"].count(".") > 32,
+        "Both remove 32 full stops at most, and since March 2025 those behind a digit do not count among them.",
     ),
     Difference(
         (PAPERS, LATER),

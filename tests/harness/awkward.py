@@ -28,13 +28,14 @@ YES_NO = (
     "Yes", "No", "yes", "no", "YES", "NO", "yEs", "Yes and no", "yes/no", "Yes/No", "yes-no", "no, yes", "Yes, not no",
     "yesterday", "know", "nope", "Yeah", "yep", "Y", "N", "true", "False", "oui", "Nein", "да", "нет", "是", "不是",
     "はい", "no.1", "yes.no", "3.yes", "yes.3", "no.", "ye s", "n o", "ＹＥＳ", "Yes_", "_no_", "non-yes", "not yes",
-    "Unknown", "nan", "None", "İ yes", "",
+    "Unknown", "nan", "None", "İ yes", "yes-man -like", "no/yes /so", "",
 )  # fmt: skip
+MANY_FULL_STOPS = ("0.5 " * 33 + "yes.", "5. " * 33 + "yes.", "a. " * 33 + "yes.", "a. " * 31 + "yes.")
 REFUSALS = (
     "Sorry, I can't help with images of people yet.", "I can't process this file.", "Cannot determine the answer",
     "I'm sorry, but without the image provided, I cannot tell. A", "I'm sorry, but I can't assist with that request.",
     "Sorry, I cannot help with that", "As a language model, I cannot see images.", "There is no image.", "N/A", "",
-    "   ", "\n", "Z", "(Z)", "Z.", "Z or A", "none of the above", "I cannot process this file: A",
+    "   ", "\n", "Z", "(Z)", "Z.", "Z or A", "A, B or Z", "none of the above", "I cannot process this file: A",
     "CANNOT DETERMINE THE ANSWER", "Cannot determine the answer, but maybe B", "?", ".", "...", "🤷",
 )  # fmt: skip
 CHOICES: tuple[dict[str, str], ...] = (
@@ -66,7 +67,7 @@ def _long(rng: random.Random, core: str) -> str:
     step = rng.choice((5, 12, 40, 1000))
     for place in range(step, len(words), step):
         words[place] += "."
-    words.insert(rng.choice((0, 250, 490, 497, 500)), core)
+    words.insert(rng.choice((0, 250, 490, 497, 500)), core + rng.choice(("", ".")))
     return " ".join(words)
 
 
@@ -110,7 +111,9 @@ def _numbers(rng: random.Random, answer: str, count: int) -> Iterator[str]:
 def cases() -> list[Case]:
     """One reply each, with what is needed to read it; more than 3,000."""
     rng = random.Random(20250301)
-    made: list[Case] = [{"kind": "yes_no", "text": text} for text in _framed(rng, [*YES_NO, *REFUSALS], 800)]
+    made: list[Case] = [
+        {"kind": "yes_no", "text": text} for text in _framed(rng, [*YES_NO, *MANY_FULL_STOPS, *REFUSALS], 800)
+    ]
     for choices in CHOICES:
         replies = list(_framed(rng, _cores(choices), 60))
         made += [{"kind": "option", "text": text, "choices": choices} for text in replies]
