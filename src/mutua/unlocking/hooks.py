@@ -125,7 +125,7 @@ class GiveRoles(_Hook):
                     "reply or a prompt is not known from them alone. Pass the role codes of these tokens, or let "
                     "model.generate go on, with the ids of the whole conversation."
                 )
-        expect_shapes(*ids_BN.shape, 0, mask_BK, None, ROLES)
+        expect_shapes(ids_BN.shape[0], ids_BN.shape[1], 0, mask_BK, None, ROLES)
         positions = kwargs.get("position_ids")
         if positions is not None and positions.ndim == 3:  # with M-RoPE, the first of four are those of text
             positions = positions[0] if len(positions) == 4 else None
