@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import peft
+import pytest
 import torch
 import transformers as t
 from torch import Tensor
@@ -15,11 +16,9 @@ from unlocked_families import (
     FAMILIES,
     IMAGE,
     PROMPT,
-    QUESTION,
     TEXT,
     TWO_TURNS,
     VISION,
-    WORDS,
     _llava,
     paligemma,
     pattern,
@@ -28,7 +27,7 @@ from vlm_processors import FAMILIES as PROCESSORS
 from what_users_read import Mistake, check, rows
 
 import mutua
-from mutua.unlocking.finder import RolesFinder
+from mutua.roles import in_document
 
 LLAVA = next(family for family in FAMILIES if family.name == "llava")
 
@@ -83,8 +82,6 @@ def embedded(inputs: dict[str, Tensor]) -> Tensor:
 
 
 def packed_codes(inputs: dict[str, Tensor]) -> Tensor:
-    from mutua.roles import in_document
-
     codes = inputs["token_roles"].clone()
     codes[:, 6:] = in_document(codes[:, 6:], 1)
     return codes
@@ -253,14 +250,7 @@ def test_what_is_said(mistake: Mistake, tmp_path: Path):
 
 
 def test_paligemma_says_that_it_needs_none():
-    import pytest
-
     model = paligemma().eval()
     with pytest.warns(UserWarning, match="whole prompt see itself already"):
         assert mutua.unlock(model, pattern()) is model
     mutua.lock(model)
-
-
-def test_the_table_speaks_of_what_there_is():
-    assert set(QUESTION) <= set(WORDS)
-    assert RolesFinder.of(LLAVA.model().config, None).pattern is None

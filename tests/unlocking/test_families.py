@@ -11,13 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 from unlocked_families import (
-    ASSISTANT,
-    END,
     FAMILIES,
     NOT_WORDS,
     PROMPT,
     QUESTION,
-    REPLY,
     TWO_TURNS,
     USER,
     Family,
@@ -29,6 +26,7 @@ from mutua.attention import oracle
 from mutua.attention.policy import get_policy
 from mutua.roles import NONE, TokenRoles
 from mutua.unlocking import is_unlocked
+from mutua.unlocking.finder import RolesFinder
 
 LONGER = [USER, *range(40, 49), *PROMPT[1:]]
 
@@ -161,11 +159,8 @@ def fingerprint(model: Any) -> str:
 
 def test_ids_tell_the_roles():
     """What the finder finds is what the batch's maker knows."""
-    from mutua.unlocking.finder import RolesFinder
-
     family = FAMILIES[0]
     finder = RolesFinder.of(family.model().config, pattern())
     for side in ("left", "right"):
         inputs, roles = family.batch([TWO_TURNS, PROMPT], side)
         assert torch.equal(finder.find(inputs["input_ids"], inputs["attention_mask"]), roles.to_codes())
-    assert (ASSISTANT, END, REPLY) == (2, 3, [21, 22, 23])
