@@ -24,8 +24,12 @@ def folder(tmp_path_factory) -> str:
     return str(place)
 
 
-def test_it_is_asked_unlocked(folder):
+def test_it_is_asked_as_it_was_made_or_unlocked(folder):
     done = command("ask", SCENE, "is it red?", "-m", folder, "--json", "--max-new-tokens", 2)
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["policy"] is None
+    assert "unlocked" not in done.stderr
+    done = command("ask", SCENE, "is it red?", "-m", folder, "-p", "mma", "--json", "--max-new-tokens", 2)
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["policy"] == "mma"
     assert "answers may be worse until it is trained" in done.stderr

@@ -89,13 +89,12 @@ def _conversation(
     from mutua.api import load_processor
     from mutua.attention import get_policy
     from mutua.data.collate import encode, encode_prompts
-    from mutua.unlocking import is_another_model, load_other_processor
-    from mutua.unlocking.loading import saved_policy
+    from mutua.unlocking import is_another_model, load_other_processor, saved_policy
 
     chat = _sample(words, number)
     if is_another_model(model):
         config, processor = load_other_processor(str(model))
-        chosen = get_policy(saved_policy(config, policy))
+        chosen = get_policy(policy or saved_policy(config) or "mma")
     else:
         config, processor = load_processor(model, policy=policy)
         chosen = get_policy(config.attention_policy)

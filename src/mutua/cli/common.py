@@ -31,7 +31,7 @@ AnyModelOption = Annotated[
     typer.Option(
         "--model",
         "-m",
-        help="Folder or hub id of a Mutua model, or of another one, which is unlocked (docs/unlock.md). "
+        help="Folder or hub id of a Mutua model, or of another one, which --policy unlocks (docs/unlock.md). "
         "Default: the packaged tiny one.",
     ),
 ]
@@ -107,19 +107,22 @@ def load_model(name: str | None, policy: str | None) -> tuple[MutuaForConditiona
 
 
 def load_any_model(name: str | None, policy: str | None, backend: str | None = None) -> tuple[Any, Any]:
-    """As `load_model`, or another Transformers model, unlocked (under `mma` where nothing else is said)."""
+    """As `load_model`, or another Transformers model, unlocked where a policy is given or it was saved so."""
     from mutua.quiet import silence
 
     silence()
-    from mutua.unlocking import is_another_model, load_unlocked
+    from mutua.unlocking import is_another_model, is_unlocked, load_another
 
     if name is None or not is_another_model(name):
         model, processor = load_model(name, policy)
         if backend is not None:
             model.set_attn_implementation(backend)
         return model, processor
-    err.print("unlocked: its answers may be worse until it is trained under the new mask (docs/unlock.md)", style="dim")
-    return load_unlocked(name, policy, backend or "auto")
+    model, processor = load_another(name, policy, backend or "auto")
+    if is_unlocked(model) and policy is not None:
+        told = "unlocked: its answers may be worse until it is trained under the new mask (docs/unlock.md)"
+        err.print(told, style="dim")
+    return model, processor
 
 
 def each_once(option: str, values: Sequence[str]) -> Sequence[str]:

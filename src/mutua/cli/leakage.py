@@ -22,7 +22,9 @@ def leakage(
     model: Annotated[
         str | None,
         typer.Argument(
-            metavar="MODEL", help="Folder or hub id, of another model, too. Default: the packaged tiny one."
+            metavar="MODEL",
+            help="Folder or hub id; of another model, too, unlocked under mma if nothing else is said. "
+            "Default: the packaged tiny one.",
         ),
     ] = None,
     policy: PolicyOption = None,
@@ -37,7 +39,10 @@ def leakage(
         from rich.text import Text
 
         from mutua.inspection.leakage import prove
+        from mutua.unlocking import is_another_model, load_other_processor, saved_policy
 
+        if model is not None and policy is None and is_another_model(model):
+            policy = saved_policy(load_other_processor(model)[0]) or "mma"  # locked, there is nothing to prove
         network, processor = load_any_model(model, policy, backend)
         with Progress(console=err) as bars:
             task = bars.add_task("perturbing", total=conversations)

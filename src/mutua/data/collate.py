@@ -6,7 +6,7 @@ Shape suffixes: B batch, N tokens, T supervised tokens.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -20,6 +20,8 @@ from mutua.models.processing import MutuaProcessor
 from mutua.respond import encode_prompts as encode_conversations
 from mutua.roles import TokenRoles
 from mutua.unlocking import ROLES
+
+Chat: TypeAlias = list[dict[str, Any]]
 
 IGNORE = -100
 """The label of a token that is not to be predicted, by Transformers' convention."""
@@ -36,28 +38,29 @@ def encode(
     return {**batch, "labels": torch.where(roles.is_response_BN, batch["input_ids"], IGNORE)}
 
 
-def _tokenize(
-    chats: list[list[dict[str, Any]]], processor: Any, padding_side: str, **options: Any
-) -> tuple[Any, TokenRoles]:
-    """What the processor makes of chats, with the roles in it, and the roles."""
+def _tokenize(chats: list[Chat], processor: Any, padding_side: str) -> tuple[Any, TokenRoles]:
+    """What the processor makes of whole chats, with the roles in it, and the roles."""
     is_ours = isinstance(processor, MutuaProcessor)
-    if not is_ours:  # pictures are read as ours reads them
-        for part in (part for chat in chats for message in chat for part in message["content"]):
-            if part["type"] == "image":
-                part["image"] = open_image(part["image"])
     batch = processor.apply_chat_template(
-        chats,
+        chats if is_ours else _opened(chats),
         tokenize=True,
         return_dict=True,
         return_tensors="pt",
         processor_kwargs={"padding_side": padding_side} | ({} if is_ours else {"padding": True}),
-        **options,
     )
     if is_ours:
         return batch, TokenRoles.from_codes(batch["token_type_ids"])
-    roles = roles_of(processor, chats, batch, **options)
+    roles = roles_of(processor, chats, batch)
     batch[ROLES] = roles.to_codes()
     return batch, roles
+
+
+def _opened(chats: list[Chat]) -> list[Chat]:
+    """With pictures read as our processor reads them."""
+    for part in (part for chat in chats for message in chat for part in message["content"]):
+        if part["type"] == "image":
+            part["image"] = open_image(part["image"])
+    return chats
 
 
 class Collator:
@@ -133,10 +136,15 @@ def encode_prompts(samples: Sequence[Sample], processor: Any) -> dict[str, Tenso
     Raises:
         SampleError: a sample cannot be encoded; the message names it and its source.
     """
+    chats, is_ours = [sample.prompt() for sample in samples], isinstance(processor, MutuaProcessor)
     try:
-        return dict(encode_conversations([s.prompt() for s in samples], processor, [named(s) for s in samples]))
+        names = [named(sample) for sample in samples]
+        batch = dict(encode_conversations(chats if is_ours else _opened(chats), processor, names))
+        if not is_ours:
+            batch[ROLES] = roles_of(processor, chats, batch, add_generation_prompt=True).to_codes()
     except ValueError as error:
         raise SampleError(str(error)) from error
+    return batch
 
 
 def named(sample: Sample) -> str:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
-from mutua.models import MutuaConfig
-from mutua.models.loading import expect_whole, load_model
-from mutua.models.model_folder import ADAPTER, ModelError, first_line
+from mutua.models.loading import load_model
+from mutua.models.model_folder import ModelError
+from mutua.unlocking import is_another_model, load_another
 
 
 def open_model(name: str | None, policy: str | None, device: torch.device) -> tuple[Any, Any]:
@@ -18,41 +16,19 @@ def open_model(name: str | None, policy: str | None, device: torch.device) -> tu
 
     Args:
         name: a folder or hub id; None is the tiny model of the package.
-        policy: an attention policy other than the model's own; models of others have none.
+        policy: an attention policy other than the model's own; a model of others is unlocked under it.
 
     Raises:
         ModelError: no such model, or one that does not answer with text to pictures and text.
-        ValueError: a policy for a model that has none.
+        ValueError: it cannot be unlocked.
     """
-    if name is None or _is_ours(name):
+    if name is None or not is_another_model(name):
         model, processor = load_model(name, policy=policy)
         return model.to(device), processor  # type: ignore[arg-type]
-    if policy is not None:
-        raise ValueError(f"--policy {policy}: {name} is no Mutua model, and has the attention that it was made with.")
-    try:
-        model, info = AutoModelForImageTextToText.from_pretrained(name, dtype="auto", output_loading_info=True)
-        processor = AutoProcessor.from_pretrained(name)
-        expect_whole(info, ())  # else it would answer with random weights
-    except (OSError, ValueError, ImportError) as error:
-        raise ModelError(
-            f"{name}: Transformers opens no model and processor for pictures and text there: {first_line(error)}"
-        ) from error
+    model, processor = load_another(name, policy, device=device)
     if getattr(processor, "chat_template", None) is None:
         raise ModelError(f"{name}: its processor has no chat template, so it is not known how to ask it.")
     tokenizer = processor.tokenizer
     if tokenizer.pad_token is None:  # batches need one; behind the end of a reply nothing is read
         tokenizer.pad_token = tokenizer.eos_token
-    return model.eval().to(device), processor
-
-
-def _is_ours(name: str) -> bool:
-    """Whether `load_model` is to open it; also where it has something to say about what is wrong."""
-    folder = Path(name)
-    if (folder / ADAPTER).is_file():
-        return True
-    if folder.is_dir() and not (folder / "config.json").is_file():
-        return True
-    try:
-        return bool(AutoConfig.from_pretrained(name).model_type == MutuaConfig.model_type)
-    except Exception:  # damaged, not there, of a type that Transformers does not know: our loader says so
-        return True
+    return model, processor

@@ -26,6 +26,7 @@ from mutua.evaluation.predictions import Predictions, key_of
 from mutua.evaluation.questions import Questions, expect_folder, open_questions
 from mutua.folders import whole_file
 from mutua.respond import Answer, respond
+from mutua.unlocking import policy_of
 from mutua.world import EndedElsewhere, World
 
 RUN, PREDICTIONS, RECORDS, RESULTS = "run.json", "predictions", "records", "results.json"
@@ -53,7 +54,7 @@ class Settings:
 
 
 def settings_of(model: Any, name: str, batch_size: int, limit: int | None) -> Settings:
-    policy = getattr(model.config, "attention_policy", "")
+    policy = policy_of(model) or ""
     dtype = str(model.dtype).removeprefix("torch.")
     return Settings(name, digest_of(model), policy, dtype, batch_size, limit)
 

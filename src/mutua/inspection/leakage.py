@@ -90,8 +90,14 @@ def prove(
             by four times what two runs of the same inputs differ by.
         conversations: how many; every response token of each is perturbed on its own.
         progress: called with (conversations done, conversations in all).
+
+    Raises:
+        ValueError: a model of others that is not unlocked.
     """
-    policy = get_policy(policy_of(model))
+    name = policy_of(model)
+    if name is None:
+        raise ValueError(f"{type(model).__name__} has no policy to be proved: mutua.unlock(model, processor) first.")
+    policy = get_policy(name)
     tolerance = _LAST_DIGITS.get(model.dtype, 0.0)
     looks_ahead = (Modality.IMAGE, Modality.TEXT) in policy.looks_ahead
     rng = random.Random(seed)

@@ -1,4 +1,4 @@
-"""Another Transformers model, loaded whole and unlocked, for the commands."""
+"""Another Transformers model, loaded whole, and unlocked where that is asked for."""
 
 from __future__ import annotations
 
@@ -24,13 +24,18 @@ def is_another_model(name_or_path: str | Path | None) -> bool:
     return kind != MutuaConfig.model_type and kind in MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
 
 
-def load_unlocked(
-    name_or_path: str | Path, policy: str | None = None, backend: str = "auto"
+def load_another(
+    name_or_path: str | Path,
+    policy: str | None = None,
+    backend: str = "auto",
+    device: torch.device | str | None = None,
 ) -> tuple[PreTrainedModel, Any]:
-    """The model, unlocked and in evaluation mode, and its processor.
+    """The model in evaluation mode, and its processor.
 
     Args:
-        policy: None is the one that it was saved unlocked under, else "mma".
+        policy: unlocks it under this one. None leaves it as it was made, but one that was saved unlocked is unlocked
+            under the policy of then.
+        device: where to put it; None takes a CUDA device if there is one.
 
     Raises:
         ModelError: it cannot be loaded, or weights are missing.
@@ -41,12 +46,13 @@ def load_unlocked(
     with blamed_on(folder, "Save or fetch the model again."):
         model, info = AutoModelForMultimodalLM.from_pretrained(folder, config=config, local_files_only=True, **WEIGHTS)
     try:
-        expect_whole(info, ())
+        expect_whole(info, ())  # else it would answer with random weights
     except ValueError as error:
         raise ModelError(f"model {folder}: {error}") from None
     expect_finite(f"model {folder}", model)
-    model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-    return unlock(model, processor, saved_policy(config, policy), backend), processor
+    model = model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+    policy = policy or saved_policy(config)
+    return (model if policy is None else unlock(model, processor, policy, backend)), processor
 
 
 def load_other_processor(name_or_path: str | Path) -> tuple[Any, Any]:
@@ -58,6 +64,6 @@ def load_other_processor(name_or_path: str | Path) -> tuple[Any, Any]:
     return config, processor
 
 
-def saved_policy(config: Any, policy: str | None = None) -> str:
-    """The policy that was asked for, or that a model was saved unlocked under, or `mma`."""
-    return policy or (getattr(config, SAVED, None) or {}).get("policy", "mma")
+def saved_policy(config: Any) -> str | None:
+    """The policy that a model was saved unlocked under; None for one that was not."""
+    return (getattr(config, SAVED, None) or {}).get("policy")

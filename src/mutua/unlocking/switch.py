@@ -123,9 +123,11 @@ def is_unlocked(model: nn.Module) -> bool:
     return _STATE in vars(model)
 
 
-def policy_of(model: Any) -> str:
-    """The name of the policy of an unlocked model, or of one of Mutua's own."""
-    return str(vars(model)[_STATE].policy if is_unlocked(model) else model.config.attention_policy)
+def policy_of(model: Any) -> str | None:
+    """The name of the policy of an unlocked model, or of one of Mutua's own; None for any other."""
+    if is_unlocked(model):
+        return str(vars(model)[_STATE].policy)
+    return getattr(model.config, "attention_policy", None)
 
 
 def _backend(name: str) -> str:
