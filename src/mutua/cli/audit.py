@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mutua.cli.common import AnyModelOption, PolicyOption, out, report_errors
+from mutua.cli.common import AnyModelOption, PolicyOption, load_any_processor, out, report_errors
 
 if TYPE_CHECKING:
     from mutua.attention import Policy
@@ -86,18 +86,10 @@ def _conversation(
     words: list[str], number: int, model: str | None, policy: str | None, template: Path | None
 ) -> tuple[dict[str, Any], Any, Policy]:
     """One sample as a batch, the tokenizer and the policy."""
-    from mutua.api import load_processor
-    from mutua.attention import get_policy
     from mutua.data.collate import encode, encode_prompts
-    from mutua.unlocking import is_another_model, load_other_processor, saved_policy
 
     chat = _sample(words, number)
-    if is_another_model(model):
-        config, processor = load_other_processor(str(model))
-        chosen = get_policy(policy or saved_policy(config) or "mma")
-    else:
-        config, processor = load_processor(model, policy=policy)
-        chosen = get_policy(config.attention_policy)
+    processor, chosen = load_any_processor(model, policy)
     if template is not None:
         processor.chat_template = template.read_text(encoding="utf-8")
     is_answered = chat.messages[-1].role == "assistant"

@@ -15,8 +15,8 @@ from transformers import ProcessorMixin
 from mutua.chat import roles_of
 from mutua.data.rows import sample_from_row
 from mutua.data.sample import Sample, SampleError
-from mutua.images import open_image
 from mutua.models.processing import MutuaProcessor
+from mutua.respond import chats_for
 from mutua.respond import encode_prompts as encode_conversations
 from mutua.roles import TokenRoles
 from mutua.unlocking import ROLES
@@ -42,7 +42,7 @@ def _tokenize(chats: list[Chat], processor: Any, padding_side: str) -> tuple[Any
     """What the processor makes of whole chats, with the roles in it, and the roles."""
     is_ours = isinstance(processor, MutuaProcessor)
     batch = processor.apply_chat_template(
-        chats if is_ours else _opened(chats),
+        chats_for(processor, chats),
         tokenize=True,
         return_dict=True,
         return_tensors="pt",
@@ -53,14 +53,6 @@ def _tokenize(chats: list[Chat], processor: Any, padding_side: str) -> tuple[Any
     roles = roles_of(processor, chats, batch)
     batch[ROLES] = roles.to_codes()
     return batch, roles
-
-
-def _opened(chats: list[Chat]) -> list[Chat]:
-    """With pictures read as our processor reads them."""
-    for part in (part for chat in chats for message in chat for part in message["content"]):
-        if part["type"] == "image":
-            part["image"] = open_image(part["image"])
-    return chats
 
 
 class Collator:
@@ -139,7 +131,7 @@ def encode_prompts(samples: Sequence[Sample], processor: Any) -> dict[str, Tenso
     chats, is_ours = [sample.prompt() for sample in samples], isinstance(processor, MutuaProcessor)
     try:
         names = [named(sample) for sample in samples]
-        batch = dict(encode_conversations(chats if is_ours else _opened(chats), processor, names))
+        batch = dict(encode_conversations(chats, processor, names))
         if not is_ours:
             batch[ROLES] = roles_of(processor, chats, batch, add_generation_prompt=True).to_codes()
     except ValueError as error:

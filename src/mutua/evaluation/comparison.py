@@ -8,11 +8,10 @@ from typing import Any
 from mutua.data.sample import Sample
 from mutua.evaluation.accuracy import MAX_NEW_TOKENS, Accuracy, evaluate, spread
 from mutua.evaluation.blind import blind_overall
-from mutua.models import MutuaForConditionalGeneration, MutuaProcessor
 
 
 def measure(
-    models: Mapping[str, tuple[MutuaForConditionalGeneration, MutuaProcessor]],
+    models: Mapping[str, tuple[Any, Any]],
     sources: Mapping[str, Sequence[Sample]],
     *,
     limit: int | None = None,
@@ -23,6 +22,7 @@ def measure(
     """The accuracy of every model on every source, by the name of the source, then of the model.
 
     Args:
+        models: by name, with their processors.
         limit: questions per source, spread evenly over it; None asks all.
         max_new_tokens: of each answer.
         progress: called after every batch with (model, source, questions done, questions in all).

@@ -109,8 +109,7 @@ def _kind(token: Token) -> tuple[Any, ...]:
 def audit(batch: Mapping[str, Any], tokenizer: Any, policy: Policy, row: int = 0) -> Audit:
     """One row of a batch as `encode` or the processor returns it; without `labels`, nothing is trained on."""
     ids_N = batch["input_ids"][row]
-    codes_BN = batch[ROLES] if ROLES in batch else batch["token_type_ids"]
-    roles = TokenRoles.from_codes(codes_BN[row : row + 1])
+    roles = TokenRoles.from_codes(role_codes(batch)[row : row + 1])
     labels_N = batch["labels"][row] if "labels" in batch else torch.full_like(ids_N, IGNORE)
     ahead_NN = allowed_mask(policy, roles)[0].triu(1)
     columns = (
@@ -140,6 +139,11 @@ def audit(batch: Mapping[str, Any], tokenizer: Any, policy: Policy, row: int = 0
             )
         )
     return Audit(policy.name, tuple(tokens))
+
+
+def role_codes(batch: Mapping[str, Any]) -> Tensor:
+    """The role codes of a batch, (B, N), whoever's processor made it."""
+    return batch[ROLES] if ROLES in batch else batch["token_type_ids"]
 
 
 def runs(places_N: Tensor) -> tuple[tuple[int, int], ...]:
