@@ -31,7 +31,7 @@ def measure(
         ValueError: a source holds no samples, or one that cannot be read or has no answer; before the first question.
     """
     for source, samples in sources.items():
-        _check(source, samples, limit)
+        expect_answers(source, samples, limit)
     results: dict[str, dict[str, Accuracy]] = {}
     for source, samples in sources.items():
         for name, (model, processor) in models.items():
@@ -52,7 +52,7 @@ def measure(
     return results
 
 
-def _check(source: str, samples: Sequence[Sample], limit: int | None) -> None:
+def expect_answers(source: str, samples: Sequence[Sample], limit: int | None) -> None:
     """Reads what will be asked once, pictures too: the last line of a file is not found wrong after an hour."""
     if not len(samples):
         raise ValueError(f"{source} holds no samples: there is nothing to ask.")
