@@ -28,7 +28,7 @@ EXAMPLES = """Examples:
 
   mutua audit recipes/quickstart.yaml                     (the first rows that a run would train on)
 """
-_ROWS = ("input_ids", "token_type_ids", "labels")
+_ROWS = ("input_ids", "token_type_ids", "token_roles", "labels")
 _COLOURS = {"prompt": "", "image": "magenta", "response": "green", "padding": "dim"}
 
 
@@ -108,12 +108,12 @@ def _first_rows(
     for name, given in {"--model": model, "--template": template, "more than one argument": words[1:] or None}.items():
         if given is not None:
             raise ValueError(f"{name} does not go with a recipe, which says all that decides what a batch holds.")
-    config, processor, batch = first_step(load_recipe(words[0]))
+    own, processor, batch = first_step(load_recipe(words[0]))
     rows = [{key: x[row : row + 1] for key, x in some.items() if key in _ROWS} for some in batch.micro_batches
             for row in range(len(some["input_ids"]))]  # fmt: skip
     if number > len(rows):
         raise ValueError(f"the first batch of {words[0]} has {len(rows)} rows: there is no row {number}.")
-    return rows[number - 1], processor.tokenizer, get_policy(policy or config.attention_policy)
+    return rows[number - 1], processor.tokenizer, get_policy(policy or own)
 
 
 def _sample(words: list[str], number: int) -> Sample:

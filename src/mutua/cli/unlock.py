@@ -20,7 +20,6 @@ EXAMPLES = """Examples:
 
   mutua unlock models/llava --calibrate scenes --limit 400 -p prefix --json
 """
-ADAPT = "A little training under the new mask adapts it: docs/unlock.md, Training it."
 _SHOWN = 5  # answers that changed
 _LONGEST = 60  # characters of a text in the table of these
 
@@ -48,10 +47,10 @@ def unlock(
         from mutua.attention import get_policy
         from mutua.cli.evaluate import progress
         from mutua.evaluation import open_source
-        from mutua.evaluation.calibrate import calibrate, expect_unlocked
+        from mutua.evaluation.calibrate import calibrate
         from mutua.evaluation.open_model import open_model
         from mutua.quiet import silence
-        from mutua.unlocking import is_another_model
+        from mutua.unlocking import expect_unlocked, is_another_model
         from mutua.world import World
 
         silence()
@@ -82,17 +81,18 @@ def unlock(
         if as_json:
             typer.echo(json.dumps({"model": model, "data": data, **found.to_json()}, ensure_ascii=False))
             return
-        _print(found, f"{model} on {data}, policy {found.policy}")
+        _print(found, model, data)
 
 
-def _print(found: Calibration, title: str) -> None:
+def _print(found: Calibration, model: str, data: str | None) -> None:
     from rich.table import Table
     from rich.text import Text
 
     from mutua.evaluation.calibrate import LOCKED, UNLOCKED, nats
     from mutua.evaluation.paired import paired_table
 
-    loss = Table("loss on the replies", title=Text(title, style="italic"))
+    title = Text(f"{model} on {data}, policy {found.policy}", style="italic")
+    loss = Table("loss on the replies", title=title)
     for name in ("samples", "tokens", f"{LOCKED}, nats a token", UNLOCKED, "difference a sample (95 %)"):
         loss.add_column(name, justify="right")
     loss.add_row(
@@ -114,4 +114,5 @@ def _print(found: Calibration, title: str) -> None:
         out.print(changed)
     out.print(found.said)
     if not found.was_unlocked and found.policy != "causal":
-        err.print(ADAPT, style="dim")
+        recipe = f"mutua train recipes/unlock-lora.yaml --set model.path={model}"
+        err.print(f"a little training under the new mask adapts it (docs/unlock.md): {recipe}", style="dim")

@@ -55,6 +55,11 @@ def _tokenize(chats: list[Chat], processor: Any, padding_side: str) -> tuple[Any
     return batch, roles
 
 
+def role_codes(batch: Mapping[str, Any]) -> Tensor:
+    """The role codes of a batch, (B, N), whoever's processor made it."""
+    return batch[ROLES] if ROLES in batch else batch["token_type_ids"]
+
+
 class Collator:
     """Rows to batches, for Transformers' `Trainer` and TRL's `SFTTrainer` (`data_collator=Collator(processor)`).
 
@@ -107,9 +112,9 @@ def supervised_positions(labels_BN: Tensor) -> Tensor:
     return is_supervised_BN.flatten().nonzero()[:, 0]
 
 
-def cut_to_turns(sample: Sample, processor: MutuaProcessor, max_tokens: int) -> Sample | None:
+def cut_to_turns(sample: Sample, processor: Any, max_tokens: int) -> Sample | None:
     """The sample up to the last reply that ends within `max_tokens` tokens; None if not even its first one does."""
-    roles = TokenRoles.from_codes(encode([sample], processor)["token_type_ids"][:, : max_tokens + 1])
+    roles = TokenRoles.from_codes(role_codes(encode([sample], processor))[:, : max_tokens + 1])
     is_response_N = roles.is_response_BN[0].int()
     # A reply has ended where a token behind it, the last one looked at included, is none.
     turns = int((is_response_N.diff() == -1).sum())

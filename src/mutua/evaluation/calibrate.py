@@ -2,12 +2,11 @@
 
 Two measures, paired by sample: the loss on the replies that the data holds, and the model's own greedy answers.
 
-Shape suffixes: B batch, N tokens, K the last tokens of a row, T supervised tokens, V vocabulary.
+Shape suffixes: B batch, T supervised tokens, V vocabulary.
 """
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -24,7 +23,7 @@ from mutua.evaluation.comparison import expect_answers
 from mutua.evaluation.intervals import Estimate, mean_over
 from mutua.evaluation.paired import PairedRow, paired_rows
 from mutua.evaluation.words import counted, points, verdict
-from mutua.unlocking import ROLES, is_unlocked, lock, saved_policy, unlock
+from mutua.unlocking import expect_unlocked, lock, reply_logits, saved_policy, unlock
 
 LOCKED, UNLOCKED = "locked", "unlocked"
 BATCH = 8  # samples: of a batch the logits of all replies are held
@@ -204,13 +203,6 @@ def calibrate(
     return Calibration(policy, was_unlocked, tuple(paired), answers[LOCKED], answers[UNLOCKED])
 
 
-def expect_unlocked(model: Any) -> None:
-    """Raises ValueError for a model that `unlock` left as it was, because its whole prompt sees itself already."""
-    if not is_unlocked(model):
-        kind = model.config.model_type
-        raise ValueError(f"a model of type {kind!r} lets its whole prompt see itself: there is nothing to unlock.")
-
-
 @torch.no_grad()
 def _losses(
     model: Any,
@@ -241,20 +233,9 @@ def _losses(
 
 def _batch_losses(model: Any, processor: Any, samples: Sequence[Sample]) -> list[tuple[int, float]]:
     batch = encode(samples, processor)
-    targets_BN = batch.pop("labels")[:, 1:].to(model.device)
-    if not is_unlocked(model):
-        batch.pop(ROLES)
-    inputs: dict[str, Any] = {name: _on(tensor, model) for name, tensor in batch.items()}
-    is_target_BN = targets_BN != IGNORE
-    counts_B = is_target_BN.sum(-1)
-    # Of a long prompt no logits are needed, and of a large vocabulary they are most of the memory.
-    kept = int(targets_BN.shape[1] - is_target_BN.any(0).int().argmax()) + 1
-    if "logits_to_keep" in inspect.signature(type(model).forward).parameters:
-        inputs["logits_to_keep"] = kept
-    logits_BKV = model(**inputs, use_cache=False).logits[:, -kept:-1]
-    is_target_BK = is_target_BN[:, -(kept - 1) :]
-    logits_TV = logits_BKV[is_target_BK].float()
-    loss_T = nn.functional.cross_entropy(logits_TV, targets_BN[is_target_BN], reduction="none").double()
+    counts_B = (batch["labels"][:, 1:] != IGNORE).sum(-1)
+    logits_TV, targets_T = reply_logits(model, {name: _on(tensor, model) for name, tensor in batch.items()})
+    loss_T = nn.functional.cross_entropy(logits_TV, targets_T, reduction="none").double()
     return [
         (len(of_row_T), float(of_row_T.mean()) if len(of_row_T) else math.nan)
         for of_row_T in loss_T.split(counts_B.tolist())

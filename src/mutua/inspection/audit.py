@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 from mutua.attention import Policy, allowed_mask
-from mutua.data.collate import IGNORE
+from mutua.data.collate import IGNORE, role_codes
 from mutua.roles import NONE, Modality, TokenRoles
-from mutua.unlocking import ROLES
 
 Role = Literal["prompt", "image", "response", "padding"]
 
@@ -139,11 +138,6 @@ def audit(batch: Mapping[str, Any], tokenizer: Any, policy: Policy, row: int = 0
             )
         )
     return Audit(policy.name, tuple(tokens))
-
-
-def role_codes(batch: Mapping[str, Any]) -> Tensor:
-    """The role codes of a batch, (B, N), whoever's processor made it."""
-    return batch[ROLES] if ROLES in batch else batch["token_type_ids"]
 
 
 def runs(places_N: Tensor) -> tuple[tuple[int, int], ...]:

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from mutua.attention import allowed_mask
 from mutua.attention.policy import CAUSAL, Policy
+from mutua.data.collate import role_codes
 from mutua.figures import blank_figure
-from mutua.inspection.audit import audit, role_codes
+from mutua.inspection.audit import audit
 from mutua.roles import Modality, TokenRoles
 
 # Cells, by index into the palette: not allowed, allowed by causality, allowed because the policy looks ahead.
