@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
-from unlocked_pairs import llava
+from unlocked_pairs import llava, qwen2_5_vl
 
 import mutua
 from mutua.data.sample import Sample
@@ -30,8 +30,9 @@ def sample(number: int) -> Sample:
 SAMPLES = [sample(number) for number in range(3)]
 
 
-def test_causal_is_the_locked_model_to_the_last_digit():
-    model, processor = llava()
+@pytest.mark.parametrize("pair", [llava, qwen2_5_vl])
+def test_causal_is_the_locked_model_to_the_last_digit(pair):
+    model, processor = pair()
     found = calibrate(model, processor, SAMPLES, "causal", batch_size=2, max_new_tokens=3)
     assert [loss.locked for loss in found.losses] == [loss.unlocked for loss in found.losses]
     assert found.locked == found.unlocked
@@ -105,3 +106,12 @@ def test_a_loss_that_is_no_number_is_an_error(monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(ValueError, match="sample '0': the loss on its reply is nan"):
         calibrate(model, processor, SAMPLES, max_new_tokens=1)
     assert not is_unlocked(model)
+
+
+def test_a_sample_that_cannot_be_asked_is_named():
+    model, processor = llava()
+    asked = [{"type": "text", "text": "what is <image> here?"}]
+    messages = [{"role": "user", "content": asked}, {"role": "assistant", "content": "yes"}]
+    wrong = Sample.model_validate({"id": "odd", "messages": messages, "source": "mine.jsonl"})
+    with pytest.raises(ValueError, match=r"^mine\.jsonl: sample 'odd': "):
+        calibrate(model, processor, [*SAMPLES, wrong], max_new_tokens=1)

@@ -45,7 +45,7 @@ class Calibration:
 
     Attributes:
         policy: that it was unlocked under.
-        was_unlocked: it was saved so, and may have been trained under the mask.
+        was_unlocked: it was saved under this policy, and may have been trained so.
         losses, locked, unlocked: in the order of the samples.
     """
 
@@ -169,7 +169,7 @@ def calibrate(
             a loss is not finite.
     """
     expect_answers("the data", samples, limit)
-    was_unlocked = saved_policy(model.config) is not None
+    was_unlocked = saved_policy(model.config) == policy
     expect_unlocked(unlock(model, processor, policy))
     indices = spread(len(samples), limit)
     losses: dict[str, list[tuple[int, float]]] = {}
@@ -222,7 +222,7 @@ def _losses(
             for sample, (tokens, loss) in zip(read, _batch_losses(model, processor, read), strict=True):
                 if not tokens or not math.isfinite(loss):
                     problem = f"the loss on its reply is {loss}" if tokens else "it holds no reply to predict"
-                    raise SampleError(f"{named(sample) or f'sample {sample.id!r}'}: {problem}")
+                    raise SampleError(f"{_name(sample)}: {problem}")
                 found.append((tokens, loss))
             if progress is not None:
                 progress(len(found), len(indices))
@@ -232,7 +232,7 @@ def _losses(
 
 
 def _batch_losses(model: Any, processor: Any, samples: Sequence[Sample]) -> list[tuple[int, float]]:
-    batch = encode(samples, processor)
+    batch = _encode(samples, processor)
     counts_B = (batch["labels"][:, 1:] != IGNORE).sum(-1)
     logits_TV, targets_T = reply_logits(model, {name: _on(tensor, model) for name, tensor in batch.items()})
     loss_T = nn.functional.cross_entropy(logits_TV, targets_T, reduction="none").double()
@@ -240,6 +240,23 @@ def _batch_losses(model: Any, processor: Any, samples: Sequence[Sample]) -> list
         (len(of_row_T), float(of_row_T.mean()) if len(of_row_T) else math.nan)
         for of_row_T in loss_T.split(counts_B.tolist())
     ]
+
+
+def _encode(samples: Sequence[Sample], processor: Any) -> dict[str, Tensor]:
+    """As `encode`, with an error that names the sample."""
+    try:
+        return encode(samples, processor)
+    except ValueError:
+        for sample in samples:
+            try:
+                encode([sample], processor)
+            except ValueError as error:
+                raise SampleError(f"{_name(sample)}: {error}") from error
+        raise
+
+
+def _name(sample: Sample) -> str:
+    return named(sample) or f"sample {sample.id!r}"
 
 
 def _on(tensor: Tensor, model: Any) -> Tensor:
