@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ECOSYSTEM := .venv-ecosystem
+HARNESSES := lmms-eval vlmevalkit vlmevalkit-2025
 READY := $(VENV)/.ready
 
-.PHONY: run test test-slow test-ecosystem check format clean
+.PHONY: run test test-slow test-ecosystem test-harness check format clean
 
 run: $(READY)
 	$(BIN)/mutua quickstart
@@ -20,6 +21,11 @@ test-slow: $(READY)
 # Inside other people's trainers and servers, in an environment of its own.
 test-ecosystem: $(ECOSYSTEM)/.ready
 	$(ECOSYSTEM)/bin/python -m pytest tests/ecosystem
+
+# Inside the public harnesses, of which no two agree on what to install: an environment each.
+test-harness: $(HARNESSES:%=.venv-harness/%/.ready)
+	set -e; for harness in $(HARNESSES); do \
+		.venv-harness/$$harness/bin/python -m pytest --confcutdir tests/harness tests/harness; done
 
 check: $(READY)
 	$(BIN)/ruff format --check src tests benchmarks
@@ -45,5 +51,13 @@ $(ECOSYSTEM)/.ready: pyproject.toml constraints.txt tests/ecosystem/requirements
 		--requirement tests/ecosystem/requirements.txt --editable '.[dev]'
 	touch $@
 
+# torchvision from the registry is built for CUDA: with a torch that is not it cannot be imported. lmms-eval does without.
+.venv-harness/%/.ready: tests/harness/%.txt pyproject.toml
+	test -d $(@D) || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet torch==2.13.0
+	$(@D)/bin/python -m pip install --quiet torch==2.13.0 --requirement $< --editable .
+	if test $* = lmms-eval; then $(@D)/bin/python -m pip uninstall --quiet --yes torchvision; fi
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(ECOSYSTEM) runs
+	rm -rf $(VENV) $(ECOSYSTEM) .venv-harness runs

@@ -38,7 +38,7 @@ from mutua.training.optimizer import build_optimizer
 from mutua.training.precision import compile_layers, recompute_activations
 from mutua.training.recipe import TrainSettings
 from mutua.training.step import Stepper
-from mutua.training.world import World
+from mutua.world import World
 
 EXAMPLES = """examples:
   python benchmarks/training.py                                       a small model on the CPU, a minute

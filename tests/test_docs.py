@@ -19,18 +19,22 @@ import pytest
 import typer
 from aki_checkpoint import write_checkpoint
 from typer.testing import CliRunner
+from unlocked_pairs import save_llava
 
 from mutua.api import PACKAGED
 from mutua.cli import app
+from mutua.evaluation.fixtures import write_parquet
 
 ROOT = Path(__file__).parent.parent
 PAGES = ["README.md", *sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))]
 CARD = "src/mutua/packaged/README.md"
+GROUPS = [group.typer_instance for group in app.registered_groups]
 COMMANDS = sorted(
     {
         command.callback.__module__
-        for typers in (app, *(group.typer_instance for group in app.registered_groups))
-        for command in typers.registered_commands
+        for typers in (app, *GROUPS)
+        for command in (*typers.registered_commands, typers.registered_callback)
+        if command is not None and command.callback is not app.registered_callback.callback
     }
 )
 
@@ -43,6 +47,9 @@ SHORTER = {
     "chat": "--max-new-tokens 2",
     "look": "--max-new-tokens 2",
     "leakage": "--conversations 1",
+    "eval check": "",
+    "eval fixtures": "",
+    "eval compare": "",
 }
 SHORTER_PYTHON = {'["train.steps=500"]': str(SHORTER["train"].replace("--set ", "").split())}
 
@@ -56,6 +63,8 @@ READ_ONLY = {
     "mutua eval --data easy-vqa -m runs/smollm2": "needs the two models of the line above",
     "mutua train recipes/tiny": "goes on from a model that takes hours; docs/training.md runs the first",
     "mutua train recipes/aki-4b": "needs the paper's data; tests/training/test_two_stages.py has small ones",
+    "mutua eval --suite paper --data data/benchmarks --tasks mm_vet": "needs a judge: tests/cli/test_eval_suite.py",
+    "mutua eval -m runs/mine/model --suite paper --data data/benchmarks": "takes seconds; with data/small it is run",
     "torchrun": "starts processes of its own; tests/training/test_processes.py runs two",
     "mutua data check recipes/aki-4b": "finds them missing, exit code 1",
     "mutua eval -m runs/tiny-relation": "measures what took those hours",
@@ -69,13 +78,34 @@ READ_ONLY = {
     "python -m mutua.evaluation.blind": "takes ten seconds",
     "python benchmarks/attention.py": "measures for minutes",
     "python benchmarks/training.py": "needs a GPU",
+    "python benchmarks/unlocked.py": "measures for minutes",
     "python benchmarks/convert.py": "writes 8.66 GB",
 }
 PROGRAMS = ("mutua", "make", "pip", "python", "tensorboard", ".", "pytest", "torchrun", "accelerate", "printf")
 
 
+@pytest.fixture(scope="module")
+def benchmarks(tmp_path_factory) -> Path:
+    """The paper's benchmarks in small, and two evaluations on them."""
+    folder = tmp_path_factory.mktemp("benchmarks")
+    write_parquet(folder / "data")
+    for policy in ("mma", "causal"):
+        words = ["eval", "--suite", "paper", "--data", str(folder / "data"), "--tasks", "pope", "--limit", "2"]
+        done = CliRunner().invoke(app, [*words, "-p", policy, "-o", str(folder / "runs" / policy)])
+        assert done.exit_code == 0, done.output
+    return folder
+
+
+@pytest.fixture(scope="session")
+def saved_llava(tmp_path_factory) -> Path:
+    """A model of someone else's."""
+    folder = tmp_path_factory.mktemp("llava")
+    save_llava(folder)
+    return folder
+
+
 @pytest.fixture
-def stage(tmp_path, monkeypatch) -> Path:
+def stage(tmp_path, monkeypatch, benchmarks, saved_llava) -> Path:
     shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
     shutil.copytree(ROOT / "docs/images", tmp_path / "docs/images")
     for name in ("scene.png", "a.png", "b.png", "photo.jpg", "pets/images/cat.png"):
@@ -93,12 +123,15 @@ def stage(tmp_path, monkeypatch) -> Path:
     )
     (tmp_path / "models").mkdir()
     (tmp_path / "models/mine").symlink_to(PACKAGED)
+    (tmp_path / "models/llava").symlink_to(saved_llava)
     for name in ("mine.jinja", "chat_template.jinja"):
         shutil.copy(PACKAGED / "chat_template.jinja", tmp_path / name)
     for run in ("quickstart/live/mma/stage-1", "quickstart/live/causal/stage-1", "mine", "a", "b"):
         (tmp_path / "runs" / run).mkdir(parents=True)
         (tmp_path / "runs" / run / "model").symlink_to(PACKAGED)
     monkeypatch.chdir(tmp_path)
+    shutil.copytree(benchmarks / "data", tmp_path / "data/benchmarks")
+    shutil.copytree(benchmarks / "runs", tmp_path / "runs/eval")
     monkeypatch.setattr("mutua.evaluation.blind_guess", lambda source: None)  # ten seconds
     return tmp_path
 
@@ -148,7 +181,7 @@ def read(command: str) -> None:
 def read_ours(words: list[str]) -> None:
     """The words name one of our commands, with options that it has; a recipe is a recipe."""
     command = typer.main.get_command(app)
-    while hasattr(command, "commands"):
+    while words and words[0] in getattr(command, "commands", {}):
         command, *words = command.commands[words[0]], *words[1:]
     options = {option for parameter in command.params for option in parameter.opts}
     assert {word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)} <= options, words
@@ -166,7 +199,8 @@ def run(command: str) -> None:
     if name == "train":
         shutil.rmtree("runs/mine", ignore_errors=True)  # what a reader has by then this command makes
     said = f"{shlex.split(before[0])[1]}\n" if before else "is there a red object?\n/quit\n"
-    done = CliRunner().invoke(app, [name, *words, *SHORTER.get(name, "").split()], input=said)
+    shorter = SHORTER.get(" ".join([name, *words[:1]]), SHORTER.get(name, ""))
+    done = CliRunner().invoke(app, [name, *words, *shorter.split()], input=said)
     assert done.exit_code == 0, f"{command}\n{done.output}\n{done.exception!r}"
 
 

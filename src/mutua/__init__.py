@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from mutua.models import MutuaProcessor as MutuaProcessor
     from mutua.roles import Modality as Modality
     from mutua.roles import TokenRoles as TokenRoles
+    from mutua.unlocking import lock as lock
+    from mutua.unlocking import unlock as unlock
 
 __version__ = "0.1.0"
 
@@ -32,6 +34,8 @@ _HOMES = {
     "ask": "mutua.api",
     "compose": "mutua.composition",
     "load": "mutua.api",
+    "lock": "mutua.unlocking",
+    "unlock": "mutua.unlocking",
 }
 __all__ = list(_HOMES)
 

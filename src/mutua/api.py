@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -14,6 +13,7 @@ from mutua.images import open_list
 from mutua.models import MutuaForConditionalGeneration, MutuaProcessor
 from mutua.models.loading import load_model, load_processor
 from mutua.models.model_folder import PACKAGED, ModelError, first_line
+from mutua.respond import Answer, respond
 
 __all__ = ["PACKAGED", "Answer", "ModelError", "ask", "conversation", "load", "load_processor", "reply"]
 
@@ -80,34 +80,11 @@ def conversation(images: Any, question: str) -> list[dict[str, Any]]:
     return [{"role": "user", "content": [*parts, {"type": "text", "text": question}]}]
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What a model said.
-
-    Attributes:
-        text: without control tokens and surrounding space; may be empty.
-        finish_reason: "stop" where the model ended its reply, "length" where the limit on new tokens cut it.
-        tokens: how many were said, the one that ends the reply included.
-    """
-
-    text: str
-    finish_reason: Literal["stop", "length"]
-    tokens: int
-
-
 def reply(
     model: MutuaForConditionalGeneration, processor: MutuaProcessor, messages: list[dict[str, Any]], **generate: Any
 ) -> Answer:
     """The model's next message in a conversation. Keyword arguments go to `generate`."""
-    inputs = processor.apply_chat_template(
-        messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
-    ).to(model.device, dtype=model.dtype)
-    options = {"max_new_tokens": 64, "do_sample": False, **generate, "return_dict_in_generate": False}
-    said_N = model.generate(**inputs, **options)[0, inputs["input_ids"].shape[1] :]
-    ends = generate.get("eos_token_id", model.generation_config.eos_token_id)
-    has_ended = len(said_N) > 0 and int(said_N[-1]) in (ends if isinstance(ends, (list, tuple)) else [ends])
-    text = processor.decode(said_N, skip_special_tokens=True).strip()
-    return Answer(text, "stop" if has_ended else "length", len(said_N))
+    return respond(model, processor, [messages], **{"max_new_tokens": 64, **generate})[0]
 
 
 def ask(

@@ -124,6 +124,10 @@ class TokenRoles:
         )
         return torch.where(self.is_token_BN, codes_BN, PADDING_CODE)
 
+    def to(self, device: torch.device | str) -> TokenRoles:
+        """The same on another device."""
+        return TokenRoles(*(x.to(device) for x in (self.document_BN, self.block_BN, self.modality_BN, self.item_BN)))
+
     @property
     def is_token_BN(self) -> Tensor:
         """True for every token that is not padding."""

@@ -219,16 +219,31 @@ def test_refusals():
         split.attend(module, q.to("meta"), k.to("meta"), v.to("meta"), plan)
 
 
+def test_keys_of_many_pictures_are_gathered_once():
+    """A token behind each of 20 pictures: 20 ranges that the first looks ahead to, 19 of them the second, and so on."""
+    case = case_of(conversation(3, 8, 9, images=20))
+    check(case)
+    gathers, places = case.mask(split.build_mask).gathers
+    assert len(gathers) == 1
+    assert [place for place in places if place is not None] == [(0, 2 * nth) for nth in range(19)]
+
+
 def test_the_cuda_path_takes_the_arguments_we_give_it():
     """No GPU: fake tensors run the operators' own shape functions."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     case = case_of(conversation(30, 8, 9, images=2))
-    passes = case.mask(split.build_mask).passes
+    plan = case.mask(split.build_mask)
+    passes, (gathers, places) = plan.passes, plan.gathers
     with FakeTensorMode():
         q, k, v, grad = (torch.empty(x.shape, dtype=torch.bfloat16, device="cuda") for x in case.tensors())
-        for part in passes:
-            inputs = [split._queries(q, part), split._keys(k, part), split._keys(v, part)]
+        sizes = [sum(last - first for first, last in gather.keys) for gather in gathers]
+        kept, values = (
+            [torch.empty(*x.shape[:2], size, x.shape[3], dtype=x.dtype, device="cuda") for size in sizes]
+            for x in (k, v)
+        )
+        for part, place in zip(passes, places, strict=True):
+            inputs = [split._queries(q, part), split._keys(k, part, kept, place), split._keys(v, part, values, place)]
             kernel = flash.find_kernel(q, v)
             out, lse = kernel.forward(*inputs, part.is_causal, 0.1)
             assert out.shape == inputs[0].shape

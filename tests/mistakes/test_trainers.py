@@ -223,7 +223,7 @@ MISTAKES = [
     Mistake(
         "a collator of a tokenizer",
         lambda _: Collator(make_processor(make_model()).tokenizer),  # type: ignore[arg-type]
-        ("Collator takes the model's MutuaProcessor", "only it tells replies from prompts"),
+        ("Collator takes the model's processor", "only it tells replies from prompts"),
     ),
     Mistake("a row without a reply", collated({"messages": [ASKED]}), ("holds no reply to learn from",)),
     Mistake("a row too long", collated({"messages": [ASKED, SAID]}, max_tokens=3), ("max_tokens allows 3",)),

@@ -8,6 +8,7 @@ from study_results import blind, costs, looks, pairs, scores, yes
 
 from mutua.attention import POLICIES
 from mutua.evaluation import Accuracy, Record, Score
+from mutua.evaluation.intervals import Estimate
 from mutua.figures import blank_figure
 from mutua.study.comparison import comparison_figure, paired_rows
 from mutua.study.curves import curves_figure, draw_curves, family_curves_figure, sweep_figure, thousands
@@ -20,7 +21,7 @@ from mutua.study.figures import (
     seeds_figure,
     yes_figure,
 )
-from mutua.study.statistics import Estimate, Point
+from mutua.study.statistics import Point
 from mutua.study.style import colour, line_style, percent, reach
 from mutua.study.summary import (
     Arm,

@@ -23,7 +23,7 @@ from mutua.training.build import build_model
 from mutua.training.optimizer import build_optimizer
 from mutua.training.samples import SampleCounts
 from mutua.training.step import Stepper
-from mutua.training.world import World
+from mutua.world import World
 
 Line = dict[str, Any]
 

@@ -14,7 +14,7 @@ from mutua.folders import FolderError, remove_leftovers, whole_folder
 from mutua.training import CheckpointError
 from mutua.training import checkpoint as module
 from mutua.training.checkpoint import Progress, checkpoints, prune, read_progress
-from mutua.training.world import World
+from mutua.world import World
 
 
 def write(folder: Path) -> tuple[nn.Linear, torch.optim.Optimizer]:

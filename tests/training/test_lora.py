@@ -25,7 +25,7 @@ from mutua.training.optimizer import build_optimizer
 from mutua.training.precision import recompute_activations
 from mutua.training.recipe import LoraSettings
 from mutua.training.step import Stepper
-from mutua.training.world import World
+from mutua.world import World
 
 LORA = ("train.lora={rank: 4, alpha: 8, dropout: 0.1}", "train.freeze=['model.vision_tower.*']")
 

@@ -16,7 +16,7 @@ from mutua.training.batches import StepBatch, batches, open_mixture
 from mutua.training.build import build_model
 from mutua.training.optimizer import build_optimizer
 from mutua.training.step import Stepper
-from mutua.training.world import World
+from mutua.world import World
 
 PACKING = "data.packing={tokens: 150, max_images: 6}"
 COMMON = ("model.text.attention_dropout=0.0", "train.precision=fp32", "train.batch_size=12")

@@ -35,7 +35,7 @@ from mutua.training.plan import (
 )
 from mutua.training.rehearsal import Kernels, Shape, rehearse
 from mutua.training.step import Stepper
-from mutua.training.world import World
+from mutua.world import World
 
 H100 = DEVICES["h100"]
 FROZEN_EYES = "train.freeze=['model.vision_tower.*']"
@@ -210,7 +210,7 @@ from mutua.training.build import model_to_train
 from mutua.training.optimizer import build_optimizer
 from mutua.training.precision import recompute_activations
 from mutua.training.step import Stepper
-from mutua.training.world import World
+from mutua.world import World
 
 def run(*more):
     recipe = load_recipe(sys.argv[1], [*sys.argv[2:], *more])

@@ -21,7 +21,7 @@ from mutua.training.outline import fake_weights, model_without_weights, outline_
 from mutua.training.precision import recompute_activations
 from mutua.training.rehearsal import GRADIENTS, Kernels, Rehearsed, Shape, _Watch, rehearse
 from mutua.training.step import Stepper
-from mutua.training.world import World
+from mutua.world import World
 
 WIDER = (
     "model.text={hidden_size: 64, num_hidden_layers: 3, num_attention_heads: 2, intermediate_size: 128}",

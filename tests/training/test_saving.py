@@ -19,7 +19,7 @@ from mutua.training import run as run_module
 from mutua.training.checkpoint import read_progress
 from mutua.training.saving import Saver
 from mutua.training.step import Stepper
-from mutua.training.world import World
+from mutua.world import World
 
 BESIDE = "train.async_checkpoints=true"
 

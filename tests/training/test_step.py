@@ -17,7 +17,7 @@ from mutua.training.build import build_model, freeze
 from mutua.training.optimizer import build_optimizer
 from mutua.training.precision import recompute_activations
 from mutua.training.step import Stepper
-from mutua.training.world import World
+from mutua.world import World
 
 
 def chat(question: str, answer: str) -> Sample:

@@ -81,6 +81,7 @@ def expect_request(attention_mask: object, backend: str) -> MaskRequest:
     if not isinstance(attention_mask, MaskRequest):
         raise TypeError(
             f"the attention backend {backend!r} got {type(attention_mask).__name__} for a mask and no token roles, so "
-            "it would silently be causal. Use it with MutuaForConditionalGeneration."
+            "it would silently be causal. Use it with MutuaForConditionalGeneration, or call mutua.unlock(model, "
+            "processor) first (again after a model that was saved unlocked is loaded)."
         )
     return attention_mask

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from transformers.models.llama.modeling_llama import repeat_kv
 from mutua.attention import sdpa
 from mutua.attention.abilities import Forward, compute_dtype, refuse_unable, why_not
 from mutua.attention.flash import Kernel, find_kernel
+from mutua.attention.gathers import Gather, Place, share_keys
 from mutua.attention.packed import Call, PackedAttention, pack
 from mutua.attention.rectangles import Pass, Range, find_passes
 from mutua.attention.request import MaskRequest, expect_request
@@ -47,6 +49,11 @@ class Plan:
 
     passes: tuple[Pass, ...]
     packed: tuple[Call, ...] | None = None
+
+    @cached_property
+    def gathers(self) -> tuple[tuple[Gather, ...], tuple[Place, ...]]:
+        """Keys in several ranges, gathered once for all passes that share them; and where each pass has its own."""
+        return share_keys(self.passes)
 
 
 def build_mask(
@@ -136,7 +143,7 @@ def split_attention(q_BHND: Tensor, k_BHKD: Tensor, v_BHKD: Tensor, plan: Plan, 
     scale = q_BHND.shape[-1] ** -0.5 if scale is None else scale
     if plan.packed is not None:
         return PackedAttention.apply(q_BHND, k_BHKD, v_BHKD, plan.packed, kernel, scale)
-    return _SplitAttention.apply(_dense(q_BHND), _dense(k_BHKD), _dense(v_BHKD), plan.passes, kernel, scale)
+    return _SplitAttention.apply(_dense(q_BHND), _dense(k_BHKD), _dense(v_BHKD), plan, kernel, scale)
 
 
 def _dense(x_BHND: Tensor) -> Tensor:
@@ -152,23 +159,25 @@ class _SplitAttention(torch.autograd.Function):
         q_BHND: Tensor,
         k_BHKD: Tensor,
         v_BHKD: Tensor,
-        passes: tuple[Pass, ...],
+        plan: Plan,
         kernel: Kernel,
         scale: float,
     ) -> Tensor:
-        def run(part: Pass) -> tuple[Tensor, Tensor]:
-            return kernel.forward(
-                _queries(q_BHND, part), _keys(k_BHKD, part), _keys(v_BHKD, part), part.is_causal, scale
-            )
+        gathers, places = plan.gathers
+        kept_BHSD, values_BHSD = ([gather.of(x_BHKD) for gather in gathers] for x_BHKD in (k_BHKD, v_BHKD))
 
-        if _is_first_whole(passes, q_BHND):  # no copy: the other passes merge into what it returns
-            out_BHND, lse_BHN = run(passes[0])
-            rest = passes[1:]
+        def run(part: Pass, place: Place) -> tuple[Tensor, Tensor]:
+            keys, values = _keys(k_BHKD, part, kept_BHSD, place), _keys(v_BHKD, part, values_BHSD, place)
+            return kernel.forward(_queries(q_BHND, part), keys, values, part.is_causal, scale)
+
+        rest = list(zip(plan.passes, places, strict=True))
+        if _is_first_whole(plan.passes, q_BHND):  # no copy: the other passes merge into what it returns
+            out_BHND, lse_BHN = run(*rest.pop(0))
         else:
-            out_BHND, rest = _zeros(q_BHND), passes
+            out_BHND = _zeros(q_BHND)
             lse_BHN = q_BHND.new_zeros(q_BHND.shape[:3], dtype=torch.promote_types(q_BHND.dtype, torch.float32))
-        for part in rest:
-            out_BHQD, lse_BHQ = run(part)
+        for part, place in rest:
+            out_BHQD, lse_BHQ = run(part, place)
             into_BHQD, into_BHQ = _queries(out_BHND, part), _queries(lse_BHN, part)
             if part.is_causal:  # squares come first and never overlap
                 into_BHQD.copy_(out_BHQD)
@@ -176,37 +185,42 @@ class _SplitAttention(torch.autograd.Function):
             else:
                 _merge_into(into_BHQD, into_BHQ, out_BHQD, lse_BHQ)
         ctx.save_for_backward(q_BHND, k_BHKD, v_BHKD, out_BHND, lse_BHN)
-        ctx.passes, ctx.kernel, ctx.scale = passes, kernel, scale
+        ctx.plan, ctx.kernel, ctx.scale = plan, kernel, scale
         return out_BHND
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_BHND: Tensor) -> tuple[Tensor | None, ...]:
         q_BHND, k_BHKD, v_BHKD, out_BHND, lse_BHN = ctx.saved_tensors
+        gathers, places = ctx.plan.gathers
+        kept_BHSD, values_BHSD = ([gather.of(x_BHKD) for gather in gathers] for x_BHKD in (k_BHKD, v_BHKD))
 
-        def run(part: Pass) -> tuple[Tensor, Tensor, Tensor]:
+        def run(part: Pass, place: Place) -> tuple[Tensor, Tensor, Tensor]:
             return ctx.kernel.backward(
                 _queries(grad_BHND, part),
                 _queries(q_BHND, part),
-                _keys(k_BHKD, part),
-                _keys(v_BHKD, part),
+                _keys(k_BHKD, part, kept_BHSD, place),
+                _keys(v_BHKD, part, values_BHSD, place),
                 _queries(out_BHND, part),
                 _queries(lse_BHN, part),
                 part.is_causal,
                 ctx.scale,
             )
 
-        if _is_first_whole(ctx.passes, q_BHND) and k_BHKD.shape[2] == q_BHND.shape[2]:
-            dq_BHND, dk_BHKD, dv_BHKD = run(ctx.passes[0])
-            rest = ctx.passes[1:]
+        rest = list(zip(ctx.plan.passes, places, strict=True))
+        if _is_first_whole(ctx.plan.passes, q_BHND) and k_BHKD.shape[2] == q_BHND.shape[2]:
+            dq_BHND, dk_BHKD, dv_BHKD = run(*rest.pop(0))
         else:
             dq_BHND, dk_BHKD, dv_BHKD = _zeros(q_BHND), _zeros(k_BHKD), _zeros(v_BHKD)
-            rest = ctx.passes
-        for part in rest:
-            dq_BHQD, dk_part, dv_part = run(part)
+        dkept_BHSD, dvalues_BHSD = ([torch.zeros_like(x) for x in some] for some in (kept_BHSD, values_BHSD))
+        for part, place in rest:
+            dq_BHQD, dk_part, dv_part = run(part, place)
             _queries(dq_BHND, part).add_(dq_BHQD)
-            _add_to_keys(dk_BHKD, part, dk_part)
-            _add_to_keys(dv_BHKD, part, dv_part)
+            _keys(dk_BHKD, part, dkept_BHSD, place).add_(dk_part)
+            _keys(dv_BHKD, part, dvalues_BHSD, place).add_(dv_part)
+        for gather, dk_BHSD, dv_BHSD in zip(gathers, dkept_BHSD, dvalues_BHSD, strict=True):
+            gather.add_to(dk_BHKD, dk_BHSD)
+            gather.add_to(dv_BHKD, dv_BHSD)
         return dq_BHND, dk_BHKD, dv_BHKD, None, None, None
 
 
@@ -227,19 +241,12 @@ def _queries(x_BHN: Tensor, part: Pass) -> Tensor:
     return _slice(x_BHN, part.rows, part.queries)
 
 
-def _keys(x_BHKD: Tensor, part: Pass) -> Tensor:
-    """The keys of a pass: a view of one range, a copy of several (text between images, so few tokens)."""
-    ranges = [_slice(x_BHKD, part.rows, keys) for keys in part.keys]
-    return ranges[0] if len(ranges) == 1 else torch.cat(ranges, 2)
-
-
-def _add_to_keys(whole_BHKD: Tensor, part: Pass, piece_BHKD: Tensor) -> None:
-    """The reverse of `_keys`: adds the gradient of a pass's keys where they came from."""
-    first = 0
-    for keys in part.keys:
-        size = keys[1] - keys[0]
-        _slice(whole_BHKD, part.rows, keys).add_(piece_BHKD.narrow(2, first, size))
-        first += size
+def _keys(x_BHKD: Tensor, part: Pass, gathered_BHSD: list[Tensor], place: Place) -> Tensor:
+    """A view of the keys of a pass: of its one range, or of what was gathered from several."""
+    if place is None:
+        return _slice(x_BHKD, part.rows, part.keys[0])
+    which, first = place
+    return gathered_BHSD[which].narrow(2, first, gathered_BHSD[which].shape[2] - first)
 
 
 def _zeros(like_BHND: Tensor) -> Tensor:

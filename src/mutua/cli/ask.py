@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mutua.cli.common import ModelOption, PolicyOption, load_model, report_errors, tell_how_it_ended
+from mutua.cli.common import AnyModelOption, PolicyOption, load_any_model, report_errors, tell_how_it_ended
 
 EXAMPLES = """Examples:
 
@@ -23,7 +23,7 @@ EXAMPLES = """Examples:
 def ask(
     images: Annotated[list[str] | None, typer.Argument(metavar="IMAGE...", help="Pictures, in order.")] = None,
     question: Annotated[str, typer.Argument(metavar="QUESTION", help="In quotes, the last word of the line.")] = "",
-    model: ModelOption = None,
+    model: AnyModelOption = None,
     policy: PolicyOption = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 64,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of streaming.")] = False,
@@ -33,9 +33,10 @@ def ask(
         from transformers import TextStreamer
 
         from mutua.api import conversation, reply
+        from mutua.unlocking import policy_of
 
         messages = conversation(images or [], question)  # a bad picture is reported before the model loads
-        network, processor = load_model(model, policy)
+        network, processor = load_any_model(model, policy)
         started = time.perf_counter()
         if not as_json:
             streamer = TextStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
@@ -49,7 +50,7 @@ def ask(
             "question": question,
             "images": images or [],
             "model": model or "packaged",
-            "policy": network.config.attention_policy,
+            "policy": policy_of(network),
             "seconds": round(time.perf_counter() - started, 3),
         }
         typer.echo(json.dumps(record, ensure_ascii=False))

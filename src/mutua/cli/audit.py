@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mutua.cli.common import ModelOption, PolicyOption, out, report_errors
+from mutua.cli.common import AnyModelOption, PolicyOption, out, report_errors
 
 if TYPE_CHECKING:
     from mutua.attention import Policy
@@ -42,7 +42,7 @@ def audit(
     sample: Annotated[
         int, typer.Option("--sample", "-n", min=1, help="Which sample of the file, or row of the batch, from 1.")
     ] = 1,
-    model: ModelOption = None,
+    model: AnyModelOption = None,
     policy: PolicyOption = None,
     template: Annotated[
         Path | None, typer.Option("--template", "-t", help="Chat template to try instead of the model's own.")
@@ -89,14 +89,20 @@ def _conversation(
     from mutua.api import load_processor
     from mutua.attention import get_policy
     from mutua.data.collate import encode, encode_prompts
+    from mutua.unlocking import is_another_model, load_other_processor, saved_policy
 
     chat = _sample(words, number)
-    config, processor = load_processor(model, policy=policy)
+    if is_another_model(model):
+        config, processor = load_other_processor(str(model))
+        chosen = get_policy(policy or saved_policy(config) or "mma")
+    else:
+        config, processor = load_processor(model, policy=policy)
+        chosen = get_policy(config.attention_policy)
     if template is not None:
         processor.chat_template = template.read_text(encoding="utf-8")
     is_answered = chat.messages[-1].role == "assistant"
     batch = encode([chat], processor) if is_answered else encode_prompts([chat], processor)
-    return batch, processor.tokenizer, get_policy(config.attention_policy)
+    return batch, processor.tokenizer, chosen
 
 
 def _first_rows(

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mutua.cli.common import ModelOption, PolicyOption, err, is_terminal, load_model, report_errors, tell_how_it_ended
+from mutua.cli.common import (
+    AnyModelOption,
+    PolicyOption,
+    err,
+    is_terminal,
+    load_any_model,
+    report_errors,
+    tell_how_it_ended,
+)
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -31,7 +39,7 @@ _COMMANDS = """/image PATH  adds a picture to your next message
 
 def chat(
     images: Annotated[list[str] | None, typer.Argument(metavar="IMAGE...", help="Pictures of the first turn.")] = None,
-    model: ModelOption = None,
+    model: AnyModelOption = None,
     policy: PolicyOption = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 64,
 ) -> None:
@@ -43,7 +51,7 @@ def chat(
         from mutua.images import open_image
 
         pictures = [open_image(image) for image in images or []]
-        network, processor = load_model(model, policy)
+        network, processor = load_any_model(model, policy)
 
         def answer(messages: list[dict[str, Any]]) -> str:
             # A new one each time: one that was stopped still holds what it has not printed.

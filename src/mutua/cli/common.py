@@ -26,6 +26,15 @@ POLICY_NAMES = "causal, mma, mma-bidirectional, prefix, future-visual, future-te
 ModelOption = Annotated[
     str | None, typer.Option("--model", "-m", help="Folder or hub id of a Mutua model. Default: the packaged tiny one.")
 ]
+AnyModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        help="Folder or hub id of a Mutua model, or of another one, which --policy unlocks (docs/unlock.md). "
+        "Default: the packaged tiny one.",
+    ),
+]
 PolicyOption = Annotated[
     str | None,
     typer.Option("--policy", "-p", help=f"Attention policy instead of the model's own: {POLICY_NAMES}."),
@@ -95,6 +104,25 @@ def load_model(name: str | None, policy: str | None) -> tuple[MutuaForConditiona
     if name is None:
         err.print("using the packaged tiny model (64 x 64 pictures of shapes); --model names another", style="dim")
     return load(name, policy=policy)
+
+
+def load_any_model(name: str | None, policy: str | None, backend: str | None = None) -> tuple[Any, Any]:
+    """As `load_model`, or another Transformers model, unlocked where a policy is given or it was saved so."""
+    from mutua.quiet import silence
+
+    silence()
+    from mutua.unlocking import is_another_model, is_unlocked, load_another
+
+    if name is None or not is_another_model(name):
+        model, processor = load_model(name, policy)
+        if backend is not None:
+            model.set_attn_implementation(backend)
+        return model, processor
+    model, processor = load_another(name, policy, backend or "auto")
+    if is_unlocked(model) and policy is not None:
+        told = "unlocked: its answers may be worse until it is trained under the new mask (docs/unlock.md)"
+        err.print(told, style="dim")
+    return model, processor
 
 
 def each_once(option: str, values: Sequence[str]) -> Sequence[str]:

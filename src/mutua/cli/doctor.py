@@ -22,6 +22,7 @@ EXAMPLES = """Examples:
 # What an extra brings: importable module -> what it is for.
 _EXTRAS = {
     "train": {
+        "accelerate": "several processes",
         "datasets": "tables of the datasets package",
         "easy_vqa": "the easy-VQA data",
         "matplotlib": "figures",

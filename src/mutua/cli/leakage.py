@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mutua.cli.common import FAILED, PolicyOption, err, load_model, out, report_errors
+from mutua.cli.common import FAILED, PolicyOption, err, load_any_model, out, report_errors
 
 EXAMPLES = """Examples:
 
@@ -20,7 +20,12 @@ EXAMPLES = """Examples:
 
 def leakage(
     model: Annotated[
-        str | None, typer.Argument(metavar="MODEL", help="Folder or hub id. Default: the packaged tiny one.")
+        str | None,
+        typer.Argument(
+            metavar="MODEL",
+            help="Folder or hub id; of another model, too, unlocked under mma if nothing else is said. "
+            "Default: the packaged tiny one.",
+        ),
     ] = None,
     policy: PolicyOption = None,
     backend: Annotated[str | None, typer.Option("--backend", "-b", help="Attention backend to test.")] = None,
@@ -34,14 +39,15 @@ def leakage(
         from rich.text import Text
 
         from mutua.inspection.leakage import prove
+        from mutua.unlocking import is_another_model, load_other_processor, saved_policy
 
-        network, processor = load_model(model, policy)
-        if backend is not None:
-            network.set_attn_implementation(backend)
+        if model is not None and policy is None and is_another_model(model):
+            policy = saved_policy(load_other_processor(model)[0]) or "mma"  # locked, there is nothing to prove
+        network, processor = load_any_model(model, policy, backend)
         with Progress(console=err) as bars:
             task = bars.add_task("perturbing", total=conversations)
             proof = prove(network, processor, conversations, seed, lambda done, _: bars.update(task, completed=done))
-        used = network.model.language_model.config._attn_implementation
+        used = network.get_decoder().config._attn_implementation
         table = Table(
             "perturbed: watched", "trials", "moved", "must", "", title=f"policy {proof.policy}, backend {used}"
         )

@@ -34,7 +34,7 @@ def train(
     with report_errors(f"process {rank}: " if rank else ""):
         from mutua.training import load_recipe
         from mutua.training import train as run
-        from mutua.training.world import EndedElsewhere
+        from mutua.world import EndedElsewhere
 
         try:
             result = run(load_recipe(recipe, overrides or []), err)

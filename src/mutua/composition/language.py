@@ -6,6 +6,7 @@ says, it has to obey the mask that it is given. Shape suffixes: B batch, N token
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -37,20 +38,28 @@ def refuse_unfit(language_model: Any) -> None:
         raise _unfit(config, "its decoder is only a part of what AutoModel makes of its config")
     if not isinstance(head, nn.Linear):
         raise _unfit(config, "it has no language-model head that is one linear layer")
-    other = sorted(set(getattr(config, "layer_types", None) or ()) - _LAYERS)
-    if other:
-        raise _unfit(config, f"it has layers of type {', '.join(other)}, to which no attention mask applies")
-    if language_model._is_stateful:
-        raise _unfit(config, "it keeps a recurrent state, to which no attention mask applies")
-    if not decoder._supports_attention_backend:
-        raise _unfit(config, "it computes attention by itself and not through Transformers' attention interface")
-    if getattr(config, "use_bidirectional_attention", False):
-        raise _unfit(config, "use_bidirectional_attention is set, so its text is not causal")
+    if (problem := why_no_mask(decoder)) is not None:
+        raise _unfit(config, problem)
     for key, neutral in _LOGIT_CHANGES.items():
         if getattr(config, key, neutral) not in (neutral, None):
             raise _unfit(config, f"it changes its logits after the head ({key} {getattr(config, key)})")
     if head.weight is language_model.get_input_embeddings().weight and not hasattr(decoder, "embed_tokens"):
         raise _unfit(config, "its head is tied to embeddings that have another name than embed_tokens")
+
+
+def why_no_mask(decoder: Any) -> str | None:
+    """Why no attention mask can reach all of a decoder's layers, in a few words; None if one may."""
+    config = decoder.config
+    other = sorted(set(getattr(config, "layer_types", None) or ()) - _LAYERS)
+    if other:
+        return f"it has layers of type {', '.join(other)}, to which no attention mask applies"
+    if decoder._is_stateful:
+        return "it keeps a recurrent state, to which no attention mask applies"
+    if not decoder._supports_attention_backend:
+        return "it computes attention by itself and not through Transformers' attention interface"
+    if getattr(config, "use_bidirectional_attention", False):
+        return "use_bidirectional_attention is set, so its text is not causal"
+    return None
 
 
 def text_probe(language_model: Any, avoid: int) -> dict[str, Tensor]:
@@ -91,16 +100,8 @@ def prove_mask(decoder: Any) -> None:
     Raises:
         ValueError: an image does not see the question after it, or something sees what it must not.
     """
-    # A prompt of 8 tokens, of which 1-3 are an image, and a reply of 4.
-    document_BN = torch.zeros(1, 12, dtype=torch.long, device=decoder.device)
+    roles = probe_roles().to(decoder.device)
     index_BN = torch.arange(12, device=decoder.device)[None]
-    is_image_BN = (index_BN >= 1) & (index_BN <= 3)
-    roles = TokenRoles(
-        document_BN=document_BN,
-        block_BN=torch.where(index_BN < 8, 0, NONE),
-        modality_BN=torch.where(is_image_BN, int(Modality.IMAGE), int(Modality.TEXT)),
-        item_BN=torch.where(is_image_BN, 0, NONE),
-    )
     ids_BN = index_BN % decoder.get_input_embeddings().weight.shape[0]
 
     def states(swapped: int | None = None) -> Tensor:
@@ -119,15 +120,39 @@ def prove_mask(decoder: Any) -> None:
             raise _unfit(decoder.config, f"it fails on an attention mask of Mutua's ({error})") from error
         return out.last_hidden_state[0].float()
 
-    before = states()
-    smallest = rounding(decoder.dtype) * float(before.abs().max())
+    if (fault := fault_of(states, decoder.dtype)) is not None:
+        raise _unfit(decoder.config, fault)
+
+
+def probe_roles(modality: Modality = Modality.IMAGE) -> TokenRoles:
+    """Of one row: a prompt of 8 tokens, of which 1-3 are an image (or of another modality), and a reply of 4."""
+    index_BN = torch.arange(12)[None]
+    is_item_BN = (index_BN >= 1) & (index_BN <= 3)
+    return TokenRoles(
+        document_BN=torch.zeros_like(index_BN),
+        block_BN=torch.where(index_BN < 8, 0, NONE),
+        modality_BN=torch.where(is_item_BN, int(modality), int(Modality.TEXT)),
+        item_BN=torch.where(is_item_BN, 0, NONE),
+    )
+
+
+def fault_of(states: Callable[[int | None], Tensor], dtype: torch.dtype) -> str | None:
+    """What is wrong with a model under `mma`, in a few words; None if nothing is.
+
+    Args:
+        states: the hidden states of the row of `probe_roles`, (12, T), with another token in the given place, if any.
+        dtype: in which the model computes.
+    """
+    before = states(None)
+    smallest = rounding(dtype) * float(before.abs().max())
     by_question, by_reply = ((before - states(swapped)).abs().amax(-1) for swapped in (6, 10))
     if not bool((by_question[1:4] > 0).all()):
-        raise _unfit(decoder.config, "an image does not see the question after it, so some layers ignore the mask")
+        return "an image does not see the question after it, so some layers ignore the mask"
     if float(by_question[0]) > smallest:  # text behind the image sees the question through the image
-        raise _unfit(decoder.config, "text sees later text, so some layers ignore the mask")
+        return "text sees later text, so some layers ignore the mask"
     if float(by_reply[:10].max()) > smallest:
-        raise _unfit(decoder.config, "a prompt sees its reply, so some layers ignore the mask")
+        return "a prompt sees its reply, so some layers ignore the mask"
+    return None
 
 
 def rounding(dtype: torch.dtype) -> float:

@@ -6,33 +6,61 @@ Shape suffixes: B batch, N tokens, T supervised tokens.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
+from transformers import ProcessorMixin
 
+from mutua.chat import roles_of
 from mutua.data.rows import sample_from_row
 from mutua.data.sample import Sample, SampleError
+from mutua.images import open_image
 from mutua.models.processing import MutuaProcessor
+from mutua.respond import encode_prompts as encode_conversations
 from mutua.roles import TokenRoles
+from mutua.unlocking import ROLES
+
+Chat: TypeAlias = list[dict[str, Any]]
 
 IGNORE = -100
 """The label of a token that is not to be predicted, by Transformers' convention."""
 
 
 def encode(
-    samples: Sequence[Sample], processor: MutuaProcessor, *, padding_side: Literal["left", "right"] = "right"
+    samples: Sequence[Sample], processor: Any, *, padding_side: Literal["left", "right"] = "right"
 ) -> dict[str, Tensor]:
-    """The processor's tensors for whole conversations, and `labels` (B, N): the responses, `IGNORE` elsewhere."""
+    """The processor's tensors for whole conversations, and `labels` (B, N): the responses, `IGNORE` elsewhere.
+
+    The processor of an unlocked model gets the roles as `token_roles`, for the model's forward.
+    """
+    batch, roles = _tokenize([sample.chat() for sample in samples], processor, padding_side)
+    return {**batch, "labels": torch.where(roles.is_response_BN, batch["input_ids"], IGNORE)}
+
+
+def _tokenize(chats: list[Chat], processor: Any, padding_side: str) -> tuple[Any, TokenRoles]:
+    """What the processor makes of whole chats, with the roles in it, and the roles."""
+    is_ours = isinstance(processor, MutuaProcessor)
     batch = processor.apply_chat_template(
-        [sample.chat() for sample in samples],
+        chats if is_ours else _opened(chats),
         tokenize=True,
         return_dict=True,
         return_tensors="pt",
-        processor_kwargs={"padding_side": padding_side},
+        processor_kwargs={"padding_side": padding_side} | ({} if is_ours else {"padding": True}),
     )
-    is_response_BN = TokenRoles.from_codes(batch["token_type_ids"]).is_response_BN
-    return {**batch, "labels": torch.where(is_response_BN, batch["input_ids"], IGNORE)}
+    if is_ours:
+        return batch, TokenRoles.from_codes(batch["token_type_ids"])
+    roles = roles_of(processor, chats, batch)
+    batch[ROLES] = roles.to_codes()
+    return batch, roles
+
+
+def _opened(chats: list[Chat]) -> list[Chat]:
+    """With pictures read as our processor reads them."""
+    for part in (part for chat in chats for message in chat for part in message["content"]):
+        if part["type"] == "image":
+            part["image"] = open_image(part["image"])
+    return chats
 
 
 class Collator:
@@ -42,17 +70,17 @@ class Collator:
     responses alone.
 
     Args:
-        processor: the model's.
+        processor: the model's: a `MutuaProcessor`, or, for an unlocked model, any of Transformers with a chat template.
         max_tokens: longer samples are refused, as a batch that is cut would lose its replies; None takes all.
 
     Raises:
-        ValueError: the processor is none of ours, a tokenizer for instance.
+        ValueError: it is no processor, but a tokenizer for instance.
     """
 
-    def __init__(self, processor: MutuaProcessor, max_tokens: int | None = None) -> None:
-        if not isinstance(processor, MutuaProcessor):
+    def __init__(self, processor: Any, max_tokens: int | None = None) -> None:
+        if not isinstance(processor, ProcessorMixin):
             raise ValueError(
-                f"Collator takes the model's MutuaProcessor (mutua.load gives it, or AutoProcessor), not "
+                f"Collator takes the model's processor (mutua.load gives it, or AutoProcessor), not "
                 f"{type(processor).__name__}: only it tells replies from prompts."
             )
         self.processor, self.max_tokens = processor, max_tokens
@@ -102,26 +130,23 @@ def cut_to_turns(sample: Sample, processor: MutuaProcessor, max_tokens: int) -> 
     return None
 
 
-def encode_prompts(samples: Sequence[Sample], processor: MutuaProcessor) -> dict[str, Tensor]:
+def encode_prompts(samples: Sequence[Sample], processor: Any) -> dict[str, Tensor]:
     """The processor's tensors for prompts that wait for a reply, padded on the left as `generate` needs them.
 
     Raises:
         SampleError: a sample cannot be encoded; the message names it and its source.
     """
+    chats, is_ours = [sample.prompt() for sample in samples], isinstance(processor, MutuaProcessor)
     try:
-        batch = processor.apply_chat_template(
-            [sample.prompt() for sample in samples],
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-            processor_kwargs={"padding_side": "left"},
-        )
+        names = [named(sample) for sample in samples]
+        batch = dict(encode_conversations(chats if is_ours else _opened(chats), processor, names))
+        if not is_ours:
+            batch[ROLES] = roles_of(processor, chats, batch, add_generation_prompt=True).to_codes()
     except ValueError as error:
-        if len(samples) == 1:
-            named = f"{samples[0].source}: sample {samples[0].id!r}: " if samples[0].source else ""
-            raise SampleError(f"{named}{error}") from error
-        for sample in samples:
-            encode_prompts([sample], processor)
-        raise
-    return dict(batch)
+        raise SampleError(str(error)) from error
+    return batch
+
+
+def named(sample: Sample) -> str:
+    """How an error names a sample; empty where its source is not known."""
+    return f"{sample.source}: sample {sample.id!r}" if sample.source else ""

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from html import escape
-from io import BytesIO
 
 from PIL import Image
 
 from mutua.data.sample import ImagePart, Sample, TextPart
+from mutua.page import thumbnail
 
-_WIDEST = 320  # pixels of a thumbnail, at most, in either direction
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 60em; padding: 0 1em }
 article { border-top: 1px solid #ccc; padding: 1em 0 }
@@ -47,9 +45,4 @@ def _part(part: TextPart | ImagePart, role: str) -> str:
         return f"<p><b>{role}</b>{escape(part.text)}</p>"
     if not isinstance(part.image, Image.Image):
         return f"<p>{escape(str(part.image))}</p>"
-    thumbnail, bytes_ = part.image.convert("RGB"), BytesIO()
-    thumbnail.thumbnail((_WIDEST, _WIDEST))
-    thumbnail.save(bytes_, "PNG")
-    width, height = part.image.size
-    source = f"data:image/png;base64,{base64.b64encode(bytes_.getvalue()).decode()}"
-    return f'<img src="{source}" alt="{width} x {height}" title="{width} x {height}">'
+    return thumbnail(part.image)

@@ -7,14 +7,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from mutua.data.bulk import read_samples
-from mutua.data.collate import encode_prompts
-from mutua.data.sample import ImagePart, Sample
+from mutua.data.collate import named
+from mutua.data.sample import Sample
 from mutua.models import MutuaForConditionalGeneration, MutuaProcessor
+from mutua.respond import respond
 
-_SHORTEST_REPLY = 16
+MAX_NEW_TOKENS = 16
+"""Of a reply that is compared with an expected answer of a few words."""
+
 _READ_AHEAD = 8  # batches
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
@@ -60,6 +61,7 @@ class Record:
     question: str
     expected: str
     answer: str
+    is_cut: bool = False  # by the limit on new tokens
 
     @property
     def is_correct(self) -> bool:
@@ -84,10 +86,15 @@ class Accuracy:
             grouped.setdefault(record.family or "other", []).append(record)
         return {family: _score(records) for family, records in grouped.items()}
 
+    @property
+    def cut(self) -> int:
+        """How many answers the limit on new tokens cut: these can only be wrong."""
+        return sum(record.is_cut for record in self.records)
+
     def summary(self) -> dict[str, Any]:
         """All scores as plain JSON values; the records are left out."""
         families = {family: score.summary() for family, score in self.families.items()}
-        return {"overall": self.overall.summary(), "families": families}
+        return {"overall": self.overall.summary(), "families": families, "cut": self.cut}
 
 
 def _score(records: Sequence[Record]) -> Score:
@@ -101,6 +108,7 @@ def evaluate(
     *,
     batch_size: int = 64,
     limit: int | None = None,
+    max_new_tokens: int = MAX_NEW_TOKENS,
     progress: Callable[[int, int], None] | None = None,
 ) -> Accuracy:
     """Lets the model answer every sample's prompt greedily and compares with the sample's answer.
@@ -108,10 +116,11 @@ def evaluate(
     Args:
         samples: each ends with an assistant message, the expected answer.
         limit: how many samples to take, spread evenly over `samples`; None takes all.
+        max_new_tokens: of each reply, whatever the expected answer is.
         progress: called after every batch with (samples done, samples in all).
 
     Raises:
-        ValueError: a sample has no answer, or there are no samples.
+        ValueError: a sample has no answer or cannot be encoded, or there are no samples.
     """
     indices = spread(len(samples), limit)
     if not indices:
@@ -120,19 +129,28 @@ def evaluate(
     was_training = model.training
     model.eval()
     try:
-        # A few batches are read at a time, so that few pictures are open at once; among them, prompts of like length
-        # share a batch, so that little of it is padding.
+        # A few batches are read at a time, so that few pictures are open at once.
         for first in range(0, len(indices), _READ_AHEAD * batch_size):
             some = indices[first : first + _READ_AHEAD * batch_size]
-            read = list(zip(some, read_samples(samples, some), strict=True))
-            read.sort(key=lambda item: _length(item[1]))
-            for start in range(0, len(read), batch_size):
-                batch = read[start : start + batch_size]
-                answers = _answer(model, processor, [sample for _, sample in batch])
-                for (index, sample), answer in zip(batch, answers, strict=True):
-                    records[index] = Record(sample.id, sample.family, sample.question, sample.answer, answer)
+            read = read_samples(samples, some)
+
+            def show(done: int, before: int = first) -> None:
                 if progress is not None:
-                    progress(len(records), len(indices))
+                    progress(before + done, len(indices))
+
+            answers = respond(
+                model,
+                processor,
+                [sample.prompt() for sample in read],
+                max_new_tokens=max_new_tokens,
+                batch_size=batch_size,
+                names=[named(sample) for sample in read],
+                progress=show,
+            )
+            for index, sample, said in zip(some, read, answers, strict=True):
+                records[index] = Record(
+                    sample.id, sample.family, sample.question, sample.answer, said.text, said.finish_reason == "length"
+                )
     finally:
         model.train(was_training)
     return Accuracy(tuple(records[index] for index in indices))
@@ -148,21 +166,3 @@ def spread(size: int, limit: int | None) -> list[int]:
         return list(range(size))
     starts = [i * size // limit for i in range(limit + 1)]
     return [starts[i] + int(i * _GOLDEN % 1 * (starts[i + 1] - starts[i])) for i in range(limit)]
-
-
-@torch.no_grad()
-def _answer(model: MutuaForConditionalGeneration, processor: MutuaProcessor, samples: Sequence[Sample]) -> list[str]:
-    """What the model says to each prompt."""
-    prompts = {name: tensor.to(model.device) for name, tensor in encode_prompts(samples, processor).items()}
-    longest = max(len(ids) for ids in processor.tokenizer([sample.answer for sample in samples])["input_ids"])
-    # One token more than the longest expected answer: enough to see whether a reply ends where it should.
-    replies = model.generate(**prompts, do_sample=False, max_new_tokens=max(_SHORTEST_REPLY, longest + 1))
-    said = replies[:, prompts["input_ids"].shape[1] :]
-    return processor.tokenizer.batch_decode(said, skip_special_tokens=True)
-
-
-def _length(sample: Sample) -> tuple[int, int]:
-    """A prompt's length as far as it shows without a tokenizer: images, then characters."""
-    messages = sample.messages[:-1]
-    images = sum(isinstance(part, ImagePart) for message in messages for part in message.content)
-    return images, sum(len(message.text) for message in messages)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mutua.data.sample import Sample
-from mutua.evaluation.accuracy import Accuracy, evaluate, spread
+from mutua.evaluation.accuracy import MAX_NEW_TOKENS, Accuracy, evaluate, spread
 from mutua.evaluation.blind import blind_overall
 from mutua.models import MutuaForConditionalGeneration, MutuaProcessor
 
@@ -17,12 +17,14 @@ def measure(
     *,
     limit: int | None = None,
     batch_size: int = 64,
+    max_new_tokens: int = MAX_NEW_TOKENS,
     progress: Callable[[str, str, int, int], None] | None = None,
 ) -> dict[str, dict[str, Accuracy]]:
     """The accuracy of every model on every source, by the name of the source, then of the model.
 
     Args:
         limit: questions per source, spread evenly over it; None asks all.
+        max_new_tokens: of each answer.
         progress: called after every batch with (model, source, questions done, questions in all).
 
     Raises:
@@ -39,7 +41,13 @@ def measure(
                     progress(name, source, done, total)
 
             results.setdefault(source, {})[name] = evaluate(
-                model, processor, samples, limit=limit, batch_size=batch_size, progress=show
+                model,
+                processor,
+                samples,
+                limit=limit,
+                batch_size=batch_size,
+                max_new_tokens=max_new_tokens,
+                progress=show,
             )
     return results
 

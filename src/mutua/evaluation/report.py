@@ -24,7 +24,12 @@ def table(results: Mapping[str, Accuracy], *, blind: Mapping[str, float] | None 
         blind: by family, 0 to 1: what the best guesser scores that never sees the image (`mutua.evaluation.blind`).
     """
     # As `Text`: a name with brackets is no markup, whichever console prints it.
-    out = Table("family", title=Text(title, style="italic") if title else None)
+    cut = ", ".join(f"{result.cut:,} of {model}" for model, result in results.items() if result.cut)
+    out = Table(
+        "family",
+        title=Text(title, style="italic") if title else None,
+        caption=Text(f"answers cut by the limit on new tokens, and so wrong: {cut}") if cut else None,
+    )
     out.add_column("samples", justify="right")
     for model in results:
         out.add_column(Text(model), justify="right", overflow="fold")

@@ -1,7 +1,8 @@
 """The proof that a model keeps the rule: perturb what must be invisible, and show that nothing moved.
 
-Works on any Transformers model that takes our roles in `token_type_ids`, with a processor that returns them: it
-compares final hidden states, so it tests the whole path from the inputs to the last layer, whatever the backend.
+Works on any Transformers model that takes our roles: in `token_type_ids`, with a processor that returns them, or
+unlocked (`mutua.unlock`). It compares final hidden states, so it tests the whole path from the inputs to the last
+layer, whatever the backend.
 
 Shape suffixes: B batch, N tokens, T width.
 """
@@ -19,7 +20,9 @@ from PIL import Image
 from torch import Tensor
 
 from mutua.attention.policy import get_policy
-from mutua.roles import Modality, TokenRoles
+from mutua.chat import roles_of
+from mutua.roles import PADDING_CODE, Modality, TokenRoles
+from mutua.unlocking import ROLES, is_unlocked, policy_of
 
 # What cannot be seen changes nothing at all, to the last bit, as nothing but zeros is added for it. In full precision,
 # where no leak is that small, last digits are allowed for (experts that share a matrix product change its shape).
@@ -82,12 +85,19 @@ def prove(
     """Perturbs random conversations of two turns, pictures in both.
 
     Args:
-        model: as from `mutua.load`. What must not move may not move at all; in float32 by less than a millionth, and
-            under a kernel that is not deterministic by four times what two runs of the same inputs differ by.
+        model: as from `mutua.load`, or unlocked (its rows are not packed, as its positions are its own). What must not
+            move may not move at all; in float32 by less than a millionth, and under a kernel that is not deterministic
+            by four times what two runs of the same inputs differ by.
         conversations: how many; every response token of each is perturbed on its own.
         progress: called with (conversations done, conversations in all).
+
+    Raises:
+        ValueError: a model of others that is not unlocked.
     """
-    policy = get_policy(model.config.attention_policy)
+    name = policy_of(model)
+    if name is None:
+        raise ValueError(f"{type(model).__name__} has no policy to be proved: mutua.unlock(model, processor) first.")
+    policy = get_policy(name)
     tolerance = _LAST_DIGITS.get(model.dtype, 0.0)
     looks_ahead = (Modality.IMAGE, Modality.TEXT) in policy.looks_ahead
     rng = random.Random(seed)
@@ -99,9 +109,11 @@ def prove(
         for name, found in (
             ("a response token: states before it", _responses(model, inputs)),
             ("the question: states of its image", _questions(model, inputs)),
-            ("another document: states of this one", _documents(model, inputs, other)),
+            ("another document: states of this one", [] if is_unlocked(model) else _documents(model, inputs, other)),
             ("padding: states of real tokens", _padding(model, inputs)),
         ):
+            if not found:
+                continue
             moves.setdefault(name, []).extend(found)
         if progress is not None:
             progress(done + 1, conversations)
@@ -128,7 +140,13 @@ def _random_chat(processor: Any, rng: random.Random, model: Any) -> dict[str, Te
         messages.append({"role": "user", "content": [*parts, {"type": "text", "text": words()}]})
         messages.append({"role": "assistant", "content": [{"type": "text", "text": words()}]})
     inputs = processor.apply_chat_template(messages, tokenize=True, return_dict=True, return_tensors="pt")
+    if is_unlocked(model):
+        inputs[ROLES] = roles_of(processor, messages, inputs).to_codes()
     return dict(inputs.to(model.device, dtype=model.dtype))
+
+
+def _roles(inputs: dict[str, Tensor]) -> TokenRoles:
+    return TokenRoles.from_codes(inputs[ROLES] if ROLES in inputs else inputs["token_type_ids"])
 
 
 @torch.no_grad()
@@ -140,7 +158,7 @@ def _states(model: Any, inputs: dict[str, Tensor]) -> Tensor:
 
 def _swap(inputs: dict[str, Tensor], places: Tensor) -> dict[str, Tensor]:
     """Other tokens at `places`, where there is text; images keep their placeholder."""
-    ids_BN, roles = inputs["input_ids"].clone(), TokenRoles.from_codes(inputs["token_type_ids"])
+    ids_BN, roles = inputs["input_ids"].clone(), _roles(inputs)
     places = places[roles.modality_BN[0, places] == Modality.TEXT]
     # Any two ordinary words: those of the row itself are in every vocabulary.
     words = inputs["input_ids"][0, roles.is_response_BN[0]].unique()
@@ -162,7 +180,7 @@ def _change(before_NT: Tensor, after_NT: Tensor) -> Tensor:
 def _responses(model: Any, inputs: dict[str, Tensor]) -> list[float]:
     before = _states(model, inputs)
     index_N = torch.arange(before.shape[0], device=before.device)
-    places = TokenRoles.from_codes(inputs["token_type_ids"]).is_response_BN[0].nonzero()[:, 0]
+    places = _roles(inputs).is_response_BN[0].nonzero()[:, 0]
     return [
         float(_change(before, _states(model, _swap(inputs, place[None])))[index_N < place].max()) for place in places
     ]
@@ -170,7 +188,7 @@ def _responses(model: Any, inputs: dict[str, Tensor]) -> list[float]:
 
 def _questions(model: Any, inputs: dict[str, Tensor]) -> list[float]:
     """Per block: how far the states of its image move with the text after it (the least of its tokens)."""
-    roles = TokenRoles.from_codes(inputs["token_type_ids"])
+    roles = _roles(inputs)
     before = _states(model, inputs)
     moved = []
     for block in roles.block_BN[0].unique():
@@ -209,10 +227,8 @@ def _padding(model: Any, inputs: dict[str, Tensor], length: int = 5) -> list[flo
     """Pads on either side, and puts other tokens where the padding is."""
     moved = []
     for sides in ((length, 0), (0, length)):
-        padded = {
-            key: torch.nn.functional.pad(inputs[key], sides)
-            for key in ("input_ids", "token_type_ids", "attention_mask")
-        } | {"pixel_values": inputs["pixel_values"]}
+        per_token = [key for key, value in inputs.items() if value.shape == inputs["input_ids"].shape]
+        padded = inputs | {key: torch.nn.functional.pad(inputs[key], sides, value=PADDING_CODE) for key in per_token}
         is_token = padded["attention_mask"][0].bool()
         changed = _swap(padded, (~is_token).nonzero()[:, 0])
         moved.append(float(_change(_states(model, padded), _states(model, changed))[is_token].max()))

@@ -19,12 +19,18 @@ from mutua.roles import Modality, TokenRoles
 
 
 def expect_shapes(
-    batch: int, tokens: int, past: int | Tensor, attention_mask: Tensor | None, token_type_ids: Tensor | None
+    batch: int,
+    tokens: int,
+    past: int | Tensor,
+    attention_mask: Tensor | None,
+    codes: Tensor | None,
+    name: str = "token_type_ids",
 ) -> None:
-    """Raises ValueError unless the codes are of these tokens and the attention mask is of these and all cached ones."""
-    if token_type_ids is not None and token_type_ids.shape != (batch, tokens):
+    """Raises ValueError unless the codes (in the argument of that name) are of these tokens and the attention mask is
+    of these and all cached ones."""
+    if codes is not None and codes.shape != (batch, tokens):
         raise ValueError(
-            f"token_type_ids has shape {tuple(token_type_ids.shape)}, but the forward holds {(batch, tokens)} tokens: "
+            f"{name} has shape {tuple(codes.shape)}, but the forward holds {(batch, tokens)} tokens: "
             "pass the codes of exactly these tokens."
         )
     if attention_mask is None:
@@ -32,7 +38,7 @@ def expect_shapes(
     if attention_mask.ndim != 2:
         raise ValueError(
             f"attention_mask has shape {tuple(attention_mask.shape)}: pass a (batch, tokens) mask of padding; "
-            "which token sees which follows from token_type_ids and the attention policy."
+            f"which token sees which follows from {name} and the attention policy."
         )
     # A static cache counts in a tensor; a look at it would cost every decoded token a wait for the device.
     expected = attention_mask.shape[1] if isinstance(past, Tensor) else past + tokens

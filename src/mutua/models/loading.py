@@ -139,7 +139,7 @@ def _load_config(folder: Path) -> MutuaConfig:
     if content.get("model_type") != MutuaConfig.model_type:
         raise ModelError(
             f"{folder} is not a Mutua model: its config.json says model_type {content.get('model_type')!r}, not "
-            f"{MutuaConfig.model_type!r}."
+            f"{MutuaConfig.model_type!r}. (Other models of Transformers take a policy by mutua.unlock: docs/unlock.md.)"
         )
     for key in ("text_config", "vision_config"):
         if not isinstance(content.get(key), dict) or "model_type" not in content[key]:

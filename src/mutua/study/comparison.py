@@ -10,10 +10,11 @@ from rich.table import Table
 from rich.text import Text
 
 from mutua.evaluation.accuracy import Accuracy, Score
+from mutua.evaluation.intervals import Estimate
 from mutua.figures import blank_figure
 from mutua.study import words
 from mutua.study.curves import draw_curves
-from mutua.study.statistics import Estimate, Point, paired_proportions
+from mutua.study.statistics import Point, paired_proportions
 from mutua.study.style import WIDTH, dots, legend, reach, title
 from mutua.study.summary import Arm
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from mutua.evaluation.intervals import Estimate
 from mutua.study.results import BASELINE, CostRow, LookRow
-from mutua.study.statistics import Estimate
 from mutua.study.style import colour, dots, legend, line_style, panels, percent, reach, title
 from mutua.study.summary import Arm, Difference, Measured, Place, Questions, arms_in_order, grouped, place_labels
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from mutua.folders import whole_file
+from mutua.page import Page, to_html, to_markdown
 from mutua.study.model_sections import cost_section, look_section, yes_section
-from mutua.study.page import Page, to_html, to_markdown
 from mutua.study.results import CostRow, LookRow, PairRow, ScoreRow, YesRow, read_rows
 from mutua.study.sections import score_sections
 

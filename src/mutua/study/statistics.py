@@ -14,31 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mutua.evaluation.accuracy import Score
+from mutua.evaluation.intervals import Estimate
 
 _MOST_FLIPPED = 40  # numbers: two halves of 2 ** 20 sums each
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A number with its 95 % interval, and the `count` of `unit`s ("seeds", "backbones", "questions") it rests on.
-
-    Where nothing bounds it, as with one seed, the interval is everything: -inf to inf.
-    """
-
-    value: float
-    low: float
-    high: float
-    count: int
-    unit: str = "seeds"
-
-    @property
-    def excludes_zero(self) -> bool:
-        """True if the whole interval lies on one side of 0."""
-        return self.low > 0 or self.high < 0
-
-    @property
-    def is_bounded(self) -> bool:
-        return math.isfinite(self.low) and math.isfinite(self.high)
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from mutua.evaluation.intervals import Estimate
 from mutua.figures import blank_figure
-from mutua.study.statistics import Estimate
 from mutua.study.summary import IMAGE_FIRST, Arm
 
 # Okabe and Ito's colours, told apart by colour-blind readers too (jfly.uni-koeln.de/color); the markers help in grey.

@@ -9,9 +9,9 @@ from typing import TypeVar
 
 from mutua.attention.policy import POLICIES
 from mutua.evaluation.accuracy import Score
+from mutua.evaluation.intervals import Estimate
 from mutua.study.results import BASELINE, BLIND, TRUTH, PairRow, ScoreRow, YesRow
 from mutua.study.statistics import (
-    Estimate,
     Point,
     mean_over,
     paired_by_seed,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from mutua.study.statistics import Estimate
+from mutua.evaluation.intervals import Estimate
 
 NOTHING_SEEN = "no difference seen"
 

@@ -22,7 +22,7 @@ from mutua.roles import TokenRoles
 from mutua.training.recipe import Recipe
 from mutua.training.samples import SAMPLE_ERRORS, SampleCounts, Skip, source_names
 from mutua.training.signals import detach_worker
-from mutua.training.world import World
+from mutua.world import World
 
 MicroBatch = dict[str, Tensor]
 

@@ -35,7 +35,7 @@ from mutua.training.recipe import Recipe
 from mutua.training.run_folder import RunFolder
 from mutua.training.samples import ALWAYS_TOLERATED, SAMPLE_ERRORS
 from mutua.training.shards import empty_model, read_shards, shard, weights_of
-from mutua.training.world import World
+from mutua.world import World
 
 _SECONDS_BETWEEN_LINES = 10
 

@@ -22,7 +22,7 @@ from mutua.folders import PARTIAL
 from mutua.training.optimizer import empty_optimizer_state, load_optimizer_state, optimizer_state
 from mutua.training.samples import SampleCounts
 from mutua.training.shards import is_shard, names_in, read_shards, write_shards
-from mutua.training.world import World
+from mutua.world import World
 
 _STATE, _TENSORS = "trainer.json", "trainer.safetensors"
 _SHARED = "optimizer"  # the folder of what several processes wrote: what that file has if one did, but for scalars

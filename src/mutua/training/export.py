@@ -17,7 +17,7 @@ from mutua.models import MutuaForConditionalGeneration, MutuaProcessor
 from mutua.training.recipe import Recipe
 from mutua.training.recipe_file import dump_recipe
 from mutua.training.shards import write_weights
-from mutua.training.world import World
+from mutua.world import World
 
 
 def versions(recipe: Recipe) -> dict[str, str]:

@@ -38,7 +38,7 @@ from mutua.training.saving import Saver
 from mutua.training.shards import weights_of
 from mutua.training.signals import StopRequest
 from mutua.training.step import Stepper, TrainingError
-from mutua.training.world import World, find_world, folder_of_all
+from mutua.world import World, find_world, folder_of_all
 
 
 @dataclass(frozen=True)

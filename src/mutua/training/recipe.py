@@ -185,6 +185,7 @@ class EvaluateSettings(Section):
     every: CountOrZero = Field(default=0, description="steps between evaluations; 0: only at the end")
     limit: Count | None = Field(default=None, description="samples per source, spread evenly over it; left out: all")
     batch_size: Count = Field(default=64, description="samples per batch")
+    max_new_tokens: Count = Field(default=16, description="tokens of an answer at most; the log counts what that cut")
 
 
 class Seeds(Section):

@@ -30,7 +30,7 @@ from mutua.training.saving import Saver
 from mutua.training.shards import local, weights_of
 from mutua.training.signals import StopRequest
 from mutua.training.step import NOT_FINITE, StepMetrics, Stepper, TrainingError
-from mutua.training.world import World, folder_of_all
+from mutua.world import World, folder_of_all
 
 
 class _Stopped(Exception):
@@ -161,6 +161,7 @@ class Run:
                             samples,
                             batch_size=settings.batch_size,
                             limit=settings.limit,
+                            max_new_tokens=settings.max_new_tokens,
                             progress=report,
                         )
                 except _Stopped:

@@ -13,7 +13,7 @@ from types import TracebackType
 from torch import Tensor
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
-from mutua.training.world import World
+from mutua.world import World
 
 
 class Saver:

@@ -25,15 +25,21 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from mutua.models import MutuaForConditionalGeneration
 from mutua.models.configuration import MutuaConfig
-from mutua.training.world import World
+from mutua.world import World
 
 _LARGEST_FILE = 5 * 2**30  # bytes, as `save_pretrained` cuts
 
 
 def empty_model(config: MutuaConfig) -> MutuaForConditionalGeneration:
-    """A model whose fp32 weights are nowhere yet, to be frozen and sharded; what is no weight is there."""
-    from accelerate import init_empty_weights
+    """A model whose fp32 weights are nowhere yet, to be frozen and sharded; what is no weight is there.
 
+    Raises:
+        ImportError: Accelerate is not installed.
+    """
+    try:
+        from accelerate import init_empty_weights
+    except ImportError as error:
+        raise ImportError('several processes need Accelerate: pip install "mutua[train]"') from error
     for part in (config, config.text_config, config.vision_config):
         part.dtype = torch.float32
     with init_empty_weights(include_buffers=False):

@@ -16,7 +16,7 @@ from mutua.training.precision import step_precision, uses_bf16
 from mutua.training.recipe import TrainSettings
 from mutua.training.schedule import learning_rate
 from mutua.training.vision_cache import VisionCache
-from mutua.training.world import World
+from mutua.world import World
 
 NOT_FINITE = (
     "Checkpoints from before are intact. Lower train.learning_rate, lengthen train.warmup_steps, or set "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -124,6 +125,8 @@ def _import_datasets() -> ModuleType:
         import datasets
     except ImportError as error:
         raise ImportError('the datasets package is not installed: pip install "mutua[train]"') from error
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
     return datasets
 
 

@@ -1,0 +1,88 @@
+"""A model for VLMEvalKit, and Mutua's answers in its files.
+
+VLMEvalKit takes no models from outside, so it is started from here. What follows the model goes to its `run.py`:
+
+    python -m mutua.evaluation.harness.vlmevalkit runs/mine/model --data MME POPE --work-dir out
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+
+try:
+    from vlmeval.config import supported_VLM
+    from vlmeval.vlm.base import BaseModel
+except ModuleNotFoundError as error:
+    if error.name != "vlmeval":
+        raise
+    raise ImportError('VLMEvalKit is not installed: pip install "mutua[vlmevalkit]"') from error
+
+from mutua.evaluation.benchmark import VLMEVALKIT
+from mutua.evaluation.open_model import open_model
+from mutua.images import open_image
+from mutua.respond import respond
+
+
+class VLMEvalKitModel(BaseModel):
+    """Answers VLMEvalKit's messages, greedily and with as many new tokens as the paper.
+
+    Args:
+        model: a folder, or a model on the Hugging Face hub; None is the tiny model of the package.
+        policy: an attention policy other than the one the model was saved with.
+
+    Raises:
+        ModelError: no such model.
+        ValueError: no such policy.
+    """
+
+    INTERLEAVE = True
+
+    def __init__(self, model: str | None = None, policy: str | None = None) -> None:
+        super().__init__()
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._model, self._processor = open_model(model, policy, device)
+
+    def generate_inner(self, message: list[dict[str, str]], dataset: str | None = None) -> str:
+        """The reply to pictures and texts in the order in which they come.
+
+        Raises:
+            ValueError: a part is neither picture nor text.
+        """
+        parts = [_part(part["type"], part["value"]) for part in message]
+        asked = [{"role": "user", "content": parts}]
+        return respond(self._model, self._processor, [asked], max_new_tokens=VLMEVALKIT.max_new_tokens)[0].text
+
+
+def _part(kind: str, value: str) -> dict[str, Any]:
+    if kind == "image":
+        return {"type": "image", "image": open_image(value)}
+    if kind == "text":
+        return {"type": "text", "text": value}
+    raise ValueError(f"a question holds a part of type {kind!r}: Mutua answers to pictures and text.")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs VLMEvalKit on a model, under the name `mutua`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mutua.evaluation.harness.vlmevalkit",
+        description="Runs VLMEvalKit on a model of Mutua's. All other arguments are VLMEvalKit's.",
+    )
+    parser.add_argument("model", help="a folder or hub id; 'packaged' is the tiny model of the package")
+    parser.add_argument("--policy", help="an attention policy other than the model's own")
+    given, others = parser.parse_known_args(arguments)
+    model = None if given.model == "packaged" else given.model
+    supported_VLM["mutua"] = partial(VLMEvalKitModel, model, given.policy)
+    from vlmeval.run import main as run
+
+    sys.argv = ["run.py", "--model", "mutua", *others]
+    run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,17 @@
+"""MMA in a Transformers model that someone else trained: `mutua.unlock(model, processor)`."""
+
+from mutua.unlocking.finder import ROLES
+from mutua.unlocking.loading import is_another_model, load_another, load_other_processor, saved_policy
+from mutua.unlocking.switch import is_unlocked, lock, policy_of, unlock
+
+__all__ = [
+    "ROLES",
+    "is_another_model",
+    "is_unlocked",
+    "load_another",
+    "load_other_processor",
+    "lock",
+    "policy_of",
+    "saved_policy",
+    "unlock",
+]

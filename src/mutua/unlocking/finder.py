@@ -1,0 +1,168 @@
+"""Who says what in a batch of token ids, for a model whose own processor tells nothing of it.
+
+With a processor, the replies are found in the ids (`ReplyPattern`); without one, everything that a forward holds is one
+prompt block. Looking at ids takes the host; a compiled forward does it in an operator, which breaks no graph.
+
+Shape suffixes: B batch, N tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mutua.chat import ReplyPattern
+from mutua.chat.placeholders import feature_ids_of
+from mutua.roles import NONE, Modality, TokenRoles
+
+ROLES = "token_roles"
+"""The argument of forward and `generate` in which the role codes travel: these models use `token_type_ids` for
+themselves."""
+
+_REMEDY = f"pass the roles along: inputs[{ROLES!r}] = mutua.chat.roles_of(processor, messages, inputs).to_codes()"
+
+
+@dataclass(frozen=True)
+class RolesFinder:
+    """Finds the roles of token ids.
+
+    Attributes:
+        features: the ids of tokens whose embeddings are replaced by features, and their modality.
+        pattern: how a reply opens and ends; None where there is no processor to learn it from.
+    """
+
+    features: dict[int, Modality]
+    pattern: ReplyPattern | None
+
+    @classmethod
+    def of(cls, config: Any, processor: Any) -> RolesFinder:
+        """Learns from a processor (or takes what was learned from one); None knows the model's config alone.
+
+        Raises:
+            ChatTemplateError: replies cannot be found in the processor's chat template, or not in tokens alone.
+            ValueError: the processor is of another model, or the model takes nothing but text.
+        """
+        named = {modality: _feature_id(config, modality.name.lower()) for modality in Modality if modality}
+        by_config = {index: modality for modality, index in named.items() if index is not None}
+        if not by_config:
+            raise ValueError(
+                f"a model of type {config.model_type!r} has no image, video or audio token in its config, so there is "
+                "nothing that could look ahead."
+            )
+        if processor is None:
+            return cls(by_config, None)
+        is_learned = isinstance(processor, ReplyPattern)
+        if not is_learned and not hasattr(processor, "tokenizer"):
+            raise ValueError(
+                f"unlock takes the model's processor (AutoProcessor gives it), not {type(processor).__name__}."
+            )
+        features = processor.features if is_learned else feature_ids_of(processor)
+        known = {index: modality for index, modality in features.items() if modality in by_config.values()}
+        if not known or any(by_config.get(index) != modality for index, modality in known.items()):
+            raise ValueError(
+                f"the processor's placeholder tokens are {_shown(features)}, but the model's are {_shown(by_config)}: "
+                "pass the model's own processor."
+            )
+        return cls(by_config, processor if is_learned else ReplyPattern.learn(processor))
+
+    def find(self, input_ids: Tensor, attention_mask: Tensor | None, is_prompt: bool = False) -> Tensor:
+        """The role codes of token ids, (B, N).
+
+        Args:
+            attention_mask: (B, N), 0 on padding; None where there is none.
+            is_prompt: every row is a prompt that waits for its reply, whatever it ends with.
+
+        Raises:
+            ValueError: it does not follow from the ids who says what.
+        """
+        if self.pattern is None:
+            is_token_BN = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+            modality_BN = self.modalities(input_ids)
+            document_BN = torch.where(is_token_BN.bool(), 0, NONE)
+            no_BN = torch.zeros_like(document_BN, dtype=torch.bool)
+            return TokenRoles.from_responses(no_BN, modality_BN, document_BN).to_codes()
+        try:
+            roles = self.pattern.roles(input_ids, attention_mask)
+        except ValueError as error:
+            raise ValueError(f"who says what does not follow from the token ids, {error} Or {_REMEDY}.") from error
+        if not is_prompt:
+            self._expect_reply(input_ids, roles)
+        return roles.to_codes()
+
+    def modalities(self, input_ids: Tensor) -> Tensor:
+        """The modality of every token, by its id, (B, N)."""
+        modality_BN = torch.full_like(input_ids, int(Modality.TEXT))
+        for index, modality in self.features.items():
+            modality_BN = torch.where(input_ids == index, int(modality), modality_BN)
+        return modality_BN
+
+    def _expect_reply(self, input_ids: Tensor, roles: TokenRoles) -> None:
+        """A row with a picture and without a reply, begun or due, may be anything: a raw text with its answer, too."""
+        assert self.pattern is not None
+        header = torch.tensor(self.pattern.header, device=input_ids.device)
+        has_reply_B = roles.is_response_BN.any(-1)
+        has_item_B = (roles.modality_BN != int(Modality.TEXT)).any(-1)
+        for row in (has_item_B & ~has_reply_B).nonzero()[:, 0].tolist():
+            ids_N = input_ids[row][roles.is_token_BN[row]]
+            if not torch.equal(ids_N[-len(header) :], header):
+                raise ValueError(
+                    f"row {row} holds a picture, but no reply and no header that opens one (tokens {header.tolist()}), "
+                    "so it may be a question together with its answer: make it with apply_chat_template (a prompt with "
+                    f"add_generation_prompt=True), or {_REMEDY}."
+                )
+
+    def codes(self, input_ids: Tensor, attention_mask: Tensor | None, positions_BN: Tensor | None) -> Tensor:
+        """The role codes for a forward that was given none; traced, by an operator.
+
+        Args:
+            positions_BN: position ids where they could tell of packed rows; else None.
+        """
+        if torch.compiler.is_compiling():
+            return _find_compiled(input_ids, attention_mask, positions_BN, self._key)
+        if positions_BN is not None and bool((positions_BN.diff(dim=-1) < 0).any()):
+            raise ValueError(
+                "position_ids begin anew within a row, so several samples are packed in it, and where one ends is not "
+                f"known: leave packing off, or pass {ROLES} with a document for every sample."
+            )
+        return self.find(input_ids, attention_mask)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_key", repr(self))
+        _FINDERS[self._key] = self
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.__post_init__()
+
+    _key = ""  # what the operator knows it by
+
+
+_FINDERS: dict[str, RolesFinder] = {}
+
+
+@torch.library.custom_op("mutua::find_roles", mutates_args=())
+def _find_compiled(
+    input_ids: Tensor, attention_mask: Tensor | None, positions_BN: Tensor | None, finder: str
+) -> Tensor:
+    return _FINDERS[finder].codes(input_ids, attention_mask, positions_BN)
+
+
+@_find_compiled.register_fake
+def _(input_ids: Tensor, attention_mask: Tensor | None, positions_BN: Tensor | None, finder: str) -> Tensor:
+    return torch.empty_like(input_ids, dtype=torch.long)
+
+
+def _feature_id(config: Any, name: str) -> int | None:
+    """The id of the placeholder token of a modality, under the names that configs have for it."""
+    for key in (f"{name}_token_id", f"{name}_token_index"):
+        index = getattr(config, key, None)
+        if isinstance(index, int):
+            return index
+    return None
+
+
+def _shown(features: dict[int, Modality]) -> str:
+    return ", ".join(f"{index} ({modality.name.lower()})" for index, modality in sorted(features.items())) or "none"

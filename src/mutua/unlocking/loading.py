@@ -1,0 +1,69 @@
+"""Another Transformers model, loaded whole, and unlocked where that is asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForMultimodalLM, AutoProcessor, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
+
+from mutua.models import MutuaConfig
+from mutua.models.loading import WEIGHTS, expect_whole
+from mutua.models.model_folder import ADAPTER, ModelError, blamed_on, expect_finite, find_folder, read_json
+from mutua.unlocking.switch import SAVED, unlock
+
+
+def is_another_model(name_or_path: str | Path | None) -> bool:
+    """Whether it is a multimodal model of Transformers that is not Mutua's own."""
+    if name_or_path is None or (Path(name_or_path) / ADAPTER).is_file():
+        return False
+    path = find_folder(name_or_path) / "config.json"
+    kind = read_json(path).get("model_type") if path.is_file() else None
+    return kind != MutuaConfig.model_type and kind in MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
+
+
+def load_another(
+    name_or_path: str | Path,
+    policy: str | None = None,
+    backend: str = "auto",
+    device: torch.device | str | None = None,
+) -> tuple[PreTrainedModel, Any]:
+    """The model in evaluation mode, and its processor.
+
+    Args:
+        policy: unlocks it under this one. None leaves it as it was made, but one that was saved unlocked is unlocked
+            under the policy of then.
+        device: where to put it; None takes a CUDA device if there is one.
+
+    Raises:
+        ModelError: it cannot be loaded, or weights are missing.
+        ValueError: it cannot be unlocked.
+    """
+    folder = find_folder(name_or_path)
+    config, processor = load_other_processor(folder)
+    with blamed_on(folder, "Save or fetch the model again."):
+        model, info = AutoModelForMultimodalLM.from_pretrained(folder, config=config, local_files_only=True, **WEIGHTS)
+    try:
+        expect_whole(info, ())  # else it would answer with random weights
+    except ValueError as error:
+        raise ModelError(f"model {folder}: {error}") from None
+    expect_finite(f"model {folder}", model)
+    model = model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+    policy = policy or saved_policy(config)
+    return (model if policy is None else unlock(model, processor, policy, backend)), processor
+
+
+def load_other_processor(name_or_path: str | Path) -> tuple[Any, Any]:
+    """Its configuration and its processor; no weight is read."""
+    folder = find_folder(name_or_path)
+    with blamed_on(folder, "Its processor or its config.json is damaged, or needs another package."):
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
+    return config, processor
+
+
+def saved_policy(config: Any) -> str | None:
+    """The policy that a model was saved unlocked under; None for one that was not."""
+    return (getattr(config, SAVED, None) or {}).get("policy")

@@ -1,0 +1,148 @@
+"""`mutua.unlock` and `mutua.lock`: an attention policy for a Transformers model that someone else trained."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+from transformers import PreTrainedModel
+
+from mutua.attention import BACKENDS, get_policy, resolve
+from mutua.unlocking import generation
+from mutua.unlocking.finder import RolesFinder
+from mutua.unlocking.fitness import fault, refuse_policy, refuse_unfit, sees_whole_prompt, unfit
+from mutua.unlocking.hooks import GiveRoles, LookBack, PlaceRequest, Settings
+
+_STATE = "_mutua_unlocked"
+SAVED = "mutua"  # the key of the config that tells a saved model's policy
+# The key by which a saved config asks for an attention implementation when it is loaded.
+_ASKS = "attn_implementation"
+
+Model = TypeVar("Model", bound=PreTrainedModel)
+
+
+@dataclass
+class _Unlocked:
+    """What `lock` needs to undo `unlock`."""
+
+    policy: str
+    locked_implementation: str
+    handles: list[RemovableHandle]
+
+
+def unlock(model: Model, processor: Any = None, policy: str = "mma", backend: str = "auto") -> Model:
+    """Lets the images of a Transformers model see the question that follows them; the same model, changed in place.
+
+    No weight changes, and nothing of Transformers is patched: the model gets hooks, and its language model one of
+    Mutua's attention backends. The vision encoder keeps its own. `lock` undoes it.
+
+    Args:
+        model: as from `AutoModelForImageTextToText.from_pretrained`; docs/unlock.md lists the families.
+        processor: the model's, with a chat template; who says what is then found in the token ids of every batch.
+            (Or the `ReplyPattern` learned from it.) None takes the whole prompt of a forward or a `generate` as one
+            block, and refuses to train.
+        policy: a name from `mutua doctor`, e.g. "mma", "prefix", "causal".
+        backend: "auto", "split", "sdpa", "flex" or "reference".
+
+    Raises:
+        ValueError: the model, the policy, the backend or the processor will not do; the message says why.
+    """
+    name, chosen = _backend(backend), get_policy(policy)
+    if sees_whole_prompt(model):
+        warnings.warn(
+            f"a model of type {model.config.model_type!r} lets its whole prompt see itself already, so images see the "
+            "question without Mutua: nothing was changed.",
+            stacklevel=2,
+        )
+        return model
+    was_unlocked = isinstance(model, PreTrainedModel) and is_unlocked(model)
+    if not was_unlocked:
+        refuse_unfit(model)
+    saved = (getattr(model.config, SAVED, None) or {}).get("policy", policy)
+    if saved != policy and not was_unlocked:
+        warnings.warn(f"the model was saved under policy {saved!r}, and is now under {policy!r}.", stacklevel=2)
+    finder = RolesFinder.of(model.config, processor)
+    refuse_policy(chosen, knows_items=finder.pattern is not None)
+    lock(model)
+
+    decoder = model.get_decoder()
+    before = decoder.config._attn_implementation
+    settings = Settings(chosen, finder, decoder.config)
+    problem = None
+    # Most models' masks are made by the language model, a few by the model around it.
+    for masks in dict.fromkeys((decoder, model.base_model)):
+        locked = decoder.get_correct_attn_implementation(None) if before in BACKENDS else before
+        state = _Unlocked(chosen.name, locked, [])
+        setattr(model, _STATE, state)
+        decoder.set_attn_implementation(name)
+        for module in dict.fromkeys((model, model.base_model)):
+            hook = GiveRoles(settings, module)
+            state.handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+        state.handles.append(masks.register_forward_pre_hook(PlaceRequest(settings, masks), with_kwargs=True))
+        state.handles.append(masks.register_forward_hook(LookBack(), with_kwargs=True))
+        found = fault(model, settings)
+        if found is None:
+            break
+        lock(model)
+        problem = problem or found
+    else:
+        raise unfit(model, str(problem))
+    generation.stand_in(model, finder)
+    # A saved folder asks for the backend again: loaded without `unlock`, it refuses instead of being causal.
+    key = _text_key(model, decoder)
+    setattr(model.config, _ASKS, {key: name} if key else name)
+    setattr(model.config, SAVED, {"policy": chosen.name})
+    return model
+
+
+def lock(model: Model) -> Model:
+    """Undoes `unlock`, bit for bit; a model that is not unlocked stays as it is.
+
+    One that was saved unlocked, and loaded, is made causal on purpose.
+    """
+    state: _Unlocked | None = vars(model).pop(_STATE, None)
+    if state is None and SAVED not in vars(model.config):
+        return model
+    if state is not None:
+        for handle in state.handles:
+            handle.remove()
+        generation.step_aside(model)
+    decoder = model.get_decoder()
+    locked = decoder.get_correct_attn_implementation(None) if state is None else state.locked_implementation
+    decoder.set_attn_implementation(locked)
+    for key in (_ASKS, SAVED):
+        vars(model.config).pop(key, None)
+    return model
+
+
+def is_unlocked(model: nn.Module) -> bool:
+    """Whether `unlock` was called on the model, and `lock` not since."""
+    return _STATE in vars(model)
+
+
+def policy_of(model: Any) -> str | None:
+    """The name of the policy of an unlocked model, or of one of Mutua's own; None for any other."""
+    if is_unlocked(model):
+        return str(vars(model)[_STATE].policy)
+    return getattr(model.config, "attention_policy", None)
+
+
+def _backend(name: str) -> str:
+    known = f"mutua_{name}"
+    if "flash" in str(name):
+        raise ValueError(
+            f"backend {name!r}: no flash implementation of Transformers takes a look-ahead mask. Use 'split', which "
+            "runs the same kernels and is exact."
+        )
+    return known if known in BACKENDS else resolve(name)
+
+
+def _text_key(model: PreTrainedModel, decoder: PreTrainedModel) -> str | None:
+    """The key of the language model's part in the config; None where the config is the language model's own."""
+    for key in model.config.sub_configs:
+        if getattr(model.config, key) is decoder.config:
+            return key
+    return None

@@ -1,0 +1,257 @@
+"""What is wrong with the data of a benchmark, or with how a suite is asked for, and what is read then.
+
+Nothing is asked before the data were looked through, and nothing that is wrong is scored.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from what_users_read import Mistake, check, mutua, rows
+
+from mutua.evaluation.benchmarks import BENCHMARKS
+from mutua.evaluation.fixtures import write_parquet, write_tsv
+from mutua.evaluation.questions import open_questions
+
+csv.field_size_limit(sys.maxsize)
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory) -> Path:
+    place = tmp_path_factory.mktemp("benchmarks")
+    write_tsv(place / "tsv")
+    write_parquet(place / "parquet")
+    return place
+
+
+@pytest.fixture
+def place(template, tmp_path, monkeypatch) -> Path:
+    shutil.copytree(template, tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("mutua.evaluation.open_model.open_model", _no_question)
+    return tmp_path
+
+
+def _no_question(*_: Any, **__: Any) -> None:
+    raise AssertionError("a model was opened before the data were looked at")
+
+
+def _lines(name: str) -> list[dict[str, str]]:
+    with open(f"data/tsv/{name}.tsv", newline="") as file:
+        return list(csv.DictReader(file, delimiter="\t"))
+
+
+def changed(task: str, name: str, change: Callable[[list[dict[str, str]]], list[dict[str, str]] | None]) -> Any:
+    """Opens a benchmark whose file was changed."""
+
+    def do(place: Path) -> Any:
+        lines = _lines(name)
+        lines = change(lines) or lines
+        with open(f"data/tsv/{name}.tsv", "w", newline="") as file:
+            writer = csv.DictWriter(file, list(lines[0]), delimiter="\t")
+            writer.writeheader()
+            writer.writerows(lines)
+        opened = open_questions(BENCHMARKS[task], place / "data/tsv")
+        return [opened.pictures(number) for number in range(len(opened.all))]
+
+    return do
+
+
+def setting(number: int, column: str, value: str) -> Any:
+    def change(lines: list[dict[str, str]]) -> None:
+        lines[number][column] = value
+
+    return change
+
+
+def without(column: str) -> Any:
+    return lambda lines: [{name: value for name, value in line.items() if name != column} for line in lines]
+
+
+def less(number: int) -> Any:
+    return lambda lines: lines[:number] + lines[number + 1 :]
+
+
+def parquet(task: str, **columns: Any) -> Any:
+    """Opens a benchmark with other columns in the first of its files; None removes one."""
+
+    def do(place: Path) -> Any:
+        import pyarrow.parquet as pq
+
+        path = next(iter(sorted((place / "data/parquet" / task).rglob("*.parquet"))))
+        table = pq.read_table(path)
+        for name, value in columns.items():
+            index = table.column_names.index(name)
+            table = table.remove_column(index)
+            if value is not None:
+                table = table.append_column(name, [[value] * len(table)])
+        pq.write_table(table.replace_schema_metadata(None), path)
+        return open_questions(BENCHMARKS[task], place / "data/parquet")
+
+    return do
+
+
+def twice(place: Path) -> Any:
+    folder = place / "data/parquet/cv_bench"
+    shutil.copy(folder / "test_2d.parquet", folder / "test.parquet")
+    return open_questions(BENCHMARKS["cv_bench"], place / "data/parquet")
+
+
+def garbage(place: Path) -> Any:
+    for path in (place / "data/parquet/pope").rglob("*.parquet"):
+        path.write_bytes(b"no table")
+    return open_questions(BENCHMARKS["pope"], place / "data/parquet")
+
+
+def suite(*words: object) -> Any:
+    return lambda place: mutua("eval", "--suite", "paper", *words)
+
+
+def other_answers(place: Path) -> Any:
+    """Two evaluations, of which one was asked other questions."""
+    question = {"id": "1", "prompt": "?", "text": "?", "answer": "Yes", "choices": {}, "group": "", "category": "x"}
+    for name, prompt in (("a", "?"), ("b", "!")):
+        (place / name / "records").mkdir(parents=True)
+        verdict = {"read": "Yes", "score": 1.0, "more": {}, "why": ""}
+        line = {**question, "prompt": prompt, "more": {}, "reply": "yes", "is_cut": False, "verdict": verdict}
+        (place / name / "records/pope.jsonl").write_text(json.dumps(line) + "\n")
+        found = {"protocol": {}, "judge": None, "data": {"digest": name}}
+        settings = {"model": "m", "policy": "mma", "limit": None}
+        result = {"settings": settings, "benchmarks": {"pope": found}}
+        (place / name / "results.json").write_text(json.dumps(result))
+    return mutua("eval", "compare", "a", "b")
+
+
+MISTAKES = [
+    Mistake(
+        "a column is missing",
+        changed("pope", "POPE", without("answer")),
+        ("pope: ", "POPE.tsv: no column 'answer'; it has index, image, question, category.", "fetch it again"),
+    ),
+    Mistake(
+        "no column of pictures",
+        parquet("mme", image=None),
+        ("test-00000-of-00001.parquet: no column 'image'; it has question_id, question, answer, category."),
+    ),
+    Mistake(
+        "an empty cell", changed("pope", "POPE", setting(3, "question", "")), ("POPE.tsv: row 3 has an empty cell",)
+    ),
+    Mistake(
+        "a picture is missing",
+        changed("mm_vet", "MMVet", setting(2, "image", "")),
+        ("MMVet.tsv: row 2 (2) has no picture in its column 'image'",),
+    ),
+    Mistake(
+        "a picture is no base64",
+        changed("mm_vet", "MMVet", setting(2, "image", "*" * 99)),
+        ("MMVet.tsv: row 2 (2): its picture is no valid base64",),
+    ),
+    Mistake(
+        "a picture is no picture",
+        changed("mm_vet", "MMVet", setting(2, "image", "AAAA" * 30)),
+        ("MMVet.tsv: row 2 (2): not an image",),
+    ),
+    Mistake(
+        "a picture is that of a row that is not there",
+        changed("mm_vet", "MMVet", setting(2, "image", "77")),
+        ("row 2 (2): its picture is that of row '77', which is not there",),
+    ),
+    Mistake(
+        "a text asks for a picture that is not there",
+        changed("mmmu", "MMMU_DEV_VAL", setting(0, "question", "<image 3>?")),
+        ("MMMU_DEV_VAL.tsv: row 0 (0): it asks for picture 3, and there are 1",),
+    ),
+    Mistake(
+        "an id twice",
+        changed("mm_vet", "MMVet", setting(2, "index", "0")),
+        ("mm_vet: question '0' comes twice, as number 0 and 2: remove one", "MMVet.tsv"),
+    ),
+    Mistake("the same rows in two files", twice, ("comes twice", "test.parquet", "test_2d.parquet")),
+    Mistake(
+        "half a pair of MME", changed("mme", "MME", less(1)), ("mme: MME.tsv: MME asks two questions", "keep both")
+    ),
+    Mistake(
+        "no such category of MME",
+        changed("mme", "MME", setting(0, "category", "colour")),
+        ("MME.tsv: MME has no category 'colour': it has existence,",),
+    ),
+    Mistake(
+        "rotations without the question itself",
+        changed("mmbench", "MMBench_DEV_EN", less(2)),
+        ("MMBench_DEV_EN.tsv: MMBench's question 2 came with its options rotated, but not as they stand",),
+    ),
+    Mistake(
+        "an answer that is neither yes nor no",
+        changed("pope", "POPE", setting(0, "answer", "perhaps")),
+        ('POPE.tsv: an answer of a yes/no benchmark is \'Perhaps\': it must be "Yes" or "No"',),
+    ),
+    Mistake(
+        "a source that CV-Bench has not",
+        changed("cv_bench", "CV-Bench-2D", setting(0, "source", "LSUN")),
+        ("CV-Bench has no source 'LSUN'",),
+    ),
+    Mistake(
+        "an answer that is none of the options",
+        changed("mathvista", "MathVista_MINI", setting(0, "answer", "plaid")),
+        ("MathVista_MINI.tsv: row 0 is not as published ('plaid' is not in list)",),
+    ),
+    Mistake(
+        "options that are no list",
+        parquet("mmmu", options="red or blue"),
+        ("validation-00000-of-00001.parquet and 1 more: row 0 is not as published ('red or blue' is no list",),
+    ),
+    Mistake("an index that is no number", changed("mmbench", "MMBench_DEV_EN", setting(0, "index", "one")), ("row 0",)),
+    Mistake("no table", garbage, ("pope/data/test-00000-of-00001.parquet: cannot be read as a table",)),
+    Mistake("suite: no data", suite(), ("the benchmarks are read from a folder: name it with --data",)),
+    Mistake("suite: no such folder", suite("-d", "no"), ("--data no: there is no such folder",)),
+    Mistake(
+        "suite: data that are not there",
+        suite("-d", ".", "--tasks", "pope,mme"),
+        ("pope: nothing in .: pope/data/test*.parquet or POPE.tsv is looked for there", "mme: nothing in ."),
+    ),
+    Mistake(
+        "suite: no such task", suite("-d", "data/tsv", "--tasks", "pop"), ("no benchmark 'pop': use mme, mmbench",)
+    ),
+    Mistake("suite: no task", suite("-d", "data/tsv", "--tasks", ","), ("--tasks ,: no benchmark ''",)),
+    Mistake("no such suite", lambda place: mutua("eval", "--suite", "papers"), ("--suite papers: there is paper",)),
+    Mistake("tasks without a suite", lambda place: mutua("eval", "--tasks", "pope"), ("--tasks is for --suite paper",)),
+    Mistake(
+        "a judge without a suite", lambda place: mutua("eval", "--judge", "j"), ("--judge j is for --suite paper",)
+    ),
+    Mistake("suite: two models", suite("-m", "a", "-m", "b"), ("--model b: with --suite it is given once",)),
+    Mistake("suite: a limit on tokens", suite("--max-new-tokens", "9"), ("--max-new-tokens 9 is not for --suite",)),
+    Mistake("suite: a result file", suite("--json", "a.json"), ("--json a.json is not for --suite",)),
+    Mistake(
+        "an option before a subcommand",
+        lambda place: mutua("eval", "-d", "data/tsv", "check", "-d", "data/tsv"),
+        ("--data stands before a command that does not read it: see mutua eval check --help",),
+    ),
+    Mistake(
+        "check: no such folder",
+        lambda place: mutua("eval", "check", "-d", "no"),
+        ("--data no: there is no such folder",),
+    ),
+    Mistake(
+        "fixtures: a file in the way",
+        lambda place: mutua("eval", "fixtures", "data/tsv/MME.tsv"),
+        ("DIR data/tsv/MME.tsv: no folder can be made there (File exists); name another",),
+    ),
+    Mistake(
+        "compare: nothing there", lambda place: mutua("eval", "compare", "a", "b"), ("a: there is no results.json",)
+    ),
+    Mistake(
+        "compare: other questions", other_answers, ("pope: a and b were asked other questions", "evaluate both on")
+    ),
+]
+
+
+@rows(MISTAKES)
+def test_mistake(mistake, place):
+    check(mistake, place)
