@@ -47,6 +47,7 @@ SHORTER = {
     "chat": "--max-new-tokens 2",
     "look": "--max-new-tokens 2",
     "leakage": "--conversations 1",
+    "unlock": "--limit 2 --max-new-tokens 2",
     "eval check": "",
     "eval fixtures": "",
     "eval compare": "",

@@ -14,6 +14,9 @@ from typing import Any, Literal, TypeAlias
 from torch import Tensor
 from transformers import BatchFeature
 
+from mutua.images import open_image
+from mutua.models.processing import MutuaProcessor
+
 Conversation: TypeAlias = Sequence[Mapping[str, Any]]
 """Messages in Transformers' chat format, pictures in their parts; the last one is from the user."""
 
@@ -90,7 +93,7 @@ def encode_prompts(conversations: Sequence[Conversation], processor: Any, names:
     """
     try:
         return processor.apply_chat_template(
-            [list(conversation) for conversation in conversations],
+            chats_for(processor, conversations),
             add_generation_prompt=True,
             tokenize=True,
             return_dict=True,
@@ -103,6 +106,29 @@ def encode_prompts(conversations: Sequence[Conversation], processor: Any, names:
         for place, conversation in enumerate(conversations):
             encode_prompts([conversation], processor, names[place : place + 1])
         raise
+
+
+def chats_for(processor: Any, conversations: Sequence[Conversation]) -> list[list[Mapping[str, Any]]]:
+    """Conversations for a processor's chat template, with pictures read as our own processor reads them: others would
+    take transparency and a camera's turn otherwise, and fetch a URL.
+
+    Raises:
+        ImageError: a picture cannot be used.
+    """
+    if isinstance(processor, MutuaProcessor):
+        return [list(conversation) for conversation in conversations]
+    return [[_opened(message) for message in conversation] for conversation in conversations]
+
+
+def _opened(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    content = message["content"]
+    if isinstance(content, str):
+        return message
+    return {**message, "content": [_opened_part(part) for part in content]}
+
+
+def _opened_part(part: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {**part, "image": open_image(part["image"])} if "image" in part else part
 
 
 def _generate(model: Any, processor: Any, inputs: BatchFeature, **generate: Any) -> list[Answer]:

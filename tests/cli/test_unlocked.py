@@ -55,6 +55,57 @@ def test_its_tokens_are_shown(folder):
     assert "look-ahead cells 0" not in done.stdout
 
 
+def test_its_mask_is_drawn_in_its_own_tokens(folder):
+    done = command("mask", "-m", folder, "-p", "mma", "--image-tokens", 2)
+    assert done.exit_code == 0, done.output
+    lines = done.stdout.splitlines()
+    images = [line for line in lines if line.lstrip().startswith("image")]
+    assert len(images) == 4  # two of each picture
+    assert all("◆" in line for line in images)
+    assert not [line for line in lines if "◆" in line and line not in images]
+
+
+@pytest.fixture
+def file(tmp_path) -> Path:
+    """Two questions with their answers."""
+    parts = [{"type": "image", "image": SCENE}, {"type": "text", "text": "is it red?"}]
+    messages = [{"role": "user", "content": parts}, {"role": "assistant", "content": "yes"}]
+    place = tmp_path / "mine.jsonl"
+    place.write_text("".join(json.dumps({"id": str(n), "messages": messages}) + "\n" for n in range(2)))
+    return place
+
+
+def test_it_is_said_whether_it_can_be_unlocked(folder):
+    done = command("unlock", folder)
+    assert done.exit_code == 0, done.output
+    assert "can be unlocked: policy mma was tried" in done.stdout
+
+
+def test_it_is_measured_locked_and_unlocked(folder, file):
+    done = command("unlock", folder, "--calibrate", file, "--max-new-tokens", 2)
+    assert done.exit_code == 0, done.output
+    for piece in ("loss on the replies", "right more often", "on 2 samples"):
+        assert piece in done.stdout
+    assert "docs/unlock.md" in done.stderr
+    done = command("unlock", folder, "--calibrate", file, "--max-new-tokens", 2, "-p", "causal", "--json")
+    record = json.loads(done.stdout)
+    assert record["loss"]["difference"]["value"] == 0
+    assert record["said"] == "Unlocked, it is the same on 2 samples."
+    assert len(record["records"]) == 2
+
+
+def test_it_is_asked_data_of_ones_own(folder, file, tmp_path):
+    words = ["eval", "-m", folder, "-d", file, "--max-new-tokens", 2, "--json", tmp_path / "result.json"]
+    done = command(*words)
+    assert done.exit_code == 0, done.output
+    assert "unlocked" not in done.stderr
+    answers = json.loads((tmp_path / "result.json").read_text())[str(file)][folder]["records"]
+    assert len(answers) == 2
+    done = command(*words, "-p", "mma")
+    assert done.exit_code == 0, done.output
+    assert "unlocked: its answers may be worse" in done.stderr
+
+
 @pytest.mark.slow
 def test_the_policy_that_it_was_saved_under_counts(folder, tmp_path):
     from transformers import AutoProcessor

@@ -142,6 +142,7 @@ MISTAKES = [
         doing("mask", "long.jsonl", "-o", "a.png"),
         ("has at least 3,009 tokens", "a shorter conversation"),
     ),
+    Mistake("mask: no such model", doing("mask", "-m", "no"), ("no model at no",)),
     Mistake("mask: no such file", doing("mask", "no.jsonl"), ("no.jsonl: no such file",)),
     Mistake("mask: empty file", doing("mask", "empty.jsonl"), ("empty.jsonl holds no sample",)),
     Mistake(
@@ -164,6 +165,11 @@ MISTAKES = [
     Mistake("look: nowhere to draw", doing("look", "a.png", "red?"), ("Missing option '--output'",)),
     Mistake("leakage: no such backend", doing("leakage", "model", "-b", "x"), ("'x'", "use one of mutua_auto")),
     Mistake("leakage: no such model", doing("leakage", "no"), ("no model at no",)),
+    Mistake("unlock: no such model", doing("unlock", "no"), ("no model at no",)),
+    Mistake("unlock: Mutua's own model", doing("unlock", "model"), ("never locked", "mutua eval -m model -p causal")),
+    Mistake("unlock: no such policy", doing("unlock", "model", "-p", "x"), ("unknown attention policy 'x'",)),
+    Mistake("unlock: no such data", doing("unlock", "model", "--calibrate", "imagenet"), ("no data 'imagenet'",)),
+    Mistake("unlock: nothing to print", doing("unlock", "model", "--json"), ("--calibrate DATA", "name the data")),
     Mistake("convert: nothing there", doing("convert", "aki", "no", "out"), ("no/config.json cannot be read",)),
     Mistake(
         "convert: target there", doing("convert", "aki", "aki", "model"), ("model exists already: name a new folder",)

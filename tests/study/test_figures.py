@@ -9,8 +9,9 @@ from study_results import blind, costs, looks, pairs, scores, yes
 from mutua.attention import POLICIES
 from mutua.evaluation import Accuracy, Record, Score
 from mutua.evaluation.intervals import Estimate
+from mutua.evaluation.paired import paired_rows
 from mutua.figures import blank_figure
-from mutua.study.comparison import comparison_figure, paired_rows
+from mutua.study.comparison import comparison_figure
 from mutua.study.curves import curves_figure, draw_curves, family_curves_figure, sweep_figure, thousands
 from mutua.study.figures import (
     accuracy_figure,

@@ -78,18 +78,22 @@ def test_a_run_ends_as_one_that_waits_for_its_checkpoints(
 ) -> None:
     """Every write is held up until another step is done: what is in it is still what was then."""
     train(recipe_in(tmp_path, f"output={tmp_path / 'waits'}"))
-    stepped, late = threading.Event(), []
+    done, late = threading.Condition(), []
+    steps, last = [0], 9
     original, update = run_module.write_model, Stepper.update
 
     def write_late(folder: Path, *rest: Any) -> None:
-        stepped.clear()
-        late.append(stepped.wait(5) or "009" in folder.name)
+        step = int(folder.name.split("-")[1][:6])
+        with done:
+            late.append(step == last or done.wait_for(lambda: steps[0] > step, 30))
         original(folder, *rest)
 
-    def step(self: Stepper, *rest: Any) -> Any:
-        done = update(self, *rest)
-        stepped.set()
-        return done
+    def step(self: Stepper, index: int, *rest: Any) -> Any:
+        found = update(self, index, *rest)
+        with done:
+            steps[0] = index + 1
+            done.notify_all()
+        return found
 
     monkeypatch.setattr(run_module, "write_model", write_late)
     monkeypatch.setattr(Stepper, "update", step)

@@ -22,6 +22,7 @@ from mutua.cli import (
     quickstart,
     study,
     train,
+    unlock,
 )
 
 app = typer.Typer(
@@ -43,6 +44,7 @@ app.command(name="leakage", epilog=leakage.EXAMPLES)(leakage.leakage)
 app.command(name="look", epilog=look.EXAMPLES)(look.look)
 app.command(name="audit", epilog=audit.EXAMPLES)(audit.audit)
 app.command(name="mask", epilog=mask.EXAMPLES)(mask.mask)
+app.command(name="unlock", epilog=unlock.EXAMPLES)(unlock.unlock)
 app.add_typer(convert.convert_app, name="convert")
 app.add_typer(convert.export_app, name="export")
 app.command(name="quickstart", epilog=quickstart.EXAMPLES)(quickstart.quickstart)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mutua.cli.common import AnyModelOption, PolicyOption, out, report_errors
+from mutua.cli.common import AnyModelOption, PolicyOption, load_any_processor, out, report_errors
 
 if TYPE_CHECKING:
     from mutua.attention import Policy
@@ -28,7 +28,7 @@ EXAMPLES = """Examples:
 
   mutua audit recipes/quickstart.yaml                     (the first rows that a run would train on)
 """
-_ROWS = ("input_ids", "token_type_ids", "labels")
+_ROWS = ("input_ids", "token_type_ids", "token_roles", "labels")
 _COLOURS = {"prompt": "", "image": "magenta", "response": "green", "padding": "dim"}
 
 
@@ -86,18 +86,10 @@ def _conversation(
     words: list[str], number: int, model: str | None, policy: str | None, template: Path | None
 ) -> tuple[dict[str, Any], Any, Policy]:
     """One sample as a batch, the tokenizer and the policy."""
-    from mutua.api import load_processor
-    from mutua.attention import get_policy
     from mutua.data.collate import encode, encode_prompts
-    from mutua.unlocking import is_another_model, load_other_processor, saved_policy
 
     chat = _sample(words, number)
-    if is_another_model(model):
-        config, processor = load_other_processor(str(model))
-        chosen = get_policy(policy or saved_policy(config) or "mma")
-    else:
-        config, processor = load_processor(model, policy=policy)
-        chosen = get_policy(config.attention_policy)
+    processor, chosen = load_any_processor(model, policy)
     if template is not None:
         processor.chat_template = template.read_text(encoding="utf-8")
     is_answered = chat.messages[-1].role == "assistant"
@@ -116,12 +108,12 @@ def _first_rows(
     for name, given in {"--model": model, "--template": template, "more than one argument": words[1:] or None}.items():
         if given is not None:
             raise ValueError(f"{name} does not go with a recipe, which says all that decides what a batch holds.")
-    config, processor, batch = first_step(load_recipe(words[0]))
+    own, processor, batch = first_step(load_recipe(words[0]))
     rows = [{key: x[row : row + 1] for key, x in some.items() if key in _ROWS} for some in batch.micro_batches
             for row in range(len(some["input_ids"]))]  # fmt: skip
     if number > len(rows):
         raise ValueError(f"the first batch of {words[0]} has {len(rows)} rows: there is no row {number}.")
-    return rows[number - 1], processor.tokenizer, get_policy(policy or config.attention_policy)
+    return rows[number - 1], processor.tokenizer, get_policy(policy or own)
 
 
 def _sample(words: list[str], number: int) -> Sample:

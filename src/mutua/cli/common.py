@@ -16,8 +16,10 @@ from rich.text import Text
 if TYPE_CHECKING:
     from mutua import MutuaForConditionalGeneration, MutuaProcessor
     from mutua.api import Answer
+    from mutua.attention import Policy
 
 FAILED, INTERRUPTED = 1, 130
+UNLOCKED = "unlocked: its answers may be worse until it is trained under the new mask (docs/unlock.md)"
 _WIDE = 10_000  # characters
 
 # As in `mutua.attention.POLICIES`, without the torch that importing it takes: `--help` is instant.
@@ -120,9 +122,29 @@ def load_any_model(name: str | None, policy: str | None, backend: str | None = N
         return model, processor
     model, processor = load_another(name, policy, backend or "auto")
     if is_unlocked(model) and policy is not None:
-        told = "unlocked: its answers may be worse until it is trained under the new mask (docs/unlock.md)"
-        err.print(told, style="dim")
+        err.print(UNLOCKED, style="dim")
     return model, processor
+
+
+def load_any_processor(name: str | None, policy: str | None) -> tuple[Any, Policy]:
+    """The processor of a model of anyone's, and the policy: this one, or the model's own, or mma where it has none.
+
+    A word on stderr where the policy is not all that decides who sees whom.
+    """
+    from mutua.attention import get_policy
+    from mutua.unlocking import is_another_model, load_other_processor, saved_policy
+
+    if not is_another_model(name):
+        from mutua.api import load_processor
+
+        config, processor = load_processor(name, policy=policy)
+        return processor, get_policy(config.attention_policy)
+    other, processor = load_other_processor(str(name))
+    if getattr(other.get_text_config(), "sliding_window", None):
+        err.print(
+            "shown over a causal mask: what else masks layers of this model (sliding windows) is not", style="dim"
+        )
+    return processor, get_policy(policy or saved_policy(other) or "mma")
 
 
 def each_once(option: str, values: Sequence[str]) -> Sequence[str]:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,7 +23,7 @@ from mutua.cli.benchmarks import (
     fixtures,
     run_suite,
 )
-from mutua.cli.common import PolicyOption, each_once, err, load_model, out, report_errors, result_file
+from mutua.cli.common import UNLOCKED, PolicyOption, each_once, err, load_model, out, report_errors, result_file
 
 if TYPE_CHECKING:
     from mutua.evaluation import Accuracy
@@ -54,7 +54,13 @@ SECONDS_BETWEEN_LINES = 30  # of progress, where there is no terminal to draw a 
 def evaluate(
     context: typer.Context,
     models: Annotated[
-        list[str] | None, typer.Option("--model", "-m", help="Folder or hub id; repeatable. Default: the packaged one.")
+        list[str] | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help="Folder or hub id of a Mutua model, or of another one, which --policy unlocks; repeatable. "
+            "Default: the packaged one.",
+        ),
     ] = None,
     data: Annotated[
         list[str] | None,
@@ -116,7 +122,7 @@ def evaluate(
         if figure is not None:
             blank_figure(1, 1)
         with result_file("--json", json_path) as save_json, result_file("--figure", figure, (".png",)) as save_figure:
-            networks = {name: load_model(name, policy) for name in models or []}
+            networks: dict[str, tuple[Any, Any]] = {name: _opened(name, policy) for name in models or []}
             if not networks:
                 networks["packaged"] = load_model(None, policy)
             with progress() as show:
@@ -133,6 +139,19 @@ def evaluate(
             text = json.dumps(to_json(results, blind), indent=1, ensure_ascii=False) + "\n"
             save_json(lambda path: path.write_text(text, encoding="utf-8"))
             save_figure(lambda path: draw(path, results, blind=blind))
+
+
+def _opened(name: str, policy: str | None) -> tuple[Any, Any]:
+    from mutua.evaluation.open_model import open_model
+    from mutua.quiet import silence
+    from mutua.unlocking import is_unlocked
+    from mutua.world import World
+
+    silence()
+    model, processor = open_model(name, policy, World().device)
+    if is_unlocked(model) and policy is not None:
+        err.print(f"{name} is {UNLOCKED}", style="dim")
+    return model, processor
 
 
 def _expect_none_before(context: typer.Context) -> None:

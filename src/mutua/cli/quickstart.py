@@ -33,8 +33,9 @@ def quickstart(
     """
     started = time.monotonic()
     with report_errors():
+        from mutua.evaluation.paired import paired_rows, paired_table
         from mutua.figures import blank_figure
-        from mutua.study.comparison import comparison_figure, paired_rows, paired_table
+        from mutua.study.comparison import comparison_figure
         from mutua.study.first_run import draw_difference, train_pair
         from mutua.study.packaged_pair import SAMPLES, ask_packaged_pair
         from mutua.study.plan import BASELINE, METHOD

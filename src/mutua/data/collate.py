@@ -15,8 +15,8 @@ from transformers import ProcessorMixin
 from mutua.chat import roles_of
 from mutua.data.rows import sample_from_row
 from mutua.data.sample import Sample, SampleError
-from mutua.images import open_image
 from mutua.models.processing import MutuaProcessor
+from mutua.respond import chats_for
 from mutua.respond import encode_prompts as encode_conversations
 from mutua.roles import TokenRoles
 from mutua.unlocking import ROLES
@@ -42,7 +42,7 @@ def _tokenize(chats: list[Chat], processor: Any, padding_side: str) -> tuple[Any
     """What the processor makes of whole chats, with the roles in it, and the roles."""
     is_ours = isinstance(processor, MutuaProcessor)
     batch = processor.apply_chat_template(
-        chats if is_ours else _opened(chats),
+        chats_for(processor, chats),
         tokenize=True,
         return_dict=True,
         return_tensors="pt",
@@ -55,12 +55,9 @@ def _tokenize(chats: list[Chat], processor: Any, padding_side: str) -> tuple[Any
     return batch, roles
 
 
-def _opened(chats: list[Chat]) -> list[Chat]:
-    """With pictures read as our processor reads them."""
-    for part in (part for chat in chats for message in chat for part in message["content"]):
-        if part["type"] == "image":
-            part["image"] = open_image(part["image"])
-    return chats
+def role_codes(batch: Mapping[str, Any]) -> Tensor:
+    """The role codes of a batch, (B, N), whoever's processor made it."""
+    return batch[ROLES] if ROLES in batch else batch["token_type_ids"]
 
 
 class Collator:
@@ -115,9 +112,9 @@ def supervised_positions(labels_BN: Tensor) -> Tensor:
     return is_supervised_BN.flatten().nonzero()[:, 0]
 
 
-def cut_to_turns(sample: Sample, processor: MutuaProcessor, max_tokens: int) -> Sample | None:
+def cut_to_turns(sample: Sample, processor: Any, max_tokens: int) -> Sample | None:
     """The sample up to the last reply that ends within `max_tokens` tokens; None if not even its first one does."""
-    roles = TokenRoles.from_codes(encode([sample], processor)["token_type_ids"][:, : max_tokens + 1])
+    roles = TokenRoles.from_codes(role_codes(encode([sample], processor))[:, : max_tokens + 1])
     is_response_N = roles.is_response_BN[0].int()
     # A reply has ended where a token behind it, the last one looked at included, is none.
     turns = int((is_response_N.diff() == -1).sum())
@@ -139,7 +136,7 @@ def encode_prompts(samples: Sequence[Sample], processor: Any) -> dict[str, Tenso
     chats, is_ours = [sample.prompt() for sample in samples], isinstance(processor, MutuaProcessor)
     try:
         names = [named(sample) for sample in samples]
-        batch = dict(encode_conversations(chats if is_ours else _opened(chats), processor, names))
+        batch = dict(encode_conversations(chats, processor, names))
         if not is_ours:
             batch[ROLES] = roles_of(processor, chats, batch, add_generation_prompt=True).to_codes()
     except ValueError as error:

@@ -10,7 +10,6 @@ from typing import Any
 from mutua.data.bulk import read_samples
 from mutua.data.collate import named
 from mutua.data.sample import Sample
-from mutua.models import MutuaForConditionalGeneration, MutuaProcessor
 from mutua.respond import respond
 
 MAX_NEW_TOKENS = 16
@@ -102,8 +101,8 @@ def _score(records: Sequence[Record]) -> Score:
 
 
 def evaluate(
-    model: MutuaForConditionalGeneration,
-    processor: MutuaProcessor,
+    model: Any,
+    processor: Any,
     samples: Sequence[Sample],
     *,
     batch_size: int = 64,
@@ -114,6 +113,7 @@ def evaluate(
     """Lets the model answer every sample's prompt greedily and compares with the sample's answer.
 
     Args:
+        model, processor: of Mutua's own or of others, as `open_model` gives them.
         samples: each ends with an assistant message, the expected answer.
         limit: how many samples to take, spread evenly over `samples`; None takes all.
         max_new_tokens: of each reply, whatever the expected answer is.

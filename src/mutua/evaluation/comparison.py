@@ -8,11 +8,10 @@ from typing import Any
 from mutua.data.sample import Sample
 from mutua.evaluation.accuracy import MAX_NEW_TOKENS, Accuracy, evaluate, spread
 from mutua.evaluation.blind import blind_overall
-from mutua.models import MutuaForConditionalGeneration, MutuaProcessor
 
 
 def measure(
-    models: Mapping[str, tuple[MutuaForConditionalGeneration, MutuaProcessor]],
+    models: Mapping[str, tuple[Any, Any]],
     sources: Mapping[str, Sequence[Sample]],
     *,
     limit: int | None = None,
@@ -23,6 +22,7 @@ def measure(
     """The accuracy of every model on every source, by the name of the source, then of the model.
 
     Args:
+        models: by name, with their processors.
         limit: questions per source, spread evenly over it; None asks all.
         max_new_tokens: of each answer.
         progress: called after every batch with (model, source, questions done, questions in all).
@@ -31,7 +31,7 @@ def measure(
         ValueError: a source holds no samples, or one that cannot be read or has no answer; before the first question.
     """
     for source, samples in sources.items():
-        _check(source, samples, limit)
+        expect_answers(source, samples, limit)
     results: dict[str, dict[str, Accuracy]] = {}
     for source, samples in sources.items():
         for name, (model, processor) in models.items():
@@ -52,7 +52,7 @@ def measure(
     return results
 
 
-def _check(source: str, samples: Sequence[Sample], limit: int | None) -> None:
+def expect_answers(source: str, samples: Sequence[Sample], limit: int | None) -> None:
     """Reads what will be asked once, pictures too: the last line of a file is not found wrong after an hour."""
     if not len(samples):
         raise ValueError(f"{source} holds no samples: there is nothing to ask.")

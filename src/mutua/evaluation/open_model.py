@@ -7,7 +7,6 @@ from typing import Any
 import torch
 
 from mutua.models.loading import load_model
-from mutua.models.model_folder import ModelError
 from mutua.unlocking import is_another_model, load_another
 
 
@@ -25,10 +24,4 @@ def open_model(name: str | None, policy: str | None, device: torch.device) -> tu
     if name is None or not is_another_model(name):
         model, processor = load_model(name, policy=policy)
         return model.to(device), processor  # type: ignore[arg-type]
-    model, processor = load_another(name, policy, device=device)
-    if getattr(processor, "chat_template", None) is None:
-        raise ModelError(f"{name}: its processor has no chat template, so it is not known how to ask it.")
-    tokenizer = processor.tokenizer
-    if tokenizer.pad_token is None:  # batches need one; behind the end of a reply nothing is read
-        tokenizer.pad_token = tokenizer.eos_token
-    return model, processor
+    return load_another(name, policy, device=device)

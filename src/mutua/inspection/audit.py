@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 from mutua.attention import Policy, allowed_mask
-from mutua.data.collate import IGNORE
+from mutua.data.collate import IGNORE, role_codes
 from mutua.roles import NONE, Modality, TokenRoles
-from mutua.unlocking import ROLES
 
 Role = Literal["prompt", "image", "response", "padding"]
 
@@ -109,8 +108,7 @@ def _kind(token: Token) -> tuple[Any, ...]:
 def audit(batch: Mapping[str, Any], tokenizer: Any, policy: Policy, row: int = 0) -> Audit:
     """One row of a batch as `encode` or the processor returns it; without `labels`, nothing is trained on."""
     ids_N = batch["input_ids"][row]
-    codes_BN = batch[ROLES] if ROLES in batch else batch["token_type_ids"]
-    roles = TokenRoles.from_codes(codes_BN[row : row + 1])
+    roles = TokenRoles.from_codes(role_codes(batch)[row : row + 1])
     labels_N = batch["labels"][row] if "labels" in batch else torch.full_like(ids_N, IGNORE)
     ahead_NN = allowed_mask(policy, roles)[0].triu(1)
     columns = (

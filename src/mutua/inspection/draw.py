@@ -1,12 +1,13 @@
 """Drawing a mask: which token of a conversation sees which, policies side by side.
 
-A drawing needs no model and no tokenizer: words stand for text tokens, and an image is cut down to a few tokens.
+A drawing needs no model and no tokenizer: words stand for text tokens, and an image is cut down to a few tokens. With a
+model's processor, the tokens are its own.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ import torch
 from torch import Tensor
 
 from mutua.attention import allowed_mask
-from mutua.attention.policy import Policy
+from mutua.attention.policy import CAUSAL, Policy
+from mutua.data.collate import role_codes
 from mutua.figures import blank_figure
+from mutua.inspection.audit import audit
 from mutua.roles import Modality, TokenRoles
 
 # Cells, by index into the palette: not allowed, allowed by causality, allowed because the policy looks ahead.
@@ -75,6 +78,32 @@ def sketch(messages: Iterable[dict[str, Any]], image_tokens: int = 4) -> Sketch:
         torch.zeros(1, len(kinds), dtype=torch.long),
     )
     return Sketch(tuple(map(_shortened, labels)), tuple(kinds), roles)
+
+
+def sketch_batch(batch: Mapping[str, Any], tokenizer: Any, image_tokens: int = 4) -> Sketch:
+    """The tokens of a batch of one row, as `encode` makes it; of every image the first `image_tokens`.
+
+    Raises ValueError for more than `LARGEST` tokens.
+    """
+    tokens = audit(batch, tokenizer, CAUSAL).tokens
+    held: dict[int, int] = {}
+    kept, labels, kinds = [], [], []
+    for token in tokens:
+        if token.image is not None:
+            held[token.image] = held.get(token.image, 0) + 1
+            if held[token.image] > image_tokens:
+                continue
+        kept.append(token.index)
+        labels.append(_printable(token.text) if token.image is None else f"image {token.image + 1}")
+        kinds.append(token.role)
+    _refuse_too_many(len(labels))
+    roles = TokenRoles.from_codes(role_codes(batch)[:, kept])
+    return Sketch(tuple(map(_shortened, labels)), tuple(kinds), roles)
+
+
+def _printable(text: str) -> str:
+    """A token's text without the space before it; in quotes and escaped where it would not show."""
+    return text.strip() if text.strip() and text.strip().isprintable() else repr(text)
 
 
 def _refuse_too_many(tokens: int) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from mutua.evaluation.intervals import Estimate
+from mutua.evaluation.intervals import Estimate, mean_over
 from mutua.page import Picture, Section, Table
 from mutua.study.figures import cost_figure, heads_figure, layers_figure, yes_figure
 from mutua.study.results import BASELINE, MAIN, CostRow, LookRow, YesRow
-from mutua.study.statistics import mean_over, paired_by_seed
+from mutua.study.statistics import paired_by_seed
 from mutua.study.summary import Arm, Place, arms_in_order, grouped, place_labels, right_yes_rates, yes_rates
 from mutua.study.tables import accuracy_table, marked, stem
 

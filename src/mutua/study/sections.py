@@ -6,16 +6,15 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 
 from mutua.attention.policy import MMA
-from mutua.evaluation.intervals import Estimate
+from mutua.evaluation import words
+from mutua.evaluation.intervals import Estimate, paired_proportions
 from mutua.page import Picture, Section, Table
-from mutua.study import words
 from mutua.study.curves import SWEEPS, curves_figure, family_curves_figure, sweep_figure
 from mutua.study.figures import accuracy_figure, forest_figure, seeds_figure
 from mutua.study.results import BASELINE, MAIN, NULL, PairRow, ScoreRow
 from mutua.study.statistics import (
     caught_up,
     mean_curve,
-    paired_proportions,
     reached,
 )
 from mutua.study.summary import (

@@ -9,13 +9,11 @@ from typing import TypeVar
 
 from mutua.attention.policy import POLICIES
 from mutua.evaluation.accuracy import Score
-from mutua.evaluation.intervals import Estimate
+from mutua.evaluation.intervals import Estimate, mean_over, paired_proportions
 from mutua.study.results import BASELINE, BLIND, TRUTH, PairRow, ScoreRow, YesRow
 from mutua.study.statistics import (
     Point,
-    mean_over,
     paired_by_seed,
-    paired_proportions,
     relative_gain,
     sign_flip_test,
 )

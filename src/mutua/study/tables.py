@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mutua.evaluation import words
 from mutua.evaluation.intervals import Estimate
 from mutua.page import Strong, Table
-from mutua.study import words
 from mutua.study.summary import Difference, Measured, arms_in_order, grouped, place_labels
 
 

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mutua.data.collate import IGNORE, cut_to_turns, encode, supervised_positions
+from mutua.data.collate import IGNORE, cut_to_turns, encode, role_codes, supervised_positions
 from mutua.data.flip import flipped, is_flipped
 from mutua.data.mixture import Draw, Mixture
 from mutua.data.order import InOrder, drawn_order, in_order
 from mutua.data.packing import images_of, pack_rows, share_rows
 from mutua.data.readers import Source
 from mutua.data.sample import Sample
-from mutua.models import MutuaProcessor
 from mutua.roles import TokenRoles
 from mutua.training.recipe import Recipe
 from mutua.training.samples import SAMPLE_ERRORS, SampleCounts, Skip, source_names
@@ -102,7 +102,7 @@ class _Steps(Dataset):
     def __init__(
         self,
         mixture: Mixture,
-        processor: MutuaProcessor,
+        processor: Any,
         recipe: Recipe,
         max_tokens: int | None,
         pixels: torch.dtype,
@@ -148,7 +148,7 @@ class _Steps(Dataset):
         """The batch as it is, or packed into micro-batches."""
         if self.packing is None:
             return [batch]
-        lengths, images = batch["attention_mask"].sum(-1).tolist(), images_of(batch["token_type_ids"]).tolist()
+        lengths, images = batch["attention_mask"].sum(-1).tolist(), images_of(role_codes(batch)).tolist()
         rows = share_rows(lengths, images, tokens=self.packing.tokens, max_images=self.packing.max_images)
         pad = self.processor.tokenizer.pad_token_id
         size = self.micro_batch_size
@@ -199,7 +199,7 @@ class _Steps(Dataset):
                 shorter = cut_to_turns(sample, self.processor, self.max_tokens) if self.cuts else None
                 reason = f"{tokens} tokens, and {self.limit} allows {self.max_tokens}"
                 return shorter or Skip(place, sample.id, reason, too_long=True)
-            images = int(images_of(batch["token_type_ids"]))
+            images = int(images_of(role_codes(batch)))
             if self.max_images is not None and images > self.max_images:
                 raise ValueError(f"{images} images, and data.packing.max_images allows {self.max_images} in a row")
             if not len(supervised_positions(batch["labels"])):
@@ -214,7 +214,7 @@ class _Steps(Dataset):
         if self.max_tokens is not None:
             is_usable_B &= batch["attention_mask"].sum(-1) <= self.max_tokens
         if self.max_images is not None:
-            is_usable_B &= images_of(batch["token_type_ids"]) <= self.max_images
+            is_usable_B &= images_of(role_codes(batch)) <= self.max_images
         return is_usable_B
 
     def _finish(self, batch: MicroBatch) -> MicroBatch:
@@ -268,7 +268,7 @@ def open_sources(settings: Mapping[str, Source]) -> dict[str, Sequence[Sample]]:
 
 def batches(
     mixture: Mixture,
-    processor: MutuaProcessor,
+    processor: Any,
     recipe: Recipe,
     start: int,
     *,

@@ -29,22 +29,24 @@ from mutua.models.model_folder import ModelError, blamed_on, expect_sizes
 from mutua.models.vision import given_side, vision_encoder
 from mutua.quiet import quiet
 from mutua.training.lora import Adapters, is_adapter, is_lora, without_adapters
-from mutua.training.origin import FolderModel, ModelSettings, PartsModel, PresetModel, TinyModel
+from mutua.training.origin import FolderModel, ModelSettings, OtherModel, PartsModel, PresetModel, TinyModel
 from mutua.training.precision import uses_bf16
 from mutua.training.recipe import Recipe
 from mutua.training.run_folder import RunFolder
 from mutua.training.samples import ALWAYS_TOLERATED, SAMPLE_ERRORS
 from mutua.training.shards import empty_model, read_shards, shard, weights_of
+from mutua.unlocking import expect_unlocked, is_another_model, load_another
 from mutua.world import World
 
 _SECONDS_BETWEEN_LINES = 10
 
-Model: TypeAlias = tuple[MutuaForConditionalGeneration, MutuaProcessor]
+Model: TypeAlias = tuple[Any, Any]
+"""One of ours, or an unlocked one of others, and its processor."""
 
 
 def model_to_train(
     recipe: Recipe, mixture: Mixture, newest: Path | None, say: Callable[[str], None] = lambda _: None
-) -> tuple[MutuaForConditionalGeneration, MutuaProcessor, Adapters | None]:
+) -> tuple[Any, Any, Adapters | None]:
     """The model where the recipe starts, or as the checkpoint `newest` has it; what the recipe says is frozen.
 
     What takes long tells `say` how far it is.
@@ -82,6 +84,8 @@ def sharded_model(
         CheckpointError: the checkpoint goes with another model than the one that the recipe starts from.
     """
     lora = recipe.train.lora
+    if isinstance(recipe.model, OtherModel):
+        raise ValueError(f"model.unlock: a model of others is trained in one process, and there are {world.size}.")
 
     def start() -> tuple[Path, Path | None, str | None]:
         """The folder of the weights, and with adapters that of what is trained, and the mark of what is frozen."""
@@ -198,6 +202,20 @@ def _folder(settings: FolderModel, texts: Iterable[str]) -> Model:
 
 
 @_build.register
+def _other(settings: OtherModel, texts: Iterable[str]) -> Model:
+    try:
+        if not is_another_model(settings.path):
+            raise ModelError("it is no multimodal model of others; model.attention_policy is for one of Mutua's own")
+        with quiet():
+            model, processor = load_another(settings.path, settings.unlock, device="cpu", dtype=torch.float32)
+    except ModelError as error:
+        raise ModelError(f"model.path {settings.path}: {error}") from None
+    expect_unlocked(model)
+    copy_weights(model)
+    return model, processor
+
+
+@_build.register
 def _parts(settings: PartsModel, texts: Iterable[str]) -> Model:
     return _compose(settings, None)
 
@@ -233,6 +251,8 @@ def load_to_train(folder: Path, policy: str | None = None) -> Model:
             f"model.path {folder}: a checkpoint of a run with train.lora is no model by itself; its finished model is"
         )
     try:
+        if is_another_model(folder):
+            raise ModelError("it is a model of others: model.unlock, e.g. mma, trains it under that policy")
         with quiet():
             model, processor = load_model(folder, policy=policy, dtype=torch.float32)
     except ModelError as error:

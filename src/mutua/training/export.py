@@ -11,9 +11,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 import mutua
 from mutua.models import MutuaForConditionalGeneration, MutuaProcessor
+from mutua.quiet import quiet
 from mutua.training.recipe import Recipe
 from mutua.training.recipe_file import dump_recipe
 from mutua.training.shards import write_weights
@@ -60,6 +62,17 @@ def write_model(
 
     world.first(write_rest)
     write_weights(folder, weights, world)
+
+
+def write_other_model(
+    folder: Path, model: PreTrainedModel, processor: Any, recipe: Recipe, run: dict[str, Any], world: World
+) -> None:
+    """As `write_model`, a model of others, by the process that holds it whole: Transformers knows the names that its
+    weights have on disk."""
+    with quiet():
+        model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    write_record(folder, world, recipe, run)
 
 
 def write_record(folder: Path, world: World, recipe: Recipe, run: dict[str, Any]) -> None:

@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from transformers import PreTrainedModel
 
 from mutua.folders import FolderError
-from mutua.models import MutuaForConditionalGeneration
 from mutua.models.longest_text import longest_text
 from mutua.training import checkpoint
 from mutua.training.batches import batches, open_evaluation, open_mixture
@@ -38,6 +38,7 @@ from mutua.training.saving import Saver
 from mutua.training.shards import weights_of
 from mutua.training.signals import StopRequest
 from mutua.training.step import Stepper, TrainingError
+from mutua.unlocking import policy_of
 from mutua.world import World, find_world, folder_of_all
 
 
@@ -149,12 +150,12 @@ def train(recipe: Recipe, console: Console | None = None) -> TrainResult:
                 processor,
                 recipe,
                 progress.step,
-                max_tokens=recipe.data.max_tokens or longest_text(model.config.text_config),
+                max_tokens=recipe.data.max_tokens or longest_text(model.config.get_text_config()),
                 pixels=torch.bfloat16 if stepper.bf16 else torch.float32,
                 rank=world.rank,
                 ranks=world.size,
             )
-            text_id = int(model.config.image_token_id == 0)
+            text_id = int(getattr(model.config, "image_token_id", None) == 0)
             try:
                 while progress.step < recipe.train.steps and not world.any(stop.requested or saver.has_failed):
                     chance, started = checkpoint.generators(), time.perf_counter()
@@ -240,7 +241,7 @@ def _log(folder: RunFolder, recipe: Recipe, progress: Progress, console: Console
     return made[0] if made else NoLog()
 
 
-def _introduction(recipe: Recipe, model: MutuaForConditionalGeneration, adapters: Adapters | None, world: World) -> str:
+def _introduction(recipe: Recipe, model: PreTrainedModel, adapters: Adapters | None, world: World) -> str:
     """One line on what is about to be trained."""
     trained: Counter[str] = Counter()
     for name, parameter in model.named_parameters():
@@ -252,7 +253,7 @@ def _introduction(recipe: Recipe, model: MutuaForConditionalGeneration, adapters
     place = world.device.type if world.size == 1 else f"{world.size} x {world.device.type}"
     return (
         f"{recipe.name}: {sum(p.numel() for p in model.parameters()):,} weights, {trained.total():,} of them trained "
-        f"({parts}), policy {model.config.attention_policy}, {arithmetic} on {place}, {recipe.train.steps} steps "
+        f"({parts}), policy {policy_of(model)}, {arithmetic} on {place}, {recipe.train.steps} steps "
         f"of {recipe.train.batch_size} samples"
         + (f", packed into rows of at most {packing.tokens} tokens" if (packing := recipe.data.packing) else "")
     )

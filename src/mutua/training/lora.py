@@ -7,6 +7,7 @@ the end `alpha / rank * B A` is added into W, and nothing of PEFT is left.
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
@@ -17,8 +18,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
-from mutua.models import MutuaForConditionalGeneration
 from mutua.training.checkpoint import CheckpointError
 from mutua.training.recipe import LoraSettings
 from mutua.training.shards import local, shard_like, whole
@@ -26,7 +27,7 @@ from mutua.training.shards import local, shard_like, whole
 _TRAINED = "trained.safetensors"
 _FROZEN = "frozen_crc32"
 _ADAPTER = "lora_"  # in the names of PEFT's own parameters, and of no others
-_LANGUAGE_MODEL = ("model.language_model.", "lm_head.")
+_HEAD = "lm_head."
 
 
 class Adapters:
@@ -40,15 +41,18 @@ class Adapters:
         ImportError: PEFT is not installed.
     """
 
-    def __init__(self, model: MutuaForConditionalGeneration, settings: LoraSettings, frozen: str | None = None) -> None:
+    def __init__(self, model: PreTrainedModel, settings: LoraSettings, frozen: str | None = None) -> None:
         try:
             from peft import LoraConfig, LoraModel
         except ImportError as error:
             raise ImportError('train.lora needs PEFT: pip install "mutua[lora]"') from error
-        self._targets = _target_layers(model, settings.targets)
+        self._language_model = _language_model(model)
+        self._targets = _target_layers(model, self._language_model, settings.targets)
         self.description = f"LoRA of rank {settings.rank} on {len(self._targets)} linear layers of the language model"
         trained_fully = [
-            p for n, p in model.named_parameters() if p.requires_grad and not n.startswith(_LANGUAGE_MODEL)
+            p
+            for n, p in model.named_parameters()
+            if p.requires_grad and not n.startswith((self._language_model, _HEAD))
         ]
         self._model = model
         self._config = LoraConfig(
@@ -100,7 +104,7 @@ class Adapters:
         parts = [
             (f"model.{name}", part)
             for name, part in self._model.model.named_children()
-            if f"model.{name}." not in _LANGUAGE_MODEL and any(p.requires_grad for p in part.parameters())
+            if f"model.{name}." != self._language_model and any(p.requires_grad for p in part.parameters())
         ]
         for name, part in parts:
             tensors |= {f"{name}.{key}": tensor for key, tensor in part.state_dict().items()}
@@ -148,12 +152,24 @@ def is_lora(folder: Path) -> bool:
     return (folder / _TRAINED).is_file()
 
 
-def _target_layers(model: nn.Module, patterns: tuple[str, ...]) -> list[str]:
+def _language_model(model: PreTrainedModel) -> str:
+    """How the names of its parameters begin, the head's aside."""
+    decoder = model.get_decoder()
+    name = next(name for name, module in model.named_modules() if module is decoder)
+    if not re.fullmatch(r"model\.\w+", name):
+        raise ValueError(
+            f"train.lora: the language model of a {type(model).__name__} is called {name!r}, and adapters go into one "
+            "that is a part of `model`."
+        )
+    return f"{name}."
+
+
+def _target_layers(model: nn.Module, language_model: str, patterns: tuple[str, ...]) -> list[str]:
     """The names of the language model's linear layers that match any of the patterns."""
     layers = [
         name
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and name.startswith(_LANGUAGE_MODEL[0])
+        if isinstance(module, nn.Linear) and name.startswith(language_model)
     ]
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in layers):

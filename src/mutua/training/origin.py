@@ -1,4 +1,4 @@
-"""Where the model of a run comes from: four kinds, told apart by their keys. `build` makes each of them."""
+"""Where the model of a run comes from: five kinds, told apart by their keys. `build` makes each of them."""
 
 from __future__ import annotations
 
@@ -79,6 +79,13 @@ class FolderModel(Section):
     attention_policy: PolicyName | None = Field(default=None, description=f"{_POLICIES}; left out: the folder's own")
 
 
+class OtherModel(Section):
+    """A model of someone else's, unlocked (docs/unlock.md); it is trained by `train.lora`, in one process."""
+
+    path: Path = Field(description="its folder or hub id")
+    unlock: PolicyName = Field(description=f"{_POLICIES}")
+
+
 class PresetModel(Section):
     """Put together from published parts, with a fresh connector; what is given besides takes the place of a part."""
 
@@ -117,6 +124,7 @@ class PartsModel(Section):
 KINDS: dict[str, type[Section]] = {
     "tiny": TinyModel,
     "folder": FolderModel,
+    "other": OtherModel,
     "preset": PresetModel,
     "parts": PartsModel,
 }
@@ -126,7 +134,7 @@ def _kind(given: Any) -> str:
     if isinstance(given, Section):
         return next(name for name, kind in KINDS.items() if isinstance(given, kind))
     if "path" in given:
-        return "folder"
+        return "other" if "unlock" in given else "folder"
     if "preset" in given:
         return "tiny" if given["preset"] == _TINY else "preset"
     return "parts"
@@ -157,6 +165,7 @@ def _one_origin(given: Any) -> Any:
 ModelSettings: TypeAlias = Annotated[
     Annotated[TinyModel, Tag("tiny")]
     | Annotated[FolderModel, Tag("folder")]
+    | Annotated[OtherModel, Tag("other")]
     | Annotated[PresetModel, Tag("preset")]
     | Annotated[PartsModel, Tag("parts")],
     Discriminator(_kind),

@@ -22,7 +22,7 @@ from mutua.models.loading import load_processor
 from mutua.models.model_folder import ModelError, blamed_on
 from mutua.quiet import quiet
 from mutua.training.build import tiny_sizes
-from mutua.training.origin import FolderModel, ModelSettings, PartsModel, PresetModel, TinyModel
+from mutua.training.origin import FolderModel, ModelSettings, OtherModel, PartsModel, PresetModel, TinyModel
 
 Outline: TypeAlias = tuple[MutuaConfig, MutuaProcessor]
 
@@ -57,6 +57,11 @@ def _folder(settings: FolderModel, texts: Iterable[str]) -> Outline:
             return load_processor(settings.path, policy=settings.attention_policy)
     except ModelError as error:
         raise ModelError(f"model.path {settings.path}: {error}") from None
+
+
+@outline_model.register
+def _other(settings: OtherModel, texts: Iterable[str]) -> Outline:
+    raise ValueError("model.unlock: what a model of others takes is found by running it; plans are for Mutua's own.")
 
 
 @outline_model.register

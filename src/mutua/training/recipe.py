@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag,
 
 from mutua.data.order import Order
 from mutua.data.readers import BLIP3OCRSource, KALESource, Source
-from mutua.training.origin import ModelSettings
+from mutua.training.origin import ModelSettings, OtherModel
 from mutua.training.section import Section
 
 # Strict: `true` is no number, and "many" and 2.5 are no counts.
@@ -218,6 +218,18 @@ class Recipe(Section):
     data: DataSettings = Field(description="what it is trained on")
     train: TrainSettings = Field(description="how it is trained")
     evaluate: EvaluateSettings = Field(default=EvaluateSettings(), description="how it is measured")
+
+    @model_validator(mode="after")
+    def _fits_an_unlocked_model(self) -> Recipe:
+        if not isinstance(self.model, OtherModel):
+            return self
+        if self.train.lora is None:
+            raise ValueError("model.unlock needs train.lora, e.g. {rank: 16}: adapters are what is trained")
+        if self.data.packing is not None:
+            raise ValueError("data.packing is for Mutua's own models: one of others numbers its positions itself")
+        if self.train.cache_vision_mb:
+            raise ValueError("train.cache_vision_mb is for Mutua's own models: one of others makes its features itself")
+        return self
 
     @property
     def seeds(self) -> Seeds:

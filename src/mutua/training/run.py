@@ -13,13 +13,12 @@ import torch
 from mutua.data.sample import Sample
 from mutua.evaluation.accuracy import evaluate
 from mutua.folders import whole_folder
-from mutua.models import MutuaForConditionalGeneration, MutuaProcessor
 from mutua.models.generate import NotFiniteError
 from mutua.training import checkpoint
 from mutua.training.batches import StepBatch
 from mutua.training.build import adapted_model
 from mutua.training.checkpoint import Progress
-from mutua.training.export import write_model, write_record
+from mutua.training.export import write_model, write_other_model, write_record
 from mutua.training.log import NoLog, RunLog
 from mutua.training.lora import Adapters
 from mutua.training.precision import uncompiled
@@ -30,6 +29,7 @@ from mutua.training.saving import Saver
 from mutua.training.shards import local, weights_of
 from mutua.training.signals import StopRequest
 from mutua.training.step import NOT_FINITE, StepMetrics, Stepper, TrainingError
+from mutua.unlocking import is_unlocked
 from mutua.world import World, folder_of_all
 
 
@@ -43,8 +43,8 @@ class Run:
 
     recipe: Recipe
     folder: RunFolder
-    model: MutuaForConditionalGeneration
-    processor: MutuaProcessor
+    model: Any
+    processor: Any
     adapters: Adapters | None
     stepper: Stepper
     log: RunLog | NoLog
@@ -57,7 +57,7 @@ class Run:
     saved: int  # the step of the newest checkpoint
 
     @cached_property
-    def saved_processor(self) -> MutuaProcessor:
+    def saved_processor(self) -> Any:
         """One for a thread that saves it: a tokenizer cannot be asked and saved at once."""
         return deepcopy(self.processor)
 
@@ -127,7 +127,10 @@ class Run:
         adapters.merge()
         with whole_folder(self.folder.new_model) as partial:
             alone = World(device=self.world.device)
-            write_model(partial, model, weights_of(model), processor, self.recipe, record, alone)
+            if is_unlocked(model):
+                write_other_model(partial, model, processor, self.recipe, record, alone)
+            else:
+                write_model(partial, model, weights_of(model), processor, self.recipe, record, alone)
 
     def record(self, progress: Progress) -> dict[str, Any]:
         """Where the run stands, and what its sources are and gave so far."""

@@ -5,17 +5,19 @@ from __future__ import annotations
 import math
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from mutua.models import MutuaForConditionalGeneration
+from mutua.models.head_loss import LossOutput
 from mutua.training.batches import StepBatch
 from mutua.training.precision import step_precision, uses_bf16
 from mutua.training.recipe import TrainSettings
 from mutua.training.schedule import learning_rate
 from mutua.training.vision_cache import VisionCache
+from mutua.unlocking import is_unlocked, reply_logits
 from mutua.world import World
 
 NOT_FINITE = (
@@ -46,7 +48,7 @@ class Stepper:
 
     def __init__(
         self,
-        model: MutuaForConditionalGeneration,
+        model: Any,
         optimizer: torch.optim.Optimizer,
         settings: TrainSettings,
         world: World,
@@ -75,11 +77,21 @@ class Stepper:
             with self.precision():
                 # Divided by the tokens of the whole batch, not of its own rows: the sum over micro-batches is then the
                 # mean over tokens, however unevenly they are spread.
-                out = self.model(**inputs, num_items_in_batch=batch.supervised_tokens, use_cache=False)
+                if is_unlocked(self.model):
+                    out = self._forward_unlocked(inputs, batch.supervised_tokens)
+                else:
+                    out = self.model(**inputs, num_items_in_batch=batch.supervised_tokens, use_cache=False)
             (out.loss * self.world.size).backward()  # gradients are averaged over the processes, and are to be summed
             loss += out.loss.detach()
             correct += out.correct
         return loss, correct
+
+    def _forward_unlocked(self, inputs: dict[str, Tensor], divisor: int) -> Any:
+        """What our own model gives by itself: it takes its head and its loss in one."""
+        del inputs["supervised_positions"]
+        logits_TV, targets_T = reply_logits(self.model, inputs)
+        loss = nn.functional.cross_entropy(logits_TV, targets_T, reduction="sum") / divisor
+        return LossOutput(loss, (logits_TV.argmax(-1) == targets_T).sum())
 
     def update(self, index: int, batch: StepBatch, loss: Tensor, correct: Tensor) -> StepMetrics | None:
         """Ends step `index` (counted from 0): new weights from the gradient that `backward` left, with what it gave.

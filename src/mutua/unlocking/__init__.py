@@ -2,16 +2,19 @@
 
 from mutua.unlocking.finder import ROLES
 from mutua.unlocking.loading import is_another_model, load_another, load_other_processor, saved_policy
-from mutua.unlocking.switch import is_unlocked, lock, policy_of, unlock
+from mutua.unlocking.replies import reply_logits
+from mutua.unlocking.switch import expect_unlocked, is_unlocked, lock, policy_of, unlock
 
 __all__ = [
     "ROLES",
+    "expect_unlocked",
     "is_another_model",
     "is_unlocked",
     "load_another",
     "load_other_processor",
     "lock",
     "policy_of",
+    "reply_logits",
     "saved_policy",
     "unlock",
 ]

@@ -29,6 +29,7 @@ def load_another(
     policy: str | None = None,
     backend: str = "auto",
     device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
 ) -> tuple[PreTrainedModel, Any]:
     """The model in evaluation mode, and its processor.
 
@@ -36,15 +37,22 @@ def load_another(
         policy: unlocks it under this one. None leaves it as it was made, but one that was saved unlocked is unlocked
             under the policy of then.
         device: where to put it; None takes a CUDA device if there is one.
+        dtype: of the weights; None is the one that it was saved with.
 
     Raises:
-        ModelError: it cannot be loaded, or weights are missing.
+        ModelError: it cannot be loaded, weights are missing, or it does not answer with text to pictures and text.
         ValueError: it cannot be unlocked.
     """
     folder = find_folder(name_or_path)
     config, processor = load_other_processor(folder)
+    if getattr(processor, "chat_template", None) is None:
+        raise ModelError(f"{name_or_path}: its processor has no chat template, so it is not known how to ask it.")
+    tokenizer = processor.tokenizer
+    if tokenizer.pad_token is None:  # batches need one; behind the end of a reply nothing is read
+        tokenizer.pad_token = tokenizer.eos_token
+    options = WEIGHTS if dtype is None else {**WEIGHTS, "dtype": dtype}
     with blamed_on(folder, "Save or fetch the model again."):
-        model, info = AutoModelForMultimodalLM.from_pretrained(folder, config=config, local_files_only=True, **WEIGHTS)
+        model, info = AutoModelForMultimodalLM.from_pretrained(folder, config=config, local_files_only=True, **options)
     try:
         expect_whole(info, ())  # else it would answer with random weights
     except ValueError as error:

@@ -123,6 +123,13 @@ def is_unlocked(model: nn.Module) -> bool:
     return _STATE in vars(model)
 
 
+def expect_unlocked(model: Any) -> None:
+    """Raises ValueError for a model that `unlock` left as it was, because its whole prompt sees itself already."""
+    if not is_unlocked(model):
+        kind = model.config.model_type
+        raise ValueError(f"a model of type {kind!r} lets its whole prompt see itself: there is nothing to unlock.")
+
+
 def policy_of(model: Any) -> str | None:
     """The name of the policy of an unlocked model, or of one of Mutua's own; None for any other."""
     if is_unlocked(model):

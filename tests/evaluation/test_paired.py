@@ -6,8 +6,8 @@ import pytest
 from rich.console import Console
 
 from mutua.evaluation import Accuracy, Record
-from mutua.study.comparison import paired_rows, paired_table
-from mutua.study.statistics import paired_proportions
+from mutua.evaluation.intervals import paired_proportions
+from mutua.evaluation.paired import paired_rows, paired_table
 
 
 def model(**right: str) -> Accuracy:
