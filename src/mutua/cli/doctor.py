@@ -52,7 +52,7 @@ def doctor(
                 for what, found in rows.items():
                     table.add_row(what, found)
                 out.print(table)
-        if "missing" in report["packaged model"].values():
+        if "missing" in report["packaged models"].values():
             raise typer.Exit(FAILED)
 
 
@@ -60,9 +60,9 @@ def _examine() -> dict[str, dict[str, str]]:
     import torch
 
     from mutua import __version__
-    from mutua.api import PACKAGED
     from mutua.attention import BACKENDS, POLICIES, auto, resolve
     from mutua.attention.abilities import ABILITIES, Forward
+    from mutua.models.model_folder import NAMED
 
     names = ("torch", "transformers", "tokenizers", "pillow")
     versions = {"mutua": __version__, **{name: metadata.version(name) for name in names}}
@@ -98,5 +98,7 @@ def _examine() -> dict[str, dict[str, str]]:
         f"what {default} takes on {device}": chosen,
         "attention policies": {name: policy.summary for name, policy in POLICIES.items()},
         "extras": extras,
-        "packaged model": {"tiny": "yes" if (PACKAGED / "model.safetensors").is_file() else "missing"},
+        "packaged models": {
+            name: "yes" if (folder / "model.safetensors").is_file() else "missing" for name, folder in NAMED.items()
+        },
     }

@@ -26,7 +26,8 @@ def quickstart(
     minutes: Annotated[float, typer.Option(min=1, help="How long it may take; steps are fitted to it.")] = 10,
     seed: Annotated[int, typer.Option(min=0, help="Of weights and data; another one is another experiment.")] = 0,
 ) -> None:
-    """Train an MMA model and its causal twin (same start, data, steps), and see where the two differ.
+    """Train an MMA model and its causal twin (same start, data, steps), and see where the two differ; then ask the
+    packaged model and its causal twin, which have been trained far longer.
 
     Stopped? The same command goes on.
     """
@@ -36,6 +37,7 @@ def quickstart(
         from mutua.figures import blank_figure
         from mutua.study.comparison import comparison_figure
         from mutua.study.first_run import draw_difference, train_pair
+        from mutua.study.packaged_pair import SAMPLES, ask_packaged_pair
         from mutua.study.plan import BASELINE, METHOD
 
         blank_figure(1, 1)
@@ -48,11 +50,16 @@ def quickstart(
             rows = paired_rows(pair.answers[METHOD], pair.answers[BASELINE])
             samples = f"{pair.samples:,} samples"
             out.print(paired_table(rows, METHOD, BASELINE, title=f"after {samples}, on held-out grid scenes"))
-            compared = {f"after {samples}": rows}
+            compared = {f"after {samples}: grid": rows}
+            for source, answers in ask_packaged_pair(output / "packaged", err.print).items():
+                rows = paired_rows(answers[METHOD], answers[BASELINE])
+                title = f"the packaged pair, after {SAMPLES:,} samples, on held-out {source}"
+                out.print(paired_table(rows, METHOD, BASELINE, title=title))
+                compared[f"packaged pair: {source}"] = rows
             drawn = comparison_figure(pair.curves, compared, policy=METHOD, baseline=BASELINE)
             save_figure(lambda path: drawn.savefig(path))
-            answers = {policy: [vars(record) for record in one.records] for policy, one in pair.answers.items()}
-            text = json.dumps({"seed": pair.seed, "steps": pair.steps, "answers": answers}) + "\n"
+            live = {policy: [vars(record) for record in one.records] for policy, one in pair.answers.items()}
+            text = json.dumps({"seed": pair.seed, "steps": pair.steps, "answers": live}) + "\n"
             save_results(lambda path: path.write_text(text, encoding="utf-8"))
         asked = draw_difference(pair, scene, looks)
         said = ", ".join(f"{policy} says {answer!r}" for policy, answer in asked.said.items())

@@ -22,6 +22,9 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 PACKAGED = Path(__file__).parents[1] / "packaged"
 """The tiny model that comes with the package; its README.md says what it was trained on."""
+NAMED = {"packaged": PACKAGED, "packaged-causal": PACKAGED.with_name("packaged_causal")}
+"""Models of the package, by what they are called where a folder or a hub id can stand. The second one is the first
+one's causal twin: the same stages, data and steps under another policy."""
 
 ADAPTER = "adapter_config.json"
 _FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]  # no pickles, no code
@@ -43,7 +46,7 @@ class ModelError(ValueError):
 
 
 def find_folder(name_or_path: str | Path | None) -> Path:
-    """The folder of a model: a path, or a hub id, which is fetched (or taken from the hub's cache).
+    """The folder of a model: a path, a name of `NAMED`, or a hub id, which is fetched (or taken from the hub's cache).
 
     Raises:
         ModelError: there is none; where something like it is near, the message names that.
@@ -63,6 +66,8 @@ def find_folder(name_or_path: str | Path | None) -> Path:
         if not (path / "config.json").is_file():
             raise ModelError(f"no model in {name}: it has no config.json{_near(path)}.")
         return path
+    if name in NAMED:
+        return NAMED[name]
     if path.exists():
         raise ModelError(f"{name} is a file: name the folder that holds the model.")
     if not _may_be_hub_id(name):
