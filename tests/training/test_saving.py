@@ -26,14 +26,14 @@ BESIDE = "train.async_checkpoints=true"
 
 def test_what_is_kept_does_not_change(tmp_path: Path) -> None:
     weight, step = torch.nn.Parameter(torch.zeros(3)), torch.tensor(1)
-    with Saver(World(), beside=True) as saver:
+    with Saver(World(), in_background=True) as saver:
         [weights, state] = saver.keep({"w": weight}, {"step": step})
         weight.data.add_(1)
         step.add_(1)
         assert (weights["w"].tolist(), int(state["step"])) == ([0, 0, 0], 1)
         [weights] = saver.keep({"w": weight})
         assert weights["w"].tolist() == [1, 1, 1]
-    with Saver(World(), beside=False) as saver:
+    with Saver(World(), in_background=False) as saver:
         [weights] = saver.keep({"w": weight})
         assert weights["w"].data_ptr() == weight.data_ptr(), "written before anything changes, it needs no copy"
 
@@ -47,7 +47,7 @@ def test_one_is_written_after_the_other_and_all_in_the_end() -> None:
         go_on.wait(10)
         told.append("first")
 
-    with Saver(World(), beside=True) as saver:
+    with Saver(World(), in_background=True) as saver:
         saver.save(slow)
         assert begun.wait(10)
         assert not told, "training goes on meanwhile"
@@ -61,7 +61,7 @@ def test_what_goes_wrong_is_told_once() -> None:
     def fail(_: World) -> None:
         raise FolderError("full")
 
-    saver = Saver(World(), beside=True)
+    saver = Saver(World(), in_background=True)
     saver.save(fail)
     with pytest.raises(FolderError, match="full"):
         saver.wait()
@@ -70,7 +70,7 @@ def test_what_goes_wrong_is_told_once() -> None:
     with pytest.raises(FolderError, match="full"), saver:
         saver.save(fail)
     with pytest.raises(FolderError, match="full"):
-        Saver(World(), beside=False).save(fail)
+        Saver(World(), in_background=False).save(fail)
 
 
 def test_a_run_ends_as_one_that_waits_for_its_checkpoints(

@@ -1,4 +1,4 @@
-"""Checkpoints written beside the training: a copy of what changes is made between two steps, and a thread writes it.
+"""Checkpoints written in the background: a copy of what changes is made between two steps, and a thread writes it.
 
 The processes of a run write together, so their threads have a line of their own to talk over (`World.apart`): what
 they agree on never mixes with what the steps agree on.
@@ -17,21 +17,21 @@ from mutua.world import World
 
 
 class Saver:
-    """Writes one thing after the other: at once, or beside whatever comes next.
+    """Writes one thing after the other: at once, or in the background.
 
     Entered as a context, it leaves only when all is written.
 
     Args:
-        beside: whether training goes on meanwhile, which takes host memory for a copy of what is written. None: on a
-            GPU; a CPU would write with the very cores that train.
+        in_background: whether training goes on meanwhile, which takes host memory for a copy of what is written. None:
+            on a GPU; a CPU would write with the very cores that train.
     """
 
-    def __init__(self, world: World, beside: bool | None) -> None:
+    def __init__(self, world: World, in_background: bool | None) -> None:
         on_gpu = world.device.type == "cuda"
-        if beside is None:
-            beside = on_gpu
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint") if beside else None
-        self._world = world.apart() if beside else world
+        if in_background is None:
+            in_background = on_gpu
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint") if in_background else None
+        self._world = world.apart() if in_background else world
         self._stager = DefaultStager(
             StagingOptions(
                 use_pinned_memory=on_gpu,
