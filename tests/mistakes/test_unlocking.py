@@ -19,7 +19,7 @@ from unlocked_families import (
     TEXT,
     TWO_TURNS,
     VISION,
-    _llava,
+    llava,
     paligemma,
     pattern,
 )
@@ -124,7 +124,7 @@ def t5() -> Any:
 
 
 def with_windows() -> Any:
-    return _llava(t.MistralConfig(**{**TEXT, "sliding_window": 4}))
+    return llava(t.MistralConfig(**{**TEXT, "sliding_window": 4}))
 
 
 def adapted() -> Any:

@@ -47,6 +47,8 @@ def refuse_unfit(model: Any) -> None:
         raise _unfit(config, "its text looks at pictures by cross-attention, so no token of a picture is in the text")
     if (problem := why_no_mask(model.get_decoder())) is not None:
         raise _unfit(config, f"of its language model: {problem}")
+    if not hasattr(model, "hf_device_map") and all(parameter.is_meta for parameter in model.parameters()):
+        raise ValueError("the model has no weights yet (it is on the meta device): load them first, then unlock it.")
 
 
 def refuse_policy(policy: Policy, knows_items: bool) -> None:
