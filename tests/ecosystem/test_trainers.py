@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from datasets import Dataset
-from reference_run import BATCH, STEPS, fresh, losses_of_mutua_train, order
+from reference_run import STEPS, fresh, losses_of_mutua_train, order
 from trainer_settings import arguments, losses_of
 from transformers import Trainer, TrainingArguments
 from trl import (

@@ -36,7 +36,7 @@ def expect_own(config: Any) -> None:
     """Raises ValueError for the config of a model that is not one of Mutua's own."""
     if not isinstance(config, MutuaConfig):
         raise ValueError(
-            f"a model of type {config.model_type!r} cuts and shrinks pictures in its own way, so where in a picture its "
+            f"a model of type {config.model_type!r} cuts and shrinks pictures its own way, so where in a picture its "
             "tokens lie is not known here: this is for models of Mutua's own. Its attention weights are to be had: "
             "mutua.unlock(model, processor, backend='reference'), then model(**inputs, output_attentions=True)."
         )
