@@ -55,9 +55,9 @@ def look(
         messages = conversation(opened, question)
         for policy in each_once("--policy", policies or []):
             get_policy(policy)
-        for name in each_once("--model", models or []):
-            if is_another_model(name):
-                expect_own(load_other_processor(name)[0])
+        for folder in each_once("--model", models or []):
+            if is_another_model(folder):
+                expect_own(load_other_processor(folder)[0])
         blank_figure(1, 1)
         maps, answers = {}, {}
         with result_file("--output", output, (".png", ".svg")) as save:

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from mutua.attention import BACKENDS, get_policy, resolve
 from mutua.unlocking import generation, saved
 from mutua.unlocking.finder import RolesFinder
-from mutua.unlocking.fitness import fault, refuse_policy, refuse_unfit, sees_whole_prompt, unfit
+from mutua.unlocking.fitness import UNREACHED, fault, refuse_policy, refuse_unfit, sees_whole_prompt, unfit
 from mutua.unlocking.hooks import GiveRoles, LookBack, PlaceRequest, Settings
 
 _STATE = "_mutua_unlocked"
@@ -85,7 +85,7 @@ def unlock(model: Model, processor: Any = None, policy: str = "mma", backend: st
             _back_to(model, previous, before)
             raise
         lock(model)
-        problem = problem or found
+        problem = found if problem in (None, UNREACHED) else problem
     _back_to(model, previous, before)
     raise unfit(model, str(problem))
 
