@@ -180,11 +180,10 @@ TWO_TURNS: list = [*PROMPT, *REPLY, END, USER, None, 31, 32, ASSISTANT, 41, 42, 
 TWO_PICTURES: list = [USER, None, 16, 17, None, *QUESTION, 18, ASSISTANT]
 
 
-def _llava(text: Any = None, **more: Any) -> Any:
+def llava(text: Any = None, image: int = IMAGE) -> Any:
     vision = t.CLIPVisionConfig(**{**VISION, "patch_size": 8})
-    return t.LlavaForConditionalGeneration(
-        t.LlavaConfig(vision_config=vision, text_config=text or t.LlamaConfig(**TEXT), image_token_index=IMAGE, **more)
-    )
+    config = t.LlavaConfig(vision_config=vision, text_config=text or t.LlamaConfig(**TEXT), image_token_index=image)
+    return t.LlavaForConditionalGeneration(config)
 
 
 def _llava_next() -> Any:
@@ -234,7 +233,7 @@ def _qwen2_vl() -> Any:
     return t.Qwen2VLForConditionalGeneration(config)
 
 
-def _qwen2_5_vl() -> Any:
+def qwen2_5_vl(vocabulary: int = VOCABULARY, tokens: dict[str, int] = _TOKENS) -> Any:
     vision = {
         "depth": 2,
         "hidden_size": 32,
@@ -243,7 +242,8 @@ def _qwen2_5_vl() -> Any:
         "out_hidden_size": TEXT["hidden_size"],
     }
     vision |= {**_PATCHES, "window_size": 16, "fullatt_block_indexes": [1]}
-    config = t.Qwen2_5_VLConfig(vision_config=vision, text_config={**TEXT, "rope_parameters": _ROPE}, **_TOKENS)
+    text = {**TEXT, "vocab_size": vocabulary, "rope_parameters": _ROPE}
+    config = t.Qwen2_5_VLConfig(vision_config=vision, text_config=text, **tokens)
     return t.Qwen2_5_VLForConditionalGeneration(config)
 
 
@@ -273,10 +273,9 @@ def _smolvlm() -> Any:
     return t.SmolVLMForConditionalGeneration(config)
 
 
-def _idefics3() -> Any:
-    config = t.Idefics3Config(
-        vision_config=VISION, text_config=t.LlamaConfig(**TEXT), image_token_id=IMAGE, scale_factor=2
-    )
+def idefics3(vocabulary: int = VOCABULARY, image: int = IMAGE) -> Any:
+    text = t.LlamaConfig(**{**TEXT, "vocab_size": vocabulary})
+    config = t.Idefics3Config(vision_config=VISION, text_config=text, image_token_id=image, scale_factor=2)
     return t.Idefics3ForConditionalGeneration(config)
 
 
@@ -394,15 +393,15 @@ def _qwen2_audio() -> Any:
 
 
 FAMILIES = (
-    Family("llava", _llava, (IMAGE,) * 4, _flat, slow=False),
+    Family("llava", llava, (IMAGE,) * 4, _flat, slow=False),
     Family("llava_next", _llava_next, (IMAGE,) * 24, _tiled),
     Family("llava_onevision", _onevision, (IMAGE,) * 24, _tiled),
     Family("qwen2_vl", _qwen2_vl, (OPENS, *(IMAGE,) * 4, CLOSES), _patches, _mrope_types),
-    Family("qwen2_5_vl", _qwen2_5_vl, (OPENS, *(IMAGE,) * 4, CLOSES), _patches, _mrope_types, slow=False),
+    Family("qwen2_5_vl", qwen2_5_vl, (OPENS, *(IMAGE,) * 4, CLOSES), _patches, _mrope_types, slow=False),
     Family("qwen3_vl", _qwen3_vl, (OPENS, *(IMAGE,) * 4, CLOSES), _patches, _mrope_types),
-    Family("qwen2_5_vl_video", _qwen2_5_vl, (OPENS, *(VIDEO,) * 8, CLOSES), _clips, _mrope_types),
+    Family("qwen2_5_vl_video", qwen2_5_vl, (OPENS, *(VIDEO,) * 8, CLOSES), _clips, _mrope_types),
     Family("smolvlm", _smolvlm, (IMAGE,) * 4, _by_row),
-    Family("idefics3", _idefics3, (IMAGE,) * 4, _by_row),
+    Family("idefics3", idefics3, (IMAGE,) * 4, _by_row),
     Family("idefics2", _idefics2, (OPENS, *(IMAGE,) * 4, OPENS), _by_row),
     Family("internvl", _internvl, (OPENS, *(IMAGE,) * 4, CLOSES), _flat),
     Family("gemma3", _gemma3, (OPENS, *(IMAGE,) * 4, CLOSES), _flat, _image_types, slow=False),

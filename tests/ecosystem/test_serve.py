@@ -11,16 +11,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 import pytest
+import torch
+from unlocked_pairs import llava
 
 import mutua
 from mutua.api import conversation, reply
 from mutua.data.readers import Scenes
+from mutua.respond import respond
 
 SECONDS = 120
 
@@ -36,23 +40,31 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(folder, tmp_path_factory) -> Iterator[str]:
-    """The address of a server that was started as a user does, and has no `import mutua` of its own."""
+    with serving(folder, tmp_path_factory.mktemp("server"), "--trust-remote-code") as address:
+        yield address
+
+
+@contextmanager
+def serving(folder: Path, place: Path, *options: str) -> Iterator[str]:
+    """The address of a server that was started as a user does, and has no `import mutua` of its own.
+
+    RuntimeError, with what it said, where it ends at once.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    place = tmp_path_factory.mktemp("server")
-    command = [sys.executable, "-m", "transformers.cli.transformers", "serve", str(folder), "--trust-remote-code"]
-    options = ["--device", "cpu", "--host", "127.0.0.1", "--port", str(port)]
+    command = [sys.executable, "-m", "transformers.cli.transformers", "serve", str(folder), *options]
+    command += ["--device", "cpu", "--host", "127.0.0.1", "--port", str(port)]
     environment = os.environ | {"HF_MODULES_CACHE": str(place / "modules"), "HF_HUB_OFFLINE": "1"}
     with (place / "log").open("w") as log:
         process = subprocess.Popen(
-            [*command, *options], env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
         )
     try:
         address = f"http://127.0.0.1:{port}"
         for _ in range(SECONDS * 2):
             if process.poll() is not None:
-                pytest.fail(f"the server ended:\n{(place / 'log').read_text()[-3000:]}")
+                raise RuntimeError(f"the server ended:\n{(place / 'log').read_text()[-3000:]}")
             try:
                 with urlopen(f"{address}/health", timeout=5):
                     break
@@ -128,3 +140,43 @@ def test_what_cannot_be_said_is_an_error(server, folder, part):
     """Not a reply to half of it."""
     with pytest.raises(HTTPError):
         post(server, model=str(folder), messages=[{"role": "user", "content": [part]}], temperature=0.0, max_tokens=3)
+
+
+@pytest.fixture(scope="module")
+def unlocked(tmp_path_factory) -> Iterator[tuple[Path, Any, Any]]:
+    """A model of others that was saved unlocked: its folder, itself and its processor."""
+    path = tmp_path_factory.mktemp("unlocked")
+    torch.manual_seed(0)
+    model, processor = llava()
+    with torch.no_grad():  # random weights say little: make differences large
+        for parameter in model.parameters():
+            parameter.mul_(2.0)
+    for part in (mutua.unlock(model, processor), processor):
+        part.save_pretrained(path)
+    yield path, model, processor
+    mutua.lock(model)
+
+
+def test_a_model_of_others_is_unlocked_again(unlocked, tmp_path):
+    folder, model, processor = unlocked
+    picture = Scenes("test", 10)[4].prompt()[0]["content"][0]["image"]
+    questions = ["is it red?", "what shape is the large blue object?", "how many circles?"]
+
+    def said() -> list[str]:
+        asked_all = [conversation(picture, question) for question in questions]
+        return [respond(model, processor, [one], max_new_tokens=20)[0].text for one in asked_all]
+
+    wanted = said()
+    mutua.lock(model)
+    assert said() != wanted, "another mask shows"
+    mutua.unlock(model, processor)
+    with serving(folder, tmp_path, "--trust-remote-code") as address:
+        for question, text in zip(questions, wanted, strict=True):
+            pieces, _ = streamed(address, folder, [asked(picture, question)])
+            assert "".join(pieces).strip() == text
+
+
+def test_and_never_served_as_it_is(unlocked, tmp_path):
+    """Causally, in words that look like an answer."""
+    with pytest.raises(RuntimeError, match="mutua_auto"), serving(unlocked[0], tmp_path):
+        pass

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from datasets import Dataset
-from reference_run import BATCH, RATE, STEPS, fresh, losses_of_mutua_train, order
+from reference_run import STEPS, fresh, losses_of_mutua_train, order
+from trainer_settings import arguments, losses_of
 from transformers import Trainer, TrainingArguments
 from trl import (
     DPOConfig,
@@ -31,29 +31,6 @@ from mutua.roles import TokenRoles
 def reference(rows, tmp_path_factory) -> tuple[list[float], list[int]]:
     """The losses of `mutua train`, and which row was met when."""
     return losses_of_mutua_train(rows, tmp_path_factory.mktemp("reference")), order(rows)
-
-
-def arguments(kind: type, folder: Path, **more: Any) -> Any:
-    """Of a trainer that does as the reference does."""
-    common: dict[str, Any] = {
-        "output_dir": str(folder),
-        "max_steps": STEPS,
-        "per_device_train_batch_size": BATCH,
-        "learning_rate": RATE,
-        "lr_scheduler_type": "constant",
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "report_to": [],
-        "use_cpu": True,
-        "bf16": False,
-        "disable_tqdm": True,
-    }
-    return kind(**common | more)
-
-
-def losses_of(trainer: Any) -> list[float]:
-    trainer.train()
-    return [line["loss"] for line in trainer.state.log_history if "loss" in line]
 
 
 def in_order(rows: list[dict[str, Any]], order: list[int]) -> Dataset:

@@ -12,10 +12,13 @@ import pytest
 
 pytest.importorskip("lmms_eval")
 
+import torch
 from lmms_eval.models import get_model
 from scripted_judge import Answer, scripted
+from unlocked_pairs import llava
 
 import mutua
+from mutua.api import conversation
 from mutua.data.sample import SampleError
 from mutua.evaluation import fixture_rows
 from mutua.evaluation.fixtures import write_parquet
@@ -36,22 +39,33 @@ def judged(_: int, request: dict) -> Answer:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """The folder of a run of `lmms-eval` over all benchmarks, with a judge on this machine."""
+def data(tmp_path_factory):
+    """A folder with the benchmarks, small, and task files for them."""
     folder = tmp_path_factory.mktemp("lmms-eval")
     write_parquet(folder / "data")
     assert write_tasks(folder / "data", folder / "tasks") == TASKS
-    command = [sys.executable, "-m", "lmms_eval", "eval", "--model", "mutua", "--model_args", "policy=mma"]
-    command += ["--include_path", "tasks", "--tasks", ",".join(TASKS), "--batch_size", "4", "--device", "cpu"]
-    command += ["--output_path", "out", "--log_samples", "--gen_kwargs", f"max_new_tokens={NEW_TOKENS}"]
+    return folder
+
+
+def lmms_eval(folder: Path, output: Path, model_args: str, tasks: list[str], **settings: str) -> Path:
+    """The folder of a run of the command over tasks in `folder`."""
+    command = [sys.executable, "-m", "lmms_eval", "eval", "--model", "mutua", "--model_args", model_args]
+    command += ["--include_path", "tasks", "--tasks", ",".join(tasks), "--batch_size", "4", "--device", "cpu"]
+    command += ["--output_path", str(output), "--log_samples", "--gen_kwargs", f"max_new_tokens={NEW_TOKENS}"]
+    offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "cache"), "NO_PROXY": "127.0.0.1"}
+    environment = os.environ | settings | offline
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=1200)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert list(output.rglob("*_results.json")), done.stderr[-3000:]  # it exits with 0 where it fails
+    return output
+
+
+@pytest.fixture(scope="module")
+def run(data):
+    """The folder of a run of `lmms-eval` over all benchmarks, with a judge on this machine."""
     with scripted(judged) as judge:
         settings = {"OPENAI_API_KEY": "none", "OPENAI_API_URL": judge.url, "MODEL_VERSION": "gpt-judge"}
-        offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "cache"), "NO_PROXY": "127.0.0.1"}
-        environment = os.environ | settings | offline
-        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=1200)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert list((folder / "out").glob("*_results.json")), done.stderr[-3000:]  # it exits with 0 where it fails
-    return folder / "out"
+        return lmms_eval(data, data / "out", "policy=mma", TASKS, **settings)
 
 
 def samples(folder: Path, task: str) -> list[dict]:
@@ -81,6 +95,33 @@ def test_replies_are_those_of_mutua_ask(run, packaged, task):
     for row, sample in zip(rows, given, strict=True):
         answer = mutua.ask(*packaged, pictures(row), sample["input"], max_new_tokens=NEW_TOKENS)
         assert sample["filtered_resps"] == answer, sample["input"]
+
+
+def test_a_model_of_others_answers_unlocked(data, tmp_path):
+    """By policy=mma, or because it was saved so."""
+    torch.manual_seed(0)
+    model, processor = llava()
+    with torch.no_grad():  # random weights say little: make differences large
+        for parameter in model.parameters():
+            parameter.mul_(2.0)
+    rows = fixture_rows.pope()
+
+    def answers(questions: list[str]) -> list[str]:
+        asked = [conversation(pictures(row), question) for row, question in zip(rows, questions, strict=True)]
+        return [answer.text for answer in respond(model, processor, asked, max_new_tokens=NEW_TOKENS)]
+
+    for part in (model, processor):
+        part.save_pretrained(tmp_path / "locked")
+    mutua.unlock(model, processor)
+    for part in (model, processor):
+        part.save_pretrained(tmp_path / "unlocked")
+    for folder, more in (("locked", ",policy=mma"), ("unlocked", "")):
+        out = lmms_eval(data, tmp_path / f"out of {folder}", f"pretrained={tmp_path / folder}{more}", ["pope_local"])
+        given = samples(out, "pope_local")
+        questions = [sample["input"] for sample in given]
+        assert [sample["filtered_resps"] for sample in given] == answers(questions)
+    mutua.lock(model)
+    assert [sample["filtered_resps"] for sample in given] != answers(questions), "another mask shows"
 
 
 def test_pictures_stand_where_mmmu_has_them(run, packaged):

@@ -19,7 +19,7 @@ from unlocked_families import (
     TEXT,
     TWO_TURNS,
     VISION,
-    _llava,
+    llava,
     paligemma,
     pattern,
 )
@@ -77,6 +77,25 @@ def past_the_hooks(model: Any, inputs: dict[str, Tensor]) -> Any:
     return model.model.forward(**inputs)
 
 
+def filled_before(policy: str | None) -> Callable[[Path], Any]:
+    """A step behind a cache that the model filled locked (None), or under another policy."""
+
+    def do(model: Any, inputs: dict[str, Tensor]) -> Any:
+        mutua.lock(model) if policy is None else mutua.unlock(model, pattern(), policy=policy)
+        cache = t.DynamicCache()
+        model(**inputs, past_key_values=cache)
+        mutua.unlock(model, pattern())
+        mask = torch.ones(1, cache.get_seq_length() + 1, dtype=torch.long)
+        return model(input_ids=torch.tensor([[20]]), attention_mask=mask, past_key_values=cache)
+
+    return on_the_model(do)
+
+
+def raw_text(model: Any, inputs: dict[str, Tensor]) -> Any:
+    mutua.unlock(model, pattern(), policy="prefix")
+    return model(input_ids=torch.tensor([[1, 11, 12, 13]]))
+
+
 def embedded(inputs: dict[str, Tensor]) -> Tensor:
     return LLAVA.model().get_input_embeddings()(inputs["input_ids"])
 
@@ -115,6 +134,11 @@ def _on_meta(model: type, config: Any) -> Any:
         return model(config)
 
 
+def weightless() -> Any:
+    with torch.device("meta"):
+        return llava()
+
+
 def text_only() -> Any:
     return t.LlamaForCausalLM(t.LlamaConfig(**TEXT))
 
@@ -124,7 +148,7 @@ def t5() -> Any:
 
 
 def with_windows() -> Any:
-    return _llava(t.MistralConfig(**{**TEXT, "sliding_window": 4}))
+    return llava(t.MistralConfig(**{**TEXT, "sliding_window": 4}))
 
 
 def adapted() -> Any:
@@ -155,6 +179,13 @@ MISTAKES = [
         ("attention_mask has shape (1, 8)", "pass one of shape (1, 11)"),
     ),
     Mistake("a raw text", forward(RAW), ("row 0 holds a picture, but no reply", "add_generation_prompt=True")),
+    Mistake(
+        "a raw text under prefix",
+        on_the_model(raw_text),
+        ("row 0 holds text that would see what follows it, but no reply", "add_generation_prompt=True"),
+    ),
+    Mistake("a cache of a locked run", filled_before(None), ("the cache was filled under policy 'causal'", "'mma'")),
+    Mistake("a cache of another policy", filled_before("prefix"), ("the cache was filled under policy 'prefix'",)),
     Mistake("a control token in a reply", forward([*TWO_TURNS[:-1], 1]), ("who says what", "roles_of(")),
     Mistake(
         "packed by positions",
@@ -217,6 +248,7 @@ MISTAKES = [
     Mistake("linear attention", unlocked(qwen3_5), ("'qwen3_5'", "layers of type linear_attention")),
     Mistake("convolutions", unlocked(lfm2_vl), ("'lfm2_vl'", "layers of type conv")),
     Mistake("an encoder and a decoder", unlocked(t5), ("'t5'", "sees no question")),
+    Mistake("no weights yet", unlocked(weightless), ("no weights yet (it is on the meta device): load them first",)),
     Mistake("text alone", unlocked(text_only), ("'llama'", "nothing that could look ahead")),
     Mistake("no model", unlocked(lambda: "llava"), ("takes a Transformers model, not str",)),
     Mistake("a wrapped model", unlocked(adapted), ("not PeftModel", "before PEFT")),

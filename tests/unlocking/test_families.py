@@ -22,7 +22,7 @@ from unlocked_families import (
 )
 
 import mutua
-from mutua.attention import oracle
+from mutua.attention import MMA, oracle
 from mutua.attention.policy import get_policy
 from mutua.roles import NONE, TokenRoles
 from mutua.unlocking import is_unlocked
@@ -160,7 +160,7 @@ def fingerprint(model: Any) -> str:
 def test_ids_tell_the_roles():
     """What the finder finds is what the batch's maker knows."""
     family = FAMILIES[0]
-    finder = RolesFinder.of(family.model().config, pattern())
+    finder = RolesFinder.of(family.model().config, pattern(), MMA)
     for side in ("left", "right"):
         inputs, roles = family.batch([TWO_TURNS, PROMPT], side)
         assert torch.equal(finder.find(inputs["input_ids"], inputs["attention_mask"]), roles.to_codes())

@@ -76,10 +76,14 @@ class MaskRequest:
         return pad(self.padding_BK, (0, max(0, keys - self.padding_BK.shape[1])))
 
 
+class NoRequestError(TypeError):
+    """A backend was asked for a mask, and not told of what."""
+
+
 def expect_request(attention_mask: object, backend: str) -> MaskRequest:
-    """The request that the model passed; TypeError if something else arrived in its place."""
+    """The request that the model passed; NoRequestError if something else arrived in its place."""
     if not isinstance(attention_mask, MaskRequest):
-        raise TypeError(
+        raise NoRequestError(
             f"the attention backend {backend!r} got {type(attention_mask).__name__} for a mask and no token roles, so "
             "it would silently be causal. Use it with MutuaForConditionalGeneration, or call mutua.unlock(model, "
             "processor) first (again after a model that was saved unlocked is loaded)."

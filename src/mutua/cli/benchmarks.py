@@ -172,6 +172,8 @@ def _run(world: World, wanted: Wanted) -> None:
     silence()
     blank_figure(1, 1)  # whatever can be wrong is said now
     opened = open_all(tasks_of(wanted.tasks), BENCHMARKS, wanted.data)
+    if wanted.judge is not None and all(questions.benchmark.judge is None for questions in opened.values()):
+        raise ValueError(f"--judge {wanted.judge}: rules alone read the replies of {', '.join(opened)}: leave it out.")
     network, processor = open_model(wanted.model, wanted.policy, world.device)
     settings, output = settings_of(network, wanted.name, wanted.batch_size, wanted.limit), wanted.folder
     asked = _judge(wanted.judge, wanted.judge_url, output)

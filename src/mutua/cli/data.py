@@ -42,7 +42,7 @@ def check(
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="Model whose tokens are counted and must not be in a text.")
     ] = None,
-    show: Annotated[int, typer.Option(min=0, help="Samples to show of each source.")] = 3,
+    show: Annotated[int | None, typer.Option(min=0, help="Samples to show of each source; 3.")] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Draw the shown samples to this .html page, with pictures.")
     ] = None,
@@ -53,8 +53,10 @@ def check(
 ) -> None:
     """Read every sample once: count, show a few, and find what a run would skip or stop at (then exit code 1)."""
     with report_errors():
+        if show is not None and as_json and output is None:
+            raise ValueError(f"--show {show} shows samples in a text or on a page, and --json holds none: add -o.")
         from mutua.cli.evaluate import progress
-        from mutua.data.check import check_source
+        from mutua.data.check import SHOWN, check_source
         from mutua.data.sheet import sheet
 
         opened, max_tokens, cuts = _open(source, images)
@@ -75,7 +77,7 @@ def check(
                         processor=processor,
                         max_tokens=max_tokens if processor else None,
                         cuts=cuts,
-                        show=show,
+                        show=SHOWN if show is None else show,
                         progress=partial(bar, "", name),
                     )
                     reports.append(report)

@@ -25,7 +25,9 @@ def look(
     output: Annotated[Path, typer.Option("--output", "-o", help="PNG or SVG to draw.")],
     models: Annotated[
         list[str] | None,
-        typer.Option("--model", "-m", help="Folder or hub id; repeatable. Default: the packaged tiny one."),
+        typer.Option(
+            "--model", "-m", help="Folder or hub id of a Mutua model; repeatable. Default: the packaged tiny one."
+        ),
     ] = None,
     policies: Annotated[
         list[str] | None,
@@ -43,15 +45,19 @@ def look(
         from mutua.evaluation.accuracy import is_right
         from mutua.figures import blank_figure
         from mutua.images import open_image
+        from mutua.inspection.attention_weights import expect_own
         from mutua.inspection.draw_looks import Said, draw_looks
         from mutua.inspection.looks import expect_patch_grid, looks_of
+        from mutua.unlocking import is_another_model, load_other_processor
 
         # Whatever can be wrong is said before a model is loaded.
         opened = open_image(picture)
         messages = conversation(opened, question)
         for policy in each_once("--policy", policies or []):
             get_policy(policy)
-        each_once("--model", models or [])
+        for folder in each_once("--model", models or []):
+            if is_another_model(folder):
+                expect_own(load_other_processor(folder)[0])
         blank_figure(1, 1)
         maps, answers = {}, {}
         with result_file("--output", output, (".png", ".svg")) as save:

@@ -23,8 +23,12 @@ def quickstart(
     output: Annotated[Path, typer.Option(help="Folder for models, table, figure and picture.")] = Path(
         "runs/quickstart"
     ),
-    minutes: Annotated[float, typer.Option(min=1, help="How long it may take; steps are fitted to it.")] = 10,
-    seed: Annotated[int, typer.Option(min=0, help="Of weights and data; another one is another experiment.")] = 0,
+    minutes: Annotated[
+        float, typer.Option(min=1, help="How long it may take; steps are fitted to it when it begins.")
+    ] = 10,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Of weights and data; another one is another experiment. Default: 0.")
+    ] = None,
 ) -> None:
     """Train an MMA model and its causal twin (same start, data, steps), and see where the two differ; then ask the
     packaged model and its causal twin, which have been trained far longer.

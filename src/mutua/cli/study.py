@@ -46,9 +46,9 @@ def study(
         from mutua.study.run import run_study
 
         given: dict[str, Any] = {}
-        if policies:
+        if policies is not None:
             given["policies"] = each_once("--policies", policies.split(","))
-        if backbones:
+        if backbones is not None:
             given["backbones"] = each_once("--backbones", backbones.split(","))
         if seeds:
             given["seeds"] = seeds

@@ -35,19 +35,24 @@ def unlock(
         ),
     ] = None,
     policy: Annotated[str, typer.Option("--policy", "-p", help=f"Attention policy: {POLICY_NAMES}.")] = "mma",
-    limit: Annotated[int | None, typer.Option(min=1, help="Samples, spread evenly over the data.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Samples per batch.")] = 8,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer at most.")] = 16,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Samples of --calibrate, spread evenly over the data.")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Samples of --calibrate per batch; 8.")] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Tokens of an answer to --calibrate at most; 16.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, every sample in it.")] = False,
 ) -> None:
     """Unlock a model of others, and compare: loss on the replies and greedy answers, paired, with 95 % intervals."""
     with report_errors():
-        if data is None and as_json:
-            raise ValueError("--json prints what --calibrate DATA measures: name the data.")
+        if data is None:
+            _expect_nothing_of_data(limit, batch_size, max_new_tokens, as_json)
         from mutua.attention import get_policy
         from mutua.cli.evaluate import progress
         from mutua.evaluation import open_source
-        from mutua.evaluation.calibrate import calibrate
+        from mutua.evaluation.accuracy import MAX_NEW_TOKENS
+        from mutua.evaluation.calibrate import BATCH, calibrate
         from mutua.evaluation.open_model import open_model
         from mutua.quiet import silence
         from mutua.unlocking import expect_unlocked, is_another_model
@@ -74,14 +79,28 @@ def unlock(
                 samples,
                 policy,
                 limit=limit,
-                batch_size=batch_size,
-                max_new_tokens=max_new_tokens,
+                batch_size=batch_size or BATCH,
+                max_new_tokens=max_new_tokens or MAX_NEW_TOKENS,
                 progress=lambda what, done, total: show("", what, done, total),
             )
         if as_json:
             typer.echo(json.dumps({"model": model, "data": data, **found.to_json()}, ensure_ascii=False))
             return
         _print(found, model, data)
+
+
+def _expect_nothing_of_data(
+    limit: int | None, batch_size: int | None, max_new_tokens: int | None, as_json: bool
+) -> None:
+    """Raises ValueError where an option says how to ask data, and no data are named."""
+    given = {
+        f"--limit {limit}": limit,
+        f"--batch-size {batch_size}": batch_size,
+        f"--max-new-tokens {max_new_tokens}": max_new_tokens,
+        "--json": as_json,
+    }
+    if said := [option for option, value in given.items() if value]:
+        raise ValueError(f"{said[0]} is for what --calibrate DATA asks the model: name the data.")
 
 
 def _print(found: Calibration, model: str, data: str | None) -> None:

@@ -40,6 +40,8 @@ NOTED = {
 }
 """What may be meant as it is."""
 
+SHOWN = 3  # samples of each source
+
 _LOOKS_LIKE_CONTROL = re.compile(r"<\|\w+\|>|<image>")
 _SAYS_NOTHING = re.compile(r"[\W_]*(n/a|nan|null|undefined)?[\W_]*", re.IGNORECASE)
 
@@ -121,7 +123,7 @@ def check_source(
     max_tokens: int | None = None,
     cuts: bool = False,
     keep: int = 5,
-    show: int = 3,
+    show: int = SHOWN,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
     """Reads every sample once, pictures included. Ctrl-C ends it with what was found so far.

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from mutua.attention.abilities import ABILITIES
+from mutua.models import MutuaConfig
 from mutua.roles import NONE, Modality, TokenRoles
 
 
@@ -31,6 +32,16 @@ class AttentionWeights:
     roles: TokenRoles
 
 
+def expect_own(config: Any) -> None:
+    """Raises ValueError for the config of a model that is not one of Mutua's own."""
+    if not isinstance(config, MutuaConfig):
+        raise ValueError(
+            f"a model of type {config.model_type!r} cuts and shrinks pictures its own way, so where in a picture its "
+            "tokens lie is not known here: this is for models of Mutua's own. Its attention weights are to be had: "
+            "mutua.unlock(model, processor, backend='reference'), then model(**inputs, output_attentions=True)."
+        )
+
+
 @torch.no_grad()
 def attention_weights(model: Any, inputs: Mapping[str, Tensor]) -> AttentionWeights:
     """Attention probabilities of every layer and head, by the backend that computes them (in float64, slowly).
@@ -40,9 +51,10 @@ def attention_weights(model: Any, inputs: Mapping[str, Tensor]) -> AttentionWeig
         inputs: a batch as the processor or `encode_prompts` returns it, `token_type_ids` among them.
 
     Raises:
-        ValueError: a batch without roles, or a layer that gives no weights, computes
+        ValueError: a model of others, a batch without roles, or a layer that gives no weights, computes
             nothing finite, or asks for what that backend cannot apply.
     """
+    expect_own(model.config)
     if "token_type_ids" not in inputs:
         raise ValueError("the batch has no token_type_ids: encode the conversations with the model's MutuaProcessor.")
     roles = TokenRoles.from_codes(inputs["token_type_ids"].cpu())

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mutua.inspection.attention_weights import AttentionWeights, attention_weights
+from mutua.inspection.attention_weights import AttentionWeights, attention_weights, expect_own
 from mutua.inspection.question_tokens import Messages, encode_asked
 from mutua.models import MutuaProcessor
 from mutua.roles import NONE, Modality, TokenRoles
@@ -65,7 +65,8 @@ def keeps_patch_grid(config: Any) -> bool:
 
 
 def expect_patch_grid(config: Any) -> None:
-    """Raises ValueError where `keeps_patch_grid` does not hold."""
+    """Raises ValueError where `keeps_patch_grid` does not hold, and for the config of a model of others."""
+    expect_own(config)
     if not keeps_patch_grid(config):
         raise ValueError(
             f"the connector {config.connector!r} mixes all patches into each of its {config.num_image_tokens} image "

@@ -11,19 +11,19 @@ import os
 from pathlib import Path
 from typing import Any
 
-_MODULE = "modeling_mutua"
+MODULE = "modeling_mutua"
 _CODE = '''"""The classes of this model are in the package mutua (pip install mutua)."""
 
-from mutua.models import MutuaConfig, MutuaForConditionalGeneration, MutuaModel, MutuaProcessor
+from {home} import {names}
 '''
 
 MODEL_MAP = {
-    "AutoConfig": f"{_MODULE}.MutuaConfig",
-    "AutoModel": f"{_MODULE}.MutuaModel",
-    "AutoModelForImageTextToText": f"{_MODULE}.MutuaForConditionalGeneration",
-    "AutoModelForMultimodalLM": f"{_MODULE}.MutuaForConditionalGeneration",
+    "AutoConfig": f"{MODULE}.MutuaConfig",
+    "AutoModel": f"{MODULE}.MutuaModel",
+    "AutoModelForImageTextToText": f"{MODULE}.MutuaForConditionalGeneration",
+    "AutoModelForMultimodalLM": f"{MODULE}.MutuaForConditionalGeneration",
 }
-PROCESSOR_MAP = {"AutoProcessor": f"{_MODULE}.MutuaProcessor"}
+PROCESSOR_MAP = {"AutoProcessor": f"{MODULE}.MutuaProcessor"}
 
 _CARD = """---
 library_name: transformers
@@ -47,9 +47,13 @@ After `import mutua` Transformers' own classes load it, too (`AutoModelForImageT
 """
 
 
-def write_module(folder: str | os.PathLike[str]) -> None:
-    """Writes the module that `auto_map` names."""
-    (Path(folder) / f"{_MODULE}.py").write_text(_CODE, encoding="utf-8")
+def write_module(
+    folder: str | os.PathLike[str],
+    home: str = "mutua.models",
+    names: str = "MutuaConfig, MutuaForConditionalGeneration, MutuaModel, MutuaProcessor",
+) -> None:
+    """Writes the module that `auto_map` names: the classes by these names, from their home in this package."""
+    (Path(folder) / f"{MODULE}.py").write_text(_CODE.format(home=home, names=names), encoding="utf-8")
 
 
 def write_card(folder: str | os.PathLike[str], config: Any, summary: str) -> None:

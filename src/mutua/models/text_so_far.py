@@ -19,6 +19,7 @@ from mutua.attention import Policy
 from mutua.roles import MAX_BLOCKS, NONE, TokenRoles
 
 _ATTRIBUTE = "_mutua_note"
+_POLICY = "_mutua_policy"  # the name of the one under which a cache was filled
 
 
 @dataclass(frozen=True)
@@ -46,13 +47,14 @@ class TextSoFar:
     Args:
         cache, past: what the model goes on from, and how many tokens it holds.
         is_step: this forward is a single token that the model said.
+        is_unlocked: the model may have filled the cache before it was unlocked.
 
     Attributes:
         padding_BK: bool, false on padding; None where the roles of this forward say all.
 
     Raises:
-        ValueError: the forward begins inside a prompt block whose first part is in the cache; or it is not known which
-            cached tokens are padding.
+        ValueError: the forward begins inside a prompt block whose first part is in the cache; or the cache was filled
+            under another policy; or it is not known which cached tokens are padding.
     """
 
     def __init__(
@@ -63,12 +65,15 @@ class TextSoFar:
         roles: TokenRoles,
         attention_mask_BK: Tensor | None,
         is_step: bool = False,
+        is_unlocked: bool = False,
     ) -> None:
         self._policy, self._roles, self._is_step = policy, roles, is_step
         self._tokens = roles.document_BN.shape[1]
         # A static cache counts in a tensor, and a look at it would cost every decoded token a wait for the device.
         self._past = None if isinstance(past, Tensor) and is_step else int(past)
         self._offset = past if self._past is None else self._past
+        if self._past != 0 and not torch.compiler.is_compiling():
+            self._refuse_other_policy(cache, is_unlocked)
         self._before = None if torch.compiler.is_compiling() else self._find_note(cache)
         if self._before is not None and self._past is not None and not policy.is_causal:
             self._refuse_cut_block(self._before, self._past)
@@ -83,6 +88,15 @@ class TextSoFar:
                 f"attention_mask is missing, and which of the {int(past)} cached tokens are padding is not known (the "
                 "cache is static, was changed, or was not filled by this model): pass the attention_mask of all tokens "
                 "so far."
+            )
+
+    def _refuse_other_policy(self, cache: Cache | None, is_unlocked: bool) -> None:
+        """What cached images have seen depends on the policy."""
+        filled = getattr(cache, _POLICY, "causal" if is_unlocked else self._policy.name)
+        if filled != self._policy.name:
+            raise ValueError(
+                f"the cache was filled under policy {filled!r}, and this forward is under {self._policy.name!r}, so "
+                "images in it have not seen what they should: run the conversation again, from an empty cache."
             )
 
     def _find_note(self, cache: Cache | None) -> _Note | None:
@@ -135,6 +149,8 @@ class TextSoFar:
 
     def note_on(self, cache: Cache | None) -> None:
         """Leaves on the cache what it holds after this forward."""
+        if cache is not None:
+            setattr(cache, _POLICY, self._policy.name)
         if cache is None or self._past is None or torch.compiler.is_compiling():
             return
         roles, before = self._roles, self._before

@@ -66,20 +66,31 @@ class Asked:
     said: Mapping[str, str]
 
 
-def train_pair(folder: Path, seed: int, seconds: float, say: Callable[[str], None]) -> LivePair:
+def train_pair(folder: Path, seed: int | None, seconds: float, say: Callable[[str], None]) -> LivePair:
     """Trains both arms side by side, with as many steps as `seconds` allow, and measures them.
 
     Stopped, the same call goes on where it was, with the seed and the steps that it began with.
 
+    Args:
+        seed: None is 0, or the one that it began with.
+
     Raises:
+        ValueError: it began with another seed.
         JobError: an arm failed.
         KeyboardInterrupt: both were stopped, and what they have is saved.
     """
     begun = [folder / policy for policy in PAIR if (folder / policy / ARM).is_file()]
     if begun:
         arm, _ = read_arm(begun[0])
+        if seed is not None and seed != arm.seed:
+            raise ValueError(
+                f"{folder} was begun with seed {arm.seed}, not {seed}: leave --seed out to go on with it, or choose "
+                "another --output."
+            )
         steps, seed = arm.steps, arm.seed
+        say(f"{folder} was begun before: it goes on with its own number of steps, however long they take")
     else:
+        seed = seed or 0
         steps = _steps_within(folder, seconds, say)
     say(f"training {' and '.join(PAIR)}: same start, same data, seed {seed}, {steps} steps of {BATCH} questions each")
     for policy in PAIR:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mutua.attention import Policy
 from mutua.chat import ReplyPattern
 from mutua.chat.placeholders import feature_ids_of
 from mutua.roles import NONE, Modality, TokenRoles
@@ -22,6 +23,12 @@ ROLES = "token_roles"
 """The argument of forward and `generate` in which the role codes travel: these models use `token_type_ids` for
 themselves."""
 
+_HELD = {
+    Modality.TEXT: "text that would see what follows it",
+    Modality.IMAGE: "a picture",
+    Modality.VIDEO: "a video",
+    Modality.AUDIO: "a sound",
+}
 _REMEDY = f"pass the roles along: inputs[{ROLES!r}] = mutua.chat.roles_of(processor, messages, inputs).to_codes()"
 
 
@@ -32,13 +39,15 @@ class RolesFinder:
     Attributes:
         features: the ids of tokens whose embeddings are replaced by features, and their modality.
         pattern: how a reply opens and ends; None where there is no processor to learn it from.
+        ahead: the modalities that look ahead under the policy. If none does, it does not matter who says what.
     """
 
     features: dict[int, Modality]
     pattern: ReplyPattern | None
+    ahead: tuple[Modality, ...]
 
     @classmethod
-    def of(cls, config: Any, processor: Any) -> RolesFinder:
+    def of(cls, config: Any, processor: Any, policy: Policy) -> RolesFinder:
         """Learns from a processor (or takes what was learned from one); None knows the model's config alone.
 
         Raises:
@@ -52,8 +61,9 @@ class RolesFinder:
                 f"a model of type {config.model_type!r} has no image, video or audio token in its config, so there is "
                 "nothing that could look ahead."
             )
+        ahead = tuple(sorted({query for query, _ in policy.looks_ahead}))
         if processor is None:
-            return cls(by_config, None)
+            return cls(by_config, None, ahead)
         is_learned = isinstance(processor, ReplyPattern)
         if not is_learned and not hasattr(processor, "tokenizer"):
             raise ValueError(
@@ -66,7 +76,7 @@ class RolesFinder:
                 f"the processor's placeholder tokens are {_shown(features)}, but the model's are {_shown(by_config)}: "
                 "pass the model's own processor."
             )
-        return cls(by_config, processor if is_learned else ReplyPattern.learn(processor))
+        return cls(by_config, processor if is_learned else ReplyPattern.learn(processor), ahead)
 
     def find(self, input_ids: Tensor, attention_mask: Tensor | None, is_prompt: bool = False) -> Tensor:
         """The role codes of token ids, (B, N).
@@ -78,7 +88,7 @@ class RolesFinder:
         Raises:
             ValueError: it does not follow from the ids who says what.
         """
-        if self.pattern is None:
+        if self.pattern is None or not self.ahead:
             is_token_BN = torch.ones_like(input_ids) if attention_mask is None else attention_mask
             modality_BN = self.modalities(input_ids)
             document_BN = torch.where(is_token_BN.bool(), 0, NONE)
@@ -100,16 +110,19 @@ class RolesFinder:
         return modality_BN
 
     def _expect_reply(self, input_ids: Tensor, roles: TokenRoles) -> None:
-        """A row with a picture and without a reply, begun or due, may be anything: a raw text with its answer, too."""
+        """A row of which something looks ahead, and without a reply, begun or due, may be anything: a raw text with its
+        answer, too."""
         assert self.pattern is not None
         header = torch.tensor(self.pattern.header, device=input_ids.device)
+        ahead = torch.tensor([int(modality) for modality in self.ahead], device=input_ids.device)
+        looks_BN = torch.isin(roles.modality_BN, ahead) & roles.is_token_BN
         has_reply_B = roles.is_response_BN.any(-1)
-        has_item_B = (roles.modality_BN != int(Modality.TEXT)).any(-1)
-        for row in (has_item_B & ~has_reply_B).nonzero()[:, 0].tolist():
+        for row in (looks_BN.any(-1) & ~has_reply_B).nonzero()[:, 0].tolist():
             ids_N = input_ids[row][roles.is_token_BN[row]]
             if not torch.equal(ids_N[-len(header) :], header):
+                held = _HELD[Modality(int(roles.modality_BN[row][looks_BN[row]].max()))]
                 raise ValueError(
-                    f"row {row} holds a picture, but no reply and no header that opens one (tokens {header.tolist()}), "
+                    f"row {row} holds {held}, but no reply and no header that opens one (tokens {header.tolist()}), "
                     "so it may be a question together with its answer: make it with apply_chat_template (a prompt with "
                     f"add_generation_prompt=True), or {_REMEDY}."
                 )

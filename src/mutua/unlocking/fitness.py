@@ -9,11 +9,14 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from mutua.attention import MMA, Policy
+from mutua.attention.request import NoRequestError
 from mutua.composition.language import fault_of, probe_roles, why_no_mask
 from mutua.models import MutuaForConditionalGeneration
 from mutua.unlocking.finder import ROLES
 from mutua.unlocking.generation import METHODS
 from mutua.unlocking.hooks import Settings
+
+UNREACHED = "its attention layers get masks that are made where Mutua does not look"
 
 # Their own mask lets a whole prompt see itself.
 _PREFIX_MODELS = ("paligemma",)
@@ -47,6 +50,8 @@ def refuse_unfit(model: Any) -> None:
         raise _unfit(config, "its text looks at pictures by cross-attention, so no token of a picture is in the text")
     if (problem := why_no_mask(model.get_decoder())) is not None:
         raise _unfit(config, f"of its language model: {problem}")
+    if not hasattr(model, "hf_device_map") and all(parameter.is_meta for parameter in model.parameters()):
+        raise ValueError("the model has no weights yet (it is on the meta device): load them first, then unlock it.")
 
 
 def refuse_policy(policy: Policy, knows_items: bool) -> None:
@@ -85,6 +90,8 @@ def fault(model: PreTrainedModel, settings: Settings) -> str | None:
     model.eval()
     try:
         return fault_of(states, model.dtype)
+    except NoRequestError:
+        return UNREACHED
     except (TypeError, AttributeError, RuntimeError, ValueError, IndexError, KeyError) as error:
         return f"it fails on token roles, or on a mask that follows from them ({type(error).__name__}: {error})"
     finally:

@@ -1,8 +1,5 @@
 """What an unlocked model's `generate` does besides Transformers': it keeps in mind where the prompt ends.
 
-Callables that stand in for methods of one model, as attributes of it. They find the method that they stand in for on
-the model's class, so a copied or unpickled model calls its own.
-
 Shape suffixes: B batch, N tokens.
 """
 
@@ -18,26 +15,18 @@ from transformers import PreTrainedModel
 from mutua.models.generate import RolesInGeneration
 from mutua.roles import response_codes
 from mutua.unlocking.finder import ROLES, RolesFinder
+from mutua.unlocking.methods import Method
+from mutua.unlocking.saved import SavePretrained
 
 _PROMPT = "prompt_length"
 
 
-class _Method:
-    """Stands in for a method of a model."""
-
-    name: str
+class _Method(Method):
+    """Stands in for a method, and knows how roles are found."""
 
     def __init__(self, model: PreTrainedModel, finder: RolesFinder) -> None:
-        self.model, self.finder = model, finder
-
-    def _call(self, *args: Any, **kwargs: Any) -> Any:
-        return getattr(type(self.model), self.name)(self.model, *args, **kwargs)
-
-    @property
-    def __signature__(self) -> inspect.Signature:
-        """The method's own, without self: `generate` goes by the signatures of what it is given."""
-        method = inspect.signature(getattr(type(self.model), self.name))
-        return method.replace(parameters=list(method.parameters.values())[1:])
+        super().__init__(model)
+        self.finder = finder
 
 
 class Generate(_Method):
@@ -156,13 +145,20 @@ class NoContinuousBatching:
         )
 
 
-METHODS = (Generate.name, PrepareInputs.name, "init_continuous_batching", "create_masks_for_generate")
+METHODS = (
+    Generate.name,
+    PrepareInputs.name,
+    SavePretrained.name,
+    "init_continuous_batching",
+    "create_masks_for_generate",
+)
 
 
 def stand_in(model: PreTrainedModel, finder: RolesFinder) -> None:
     """Puts them on the model."""
     model.generate = Generate(model, finder)
     model.prepare_inputs_for_generation = PrepareInputs(model, finder)
+    model.save_pretrained = SavePretrained(model)
     model.init_continuous_batching = NoContinuousBatching()
     # A static cache asks for finished masks; ours are made in the forward pass, for every cache.
     model.create_masks_for_generate = RolesInGeneration.create_masks_for_generate

@@ -185,7 +185,7 @@ class PlaceRequest(_Hook):
             roles = TokenRoles(document_BN=zeros_BN, block_BN=said_BN, modality_BN=zeros_BN, item_BN=said_BN)
         else:
             roles = roles_of_forward(tokens_BN, codes_BN, mask)
-        text = TextSoFar(cache, past, self.settings.policy, roles, mask, is_step)
+        text = TextSoFar(cache, past, self.settings.policy, roles, mask, is_step, is_unlocked=True)
         kwargs["attention_mask"] = UnlockedRequest(roles, self.settings.policy, text.padding_BK, text)
         return (), kwargs
 

@@ -7,12 +7,19 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForMultimodalLM, AutoProcessor, PreTrainedModel
-from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_MULTIMODAL_LM_MAPPING,
+    MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
+)
 
 from mutua.models import MutuaConfig
 from mutua.models.loading import WEIGHTS, expect_whole
 from mutua.models.model_folder import ADAPTER, ModelError, blamed_on, expect_finite, find_folder, read_json
-from mutua.unlocking.switch import SAVED, unlock
+from mutua.unlocking.saved import saved_policy
+from mutua.unlocking.switch import unlock
+
+# What a loader is told of where a model is found, and its processor beside it.
+_WHERE = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token", "trust_remote_code")
 
 
 def is_another_model(name_or_path: str | Path | None) -> bool:
@@ -72,6 +79,20 @@ def load_other_processor(name_or_path: str | Path) -> tuple[Any, Any]:
     return config, processor
 
 
-def saved_policy(config: Any) -> str | None:
-    """The policy that a model was saved unlocked under; None for one that was not."""
-    return (getattr(config, SAVED, None) or {}).get("policy")
+class UnlockedModel:
+    """The class that a saved config names for `trust_remote_code=True`: no model itself, but gives one of Transformers'
+    own, unlocked as it was saved."""
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | Path, *args: Any, config: Any, **kwargs: Any) -> Any:
+        """As that of the model's own class."""
+        processor = AutoProcessor.from_pretrained(name_or_path, **{key: kwargs[key] for key in _WHERE if key in kwargs})
+        own = MODEL_FOR_MULTIMODAL_LM_MAPPING[type(config)]
+        loaded = own.from_pretrained(name_or_path, *args, config=config, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded  # with `output_loading_info`
+        unlock(model, processor, saved_policy(config) or "mma")
+        return loaded
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: Any) -> None:
+        """The Auto classes say so of a class from a folder, for `save_pretrained` to copy its code: there is none."""

@@ -11,25 +11,28 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from mutua.attention import BACKENDS, get_policy, resolve
-from mutua.unlocking import generation
+from mutua.unlocking import generation, saved
 from mutua.unlocking.finder import RolesFinder
-from mutua.unlocking.fitness import fault, refuse_policy, refuse_unfit, sees_whole_prompt, unfit
+from mutua.unlocking.fitness import UNREACHED, fault, refuse_policy, refuse_unfit, sees_whole_prompt, unfit
 from mutua.unlocking.hooks import GiveRoles, LookBack, PlaceRequest, Settings
 
 _STATE = "_mutua_unlocked"
-SAVED = "mutua"  # the key of the config that tells a saved model's policy
-# The key by which a saved config asks for an attention implementation when it is loaded.
-_ASKS = "attn_implementation"
 
 Model = TypeVar("Model", bound=PreTrainedModel)
 
 
 @dataclass
 class _Unlocked:
-    """What `lock` needs to undo `unlock`."""
+    """What `lock` needs to undo `unlock`, and `unlock` to do it again.
 
-    policy: str
+    Attributes:
+        masks: the module that makes the attention masks.
+    """
+
+    settings: Settings
+    backend: str
     locked_implementation: str
+    masks: PreTrainedModel
     handles: list[RemovableHandle]
 
 
@@ -61,41 +64,56 @@ def unlock(model: Model, processor: Any = None, policy: str = "mma", backend: st
     was_unlocked = isinstance(model, PreTrainedModel) and is_unlocked(model)
     if not was_unlocked:
         refuse_unfit(model)
-    saved = (getattr(model.config, SAVED, None) or {}).get("policy", policy)
-    if saved != policy and not was_unlocked:
-        warnings.warn(f"the model was saved under policy {saved!r}, and is now under {policy!r}.", stacklevel=2)
-    finder = RolesFinder.of(model.config, processor)
+    before = saved.saved_policy(model.config)
+    if before not in (None, policy) and not was_unlocked:
+        warnings.warn(f"the model was saved under policy {before!r}, and is now under {policy!r}.", stacklevel=2)
+    finder = RolesFinder.of(model.config, processor, chosen)
     refuse_policy(chosen, knows_items=finder.pattern is not None)
+    previous: _Unlocked | None = vars(model).get(_STATE)
     lock(model)
-
     decoder = model.get_decoder()
-    before = decoder.config._attn_implementation
     settings = Settings(chosen, finder, decoder.config)
     problem = None
     # Most models' masks are made by the language model, a few by the model around it.
     for masks in dict.fromkeys((decoder, model.base_model)):
-        locked = decoder.get_correct_attn_implementation(None) if before in BACKENDS else before
-        state = _Unlocked(chosen.name, locked, [])
-        setattr(model, _STATE, state)
-        decoder.set_attn_implementation(name)
-        for module in dict.fromkeys((model, model.base_model)):
-            hook = GiveRoles(settings, module)
-            state.handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
-        state.handles.append(masks.register_forward_pre_hook(PlaceRequest(settings, masks), with_kwargs=True))
-        state.handles.append(masks.register_forward_hook(LookBack(), with_kwargs=True))
-        found = fault(model, settings)
-        if found is None:
-            break
+        try:
+            _apply(model, settings, name, masks)
+            found = fault(model, settings)
+            if found is None:
+                return model
+        except BaseException:
+            _back_to(model, previous, before)
+            raise
         lock(model)
-        problem = problem or found
-    else:
-        raise unfit(model, str(problem))
-    generation.stand_in(model, finder)
-    # A saved folder asks for the backend again: loaded without `unlock`, it refuses instead of being causal.
-    key = _text_key(model, decoder)
-    setattr(model.config, _ASKS, {key: name} if key else name)
-    setattr(model.config, SAVED, {"policy": chosen.name})
-    return model
+        problem = found if problem in (None, UNREACHED) else problem
+    _back_to(model, previous, before)
+    raise unfit(model, str(problem))
+
+
+def _apply(model: PreTrainedModel, settings: Settings, backend: str, masks: PreTrainedModel) -> None:
+    """Puts everything on a locked model."""
+    decoder = model.get_decoder()
+    state = _Unlocked(settings, backend, _own_implementation(decoder), masks, [])
+    setattr(model, _STATE, state)
+    decoder.set_attn_implementation(backend)
+    for module in dict.fromkeys((model, model.base_model)):
+        hook = GiveRoles(settings, module)
+        state.handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+    state.handles.append(masks.register_forward_pre_hook(PlaceRequest(settings, masks), with_kwargs=True))
+    state.handles.append(masks.register_forward_hook(LookBack(), with_kwargs=True))
+    generation.stand_in(model, settings.finder)
+    saved.note(model.config, decoder.config, backend, settings.policy.name)
+
+
+def _back_to(model: PreTrainedModel, previous: _Unlocked | None, saved_under: str | None) -> None:
+    """A model that is refused is left as it was: unlocked otherwise, or loaded and not to be used before it is."""
+    lock(model)
+    if previous is not None:
+        _apply(model, previous.settings, previous.backend, previous.masks)
+    elif saved_under is not None:
+        decoder, backend = model.get_decoder(), resolve(None)
+        decoder.set_attn_implementation(backend)
+        saved.note(model.config, decoder.config, backend, saved_under)
 
 
 def lock(model: Model) -> Model:
@@ -104,17 +122,15 @@ def lock(model: Model) -> Model:
     One that was saved unlocked, and loaded, is made causal on purpose.
     """
     state: _Unlocked | None = vars(model).pop(_STATE, None)
-    if state is None and SAVED not in vars(model.config):
+    if state is None and saved.saved_policy(model.config) is None:
         return model
     if state is not None:
         for handle in state.handles:
             handle.remove()
         generation.step_aside(model)
     decoder = model.get_decoder()
-    locked = decoder.get_correct_attn_implementation(None) if state is None else state.locked_implementation
-    decoder.set_attn_implementation(locked)
-    for key in (_ASKS, SAVED):
-        vars(model.config).pop(key, None)
+    decoder.set_attn_implementation(_own_implementation(decoder) if state is None else state.locked_implementation)
+    saved.forget(model.config, decoder.config)
     return model
 
 
@@ -133,8 +149,14 @@ def expect_unlocked(model: Any) -> None:
 def policy_of(model: Any) -> str | None:
     """The name of the policy of an unlocked model, or of one of Mutua's own; None for any other."""
     if is_unlocked(model):
-        return str(vars(model)[_STATE].policy)
+        return str(vars(model)[_STATE].settings.policy.name)
     return getattr(model.config, "attention_policy", None)
+
+
+def _own_implementation(decoder: PreTrainedModel) -> str:
+    """The attention of a locked language model; of one that was saved unlocked, what Transformers would take."""
+    asked = decoder.config._attn_implementation
+    return decoder.get_correct_attn_implementation(None) if asked in BACKENDS else asked
 
 
 def _backend(name: str) -> str:
@@ -145,11 +167,3 @@ def _backend(name: str) -> str:
             "runs the same kernels and is exact."
         )
     return known if known in BACKENDS else resolve(name)
-
-
-def _text_key(model: PreTrainedModel, decoder: PreTrainedModel) -> str | None:
-    """The key of the language model's part in the config; None where the config is the language model's own."""
-    for key in model.config.sub_configs:
-        if getattr(model.config, key) is decoder.config:
-            return key
-    return None
