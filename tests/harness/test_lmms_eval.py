@@ -35,23 +35,38 @@ def judged(_: int, request: dict) -> Answer:
     return Answer("5 5" if "Assistant 1" in str(request) else "0.5", model="gpt-judge")
 
 
+ONE = ("lmms_eval",)
+BY_TORCHRUN = ("torch.distributed.run", "--nproc-per-node", "2", "--module", "lmms_eval")
+BY_ACCELERATE = ("accelerate.commands.launch", "--cpu", "--num_processes", "2", "--module", "lmms_eval")
+
+
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """The folder of a run of `lmms-eval` over all benchmarks, with a judge on this machine."""
+def place(tmp_path_factory) -> Path:
+    """A folder with all benchmarks and their task files."""
     folder = tmp_path_factory.mktemp("lmms-eval")
     write_parquet(folder / "data")
     assert write_tasks(folder / "data", folder / "tasks") == TASKS
-    command = [sys.executable, "-m", "lmms_eval", "eval", "--model", "mutua", "--model_args", "policy=mma"]
+    return folder
+
+
+def evaluated(place: Path, launcher: tuple[str, ...], *, name: str) -> Path:
+    """The folder of a run of `lmms-eval` over all benchmarks, with a judge on this machine."""
+    command = [sys.executable, "-m", *launcher, "eval", "--model", "mutua", "--model_args", "policy=mma"]
     command += ["--include_path", "tasks", "--tasks", ",".join(TASKS), "--batch_size", "4", "--device", "cpu"]
-    command += ["--output_path", "out", "--log_samples", "--gen_kwargs", f"max_new_tokens={NEW_TOKENS}"]
+    command += ["--output_path", name, "--log_samples", "--gen_kwargs", f"max_new_tokens={NEW_TOKENS}"]
     with scripted(judged) as judge:
         settings = {"OPENAI_API_KEY": "none", "OPENAI_API_URL": judge.url, "MODEL_VERSION": "gpt-judge"}
-        offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "cache"), "NO_PROXY": "127.0.0.1"}
+        offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(place / "cache"), "NO_PROXY": "127.0.0.1"}
         environment = os.environ | settings | offline
-        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=1200)
+        done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert list((folder / "out").glob("*_results.json")), done.stderr[-3000:]  # it exits with 0 where it fails
-    return folder / "out"
+    assert list((place / name).glob("*_results.json")), done.stderr[-3000:]  # it exits with 0 where it fails
+    return place / name
+
+
+@pytest.fixture(scope="module")
+def run(place):
+    return evaluated(place, ONE, name="one")
 
 
 def samples(folder: Path, task: str) -> list[dict]:
@@ -98,6 +113,26 @@ def test_pictures_stand_where_mmmu_has_them(run, packaged):
         parts.append({"type": "text", "text": rest.strip()})
         (answer,) = respond(*packaged, [[{"role": "user", "content": parts}]], max_new_tokens=NEW_TOKENS)
         assert sample["filtered_resps"] == answer.text
+
+
+def figures(folder: Path) -> dict[str, dict[str, float]]:
+    """By task; of MMMU, whose harness guesses, and of how far a figure is off, nothing."""
+    (file,) = folder.glob("*_results.json")
+    found = json.loads(file.read_text())["results"]
+    return {
+        task: {name: value for name, value in found[task].items() if isinstance(value, float) and "stderr" not in name}
+        for task in TASKS
+        if task != "mmmu_local"
+    }
+
+
+@pytest.mark.parametrize("launcher", [BY_TORCHRUN, BY_ACCELERATE], ids=["torchrun", "accelerate"])
+def test_two_processes_give_what_one_gives(place, run, launcher, request):
+    two = evaluated(place, launcher, name=request.node.callspec.id)
+    for task in TASKS:
+        alone, shared = ([(s["doc_id"], s["filtered_resps"]) for s in samples(folder, task)] for folder in (run, two))
+        assert shared == alone
+    assert figures(two) == {task: pytest.approx(found) for task, found in figures(run).items()}
 
 
 def test_lmms_eval_finds_the_model():

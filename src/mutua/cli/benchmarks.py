@@ -102,6 +102,11 @@ def compare(
         with result_file("--output", target, (".html",)) as save:
             text = page(*results, comparisons, pictures_from(comparisons, data), show)
             out.print(table(comparisons))
+            for result in results:
+                if alone := [name for name in result.benchmarks if name not in comparisons]:
+                    err.print(f"only in {result.folder}, and not compared: {', '.join(alone)}", style="dim")
+            if data is None and any(one.benchmark.samples is None for one in comparisons.values()):
+                err.print("the page has no pictures: --data names the folder that holds them", style="dim")
             save(lambda path: path.write_text(text, encoding="utf-8", errors="backslashreplace"))
 
 
@@ -171,10 +176,11 @@ def _run(world: World, wanted: Wanted) -> None:
 
     silence()
     blank_figure(1, 1)  # whatever can be wrong is said now
+    output = wanted.folder
+    asked = _judge(wanted.judge, wanted.judge_url, output)
     opened = open_all(tasks_of(wanted.tasks), BENCHMARKS, wanted.data)
     network, processor = open_model(wanted.model, wanted.policy, world.device)
-    settings, output = settings_of(network, wanted.name, wanted.batch_size, wanted.limit), wanted.folder
-    asked = _judge(wanted.judge, wanted.judge_url, output)
+    settings = settings_of(network, wanted.name, wanted.batch_size, wanted.limit)
     outcomes = {}
     with open_output(output, settings, world):
         with progress() if world.is_first else nullcontext(lambda *_: None) as show:

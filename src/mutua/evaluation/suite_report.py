@@ -30,6 +30,7 @@ _SOURCE = (
 _NOTES = (
     "Intervals are by the bootstrap over questions and speak of other questions of the same kind to this model, not of "
     "other training runs.",
+    "Counts are of a whole benchmark, also where it has two figures. "
     "Not read: replies in which no answer was found; they count as wrong. Cut: replies that the limit on new tokens "
     "ended. Unscored: replies that wait for a judge, or whose judge failed. They are neither right nor wrong, so there "
     "is no score, but at most what it lies between; the same command asks the judge again.",

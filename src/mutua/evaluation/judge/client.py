@@ -57,7 +57,6 @@ class Judge:
     Raises:
         JudgeError: there is no key, and no other server than OpenAI's; or it cannot be one.
         ValueError: a number that cannot be.
-        OSError: the folder cannot be made.
         ImportError: the `openai` package is missing.
     """
 
@@ -101,7 +100,6 @@ class Judge:
         self._versions: Counter[str] = Counter()
         self._failures = 0
         self._gave_up = ""
-        cache.mkdir(parents=True, exist_ok=True)
 
     def ask(
         self,
@@ -220,6 +218,7 @@ def _remembered(path: Path) -> Said | None:
 
 
 def _remember(path: Path, entry: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.mutua-partial")
     partial.write_text(json.dumps(entry, ensure_ascii=False, indent=1), encoding="utf-8")
     partial.replace(path)
