@@ -152,7 +152,7 @@ def test_eval_prints_families_and_writes_every_answer(folder, tmp_path, monkeypa
             mutua("eval", "-m", folder, "-d", data, option, nowhere), f"{option} {nowhere}: there is no folder"
         )
         assert_error(mutua("eval", "-m", folder, "-d", data, option, tmp_path), f"{option} {tmp_path} is a folder")
-    assert_error(mutua("eval", "-m", folder, "-d", data, "--figure", "a.pdf"), "a.pdf: pictures are drawn as .png")
+    assert_error(mutua("eval", "-m", folder, "-d", data, "--figure", "a.pdf"), "a.pdf: it is written as .png; name")
 
 
 def test_a_recipe_with_a_mistake(tmp_path):

@@ -36,6 +36,8 @@ def place(template, tmp_path, monkeypatch) -> Path:
     shutil.copytree(template, tmp_path / "data")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("mutua.evaluation.open_model.open_model", _no_question)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     return tmp_path
 
 
@@ -116,8 +118,13 @@ def suite(*words: object) -> Any:
 
 def other_answers(place: Path) -> Any:
     """Two evaluations, of which one was asked other questions."""
+    return mutua("eval", "compare", other_answers_in(place, "?", "!"), "b")
+
+
+def other_answers_in(place: Path, *prompts: str) -> str:
+    """Two evaluations, a and b, that were asked these; returns a."""
     question = {"id": "1", "prompt": "?", "text": "?", "answer": "Yes", "choices": {}, "group": "", "category": "x"}
-    for name, prompt in (("a", "?"), ("b", "!")):
+    for name, prompt in zip("ab", prompts, strict=True):
         (place / name / "records").mkdir(parents=True)
         verdict = {"read": "Yes", "score": 1.0, "more": {}, "why": ""}
         line = {**question, "prompt": prompt, "more": {}, "reply": "yes", "is_cut": False, "verdict": verdict}
@@ -126,7 +133,7 @@ def other_answers(place: Path) -> Any:
         settings = {"model": "m", "policy": "mma", "limit": None}
         result = {"settings": settings, "benchmarks": {"pope": found}}
         (place / name / "results.json").write_text(json.dumps(result))
-    return mutua("eval", "compare", "a", "b")
+    return "a"
 
 
 MISTAKES = [
@@ -142,6 +149,42 @@ MISTAKES = [
     ),
     Mistake(
         "an empty cell", changed("pope", "POPE", setting(3, "question", "")), ("POPE.tsv: row 3 has an empty cell",)
+    ),
+    Mistake(
+        "what a judge is told is empty",
+        changed("llava_w", "LLaVABench", setting(1, "caption", "")),
+        ("LLaVABench.tsv: row 1 has an empty cell in its column 'caption': fetch the file again",),
+    ),
+    Mistake(
+        "abilities are missing",
+        changed("mm_vet", "MMVet", setting(1, "category", "")),
+        ("MMVet.tsv: row 1 has an empty cell in its column 'category'",),
+    ),
+    Mistake(
+        "a question is missing", parquet("mathvista", query=""), ("row 0 has an empty cell in its column 'query'",)
+    ),
+    Mistake(
+        "an answer of a type that MathVista has not",
+        parquet("mathvista", answer_type="date"),
+        ("row 1 is not as published (MathVista has no answer_type 'date': it has integer, float, text and list",),
+    ),
+    Mistake(
+        "a question of a type that MMMU has not",
+        parquet("mmmu", question_type="essay"),
+        ("row 0 is not as published (MMMU has no question_type 'essay'",),
+    ),
+    Mistake(
+        "an answer that no option has",
+        parquet("seed", answer="E"),
+        ("row 0 is not as published (its answer 'E' is none of its options A, B, C, D)",),
+    ),
+    Mistake(
+        "an answer that is no letter",
+        changed("mmbench", "MMBench_DEV_EN", setting(0, "answer", "dog")),
+        ("row 0 is not as published (its answer 'dog' is none of its options A, B, C, D)",),
+    ),
+    Mistake(
+        "a question that is no text", parquet("pope", question=7), ("row 0 is not as published (its prompt is no text",)
     ),
     Mistake(
         "a picture is missing",
@@ -220,6 +263,16 @@ MISTAKES = [
         "suite: no such task", suite("-d", "data/tsv", "--tasks", "pop"), ("no benchmark 'pop': use mme, mmbench",)
     ),
     Mistake("suite: no task", suite("-d", "data/tsv", "--tasks", ","), ("--tasks ,: no benchmark ''",)),
+    Mistake(
+        "suite: a judge's address that is none",
+        suite("-d", "data/tsv", "--judge", "j", "--judge-url", "localhost:8000/v1"),
+        ("--judge j: localhost:8000/v1 is no server of the judge 'j': its address begins with http:// or https://",),
+    ),
+    Mistake(
+        "suite: a judge without a key is told before anything is opened",
+        suite("-d", "no", "--judge", "j"),
+        ("--judge j: the judge 'j' needs a key: put it into the environment variable OPENAI_API_KEY",),
+    ),
     Mistake("no such suite", lambda place: mutua("eval", "--suite", "papers"), ("--suite papers: there is paper",)),
     Mistake("tasks without a suite", lambda place: mutua("eval", "--tasks", "pope"), ("--tasks is for --suite paper",)),
     Mistake(
@@ -242,6 +295,11 @@ MISTAKES = [
         "fixtures: a file in the way",
         lambda place: mutua("eval", "fixtures", "data/tsv/MME.tsv"),
         ("DIR data/tsv/MME.tsv: no folder can be made there (File exists); name another",),
+    ),
+    Mistake(
+        "compare: a page that is none",
+        lambda place: mutua("eval", "compare", other_answers_in(place, "?", "?"), "b", "-o", "a.pdf"),
+        ("--output a.pdf: it is written as .html; name a file that ends so",),
     ),
     Mistake(
         "compare: nothing there", lambda place: mutua("eval", "compare", "a", "b"), ("a: there is no results.json",)

@@ -170,7 +170,7 @@ def _run(world: World, wanted: Wanted) -> None:
     from mutua.evaluation.open_model import open_model
     from mutua.evaluation.results import score, write_results
     from mutua.evaluation.suite import ask, open_all, open_output, settings_of
-    from mutua.evaluation.suite_report import table, write_report
+    from mutua.evaluation.suite_report import table, warnings_of, write_report
     from mutua.figures import blank_figure
     from mutua.quiet import silence
 
@@ -193,6 +193,8 @@ def _run(world: World, wanted: Wanted) -> None:
                 outcomes[task] = score(questions, output, settings, asked, judged)
         if world.is_first:
             out.print(table(outcomes))  # first: whatever becomes of the files
+            for warning in warnings_of(outcomes):
+                err.print(warning, style="yellow")
             write_results(output, settings, outcomes, asked)
             err.print(f"written: {write_report(output, settings, outcomes, asked)}", style="dim")
 

@@ -26,6 +26,8 @@ def _question(row: Row, id: object, text: str, choices: list[str]) -> Question:
     answer = str(row["answer"])
     if row["question_type"] == "multi_choice":
         answer = ascii_uppercase[[str(choice) for choice in choices].index(answer)]
+    else:
+        free_form(answer, answer, row["answer_type"])  # a type that there is not is told now
     more = {"kind": row["answer_type"]}
     return Question(str(id), text, row["question"], answer, lettered(choices), category=row["question_type"], more=more)
 

@@ -55,7 +55,7 @@ class Judge:
         retries: how often a request is repeated that failed for a passing reason.
 
     Raises:
-        JudgeError: there is no key, and no other server than OpenAI's; or it cannot be one.
+        JudgeError: there is no key, and no other server than OpenAI's; or the key or the address cannot be one.
         ValueError: a number that cannot be.
         ImportError: the `openai` package is missing.
     """
@@ -80,6 +80,11 @@ class Judge:
         except ImportError as error:
             raise ImportError('the openai package is not installed: pip install "mutua[judge]"') from error
         url = url or os.environ.get("OPENAI_BASE_URL") or None
+        if url is not None and not url.startswith(("http://", "https://")):
+            raise JudgeError(
+                f"{_without_secrets(url)} is no server of the judge {name!r}: its address begins with http:// or "
+                "https://, and most end in /v1, as http://localhost:8000/v1."
+            )
         self._key = os.environ.get("OPENAI_API_KEY", "").strip()
         if not self._key and url is None:
             raise JudgeError(
