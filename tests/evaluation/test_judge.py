@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from scripted_judge import Answer, Served, scripted
 
 from mutua.evaluation.benchmark import Question
+from mutua.evaluation.benchmarks.mathvista import MATHVISTA
 from mutua.evaluation.benchmarks.mme import MME
 from mutua.evaluation.judge import Judge, JudgeError, grade, grade_pair, judged_answer, judged_option, judged_yes_no
+from mutua.folders import FolderError
 
 PETS = {"A": "cat", "B": "dog"}
 AT_ONCE = {"retry-after-ms": "1"}
@@ -89,6 +93,23 @@ def test_what_a_judge_makes_of_a_yes_no_question_of_mme(judge_of, said, read, sc
     with scripted(lambda *_: says(said)) as served:
         verdict = MME.verdict(question, "It barks.", judge_of(served))
     assert (verdict.read, verdict.score) == (read, score)
+
+
+@pytest.mark.parametrize(
+    ("kind", "said", "read", "score"),
+    [
+        ("integer", "14", "14", 1.0),
+        ("integer", "15", "15", 0.0),
+        ("integer", "banana", None, 0.0),
+        ("text", "banana", "banana", 0.0),
+    ],
+)
+def test_what_a_judge_finds_in_a_reply_to_mathvista(judge_of, kind, said, read, score):
+    question = Question("1", "How many?", "How many?", "14", more={"kind": kind})
+    with scripted(lambda *_: says(said)) as served:
+        verdict = MATHVISTA.verdict(question, "There are as many as days in two weeks.", judge_of(served))
+    assert verdict.read == (question.answer if score else read)
+    assert verdict.score == score
 
 
 def test_tasks_ask_as_vlmevalkit_does(judge_of):
@@ -244,6 +265,20 @@ def test_what_was_said_is_not_asked_again_by_anybody(judge_of, tmp_path):
     entry = json.loads(kept[0].read_text())
     assert (entry["request"]["model"], entry["version"]) == ("judge-1", "judge-1")
     assert KEY not in "".join(file.read_text() for file in kept)
+
+
+def test_a_full_disk_is_told_and_nothing_is_left_half(judge_of, tmp_path, monkeypatch):
+    def full(path: Path, *_, **__) -> None:
+        path.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with scripted(lambda *_: says("0.3")) as served:
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "write_text", full)
+            with pytest.raises(FolderError, match=r"judge/.*\.json cannot be written \(No space .* make room and run"):
+                grade(judge_of(served), "which?", "x", "y")
+        assert list((tmp_path / "judge").iterdir()) == []
+        assert grade(judge_of(served), "which?", "x", "y") == (0.3, "")
 
 
 def test_what_failed_is_not_remembered(judge_of):

@@ -81,7 +81,7 @@ def on_a_full_disk(*words: object) -> Any:
 
 
 EVAL = ("eval", "-m", "model", "-d", "mine.jsonl")
-FULL = "cannot be written (File too large): name a file where there is room and you may write"
+FULL = "cannot be written (File too large): make room there, or name another place where you may write"
 MISTAKES = [
     Mistake("eval, --json: no folder", evaluating("--json", "no/a.json"), ("--json no/a.json: there is no folder no",)),
     Mistake("eval, --json: a folder", evaluating("--json", "model"), ("--json model is a folder: name a file in it",)),

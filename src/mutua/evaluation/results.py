@@ -115,7 +115,7 @@ def score(
 
     Raises:
         ValueError: a line of the answers is damaged, or a question has not been answered.
-        OSError: what the judge said cannot be written into its cache.
+        FolderError: what the judge said cannot be written into its cache.
     """
     benchmark = questions.benchmark
     answers = Predictions(output / PREDICTIONS, benchmark.name).read()

@@ -13,10 +13,13 @@ import re
 import threading
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
+
+from mutua.folders import PARTIAL, FolderError
 
 _HOPELESS = (401, 403, 404)  # no other request will fare better: the key, or the name of the judge, is wrong
 _OF_THE_REQUEST = (400, 413, 422)  # says nothing about other requests
@@ -123,7 +126,7 @@ class Judge:
         Raises:
             JudgeError: no answer came, an empty one, or one of another model. Once three questions in a row ended so,
                 or the server refused the key or the judge's name, no further one is asked.
-            OSError: what it said cannot be written into the cache.
+            FolderError: what it said cannot be written into the cache.
         """
         prompt = prompt.encode("utf-8", "replace").decode()  # half a character, of a reply that was cut, is no JSON
         messages = [{"role": "system", "content": system}] if system else []
@@ -223,7 +226,15 @@ def _remembered(path: Path) -> Said | None:
 
 
 def _remember(path: Path, entry: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.mutua-partial")
-    partial.write_text(json.dumps(entry, ensure_ascii=False, indent=1), encoding="utf-8")
-    partial.replace(path)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}{PARTIAL}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps(entry, ensure_ascii=False, indent=1), encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise FolderError(
+            f"{path} cannot be written ({error.strerror or error}). What the judge said before is kept: make room and "
+            "run the same command again."
+        ) from error
