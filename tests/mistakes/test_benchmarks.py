@@ -6,7 +6,9 @@ Nothing is asked before the data were looked through, and nothing that is wrong 
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -114,6 +116,26 @@ def garbage(place: Path) -> Any:
 
 def suite(*words: object) -> Any:
     return lambda place: mutua("eval", "--suite", "paper", *words)
+
+
+def locked(place: Path) -> Any:
+    """`eval check` where nobody may look into pope/ (an administrator may always: so the system is told to refuse)."""
+    scandir = os.scandir
+
+    def refused(folder: Any = ".") -> Any:
+        if str(folder).endswith("pope"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+        return scandir(folder)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "scandir", refused)
+        open_questions(BENCHMARKS["pope"], place / "data/parquet")
+
+
+def without_records(place: Path) -> Any:
+    first = other_answers_in(place, "?", "?")
+    (place / "b/records/pope.jsonl").unlink()
+    return mutua("eval", "compare", first, "b")
 
 
 def other_answers(place: Path) -> Any:
@@ -251,6 +273,9 @@ MISTAKES = [
         ("validation-00000-of-00001.parquet and 1 more: row 0 is not as published ('red or blue' is no list",),
     ),
     Mistake("an index that is no number", changed("mmbench", "MMBench_DEV_EN", setting(0, "index", "one")), ("row 0",)),
+    Mistake(
+        "a folder that nobody may read", locked, ("parquet/pope: cannot be read (Permission denied): see to",)
+    ),
     Mistake("no table", garbage, ("pope/data/test-00000-of-00001.parquet: cannot be read as a table",)),
     Mistake("suite: no data", suite(), ("the benchmarks are read from a folder: name it with --data",)),
     Mistake("suite: no such folder", suite("-d", "no"), ("--data no: there is no such folder",)),
@@ -300,6 +325,11 @@ MISTAKES = [
         "compare: a page that is none",
         lambda place: mutua("eval", "compare", other_answers_in(place, "?", "?"), "b", "-o", "a.pdf"),
         ("--output a.pdf: it is written as .html; name a file that ends so",),
+    ),
+    Mistake(
+        "compare: records are missing",
+        without_records,
+        ("b: the evaluation is damaged (FileNotFoundError", "run its command again"),
     ),
     Mistake(
         "compare: nothing there", lambda place: mutua("eval", "compare", "a", "b"), ("a: there is no results.json",)

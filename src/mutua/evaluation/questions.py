@@ -10,6 +10,7 @@ import ast
 import base64
 import binascii
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -74,13 +75,24 @@ class Questions:
 
 
 def find_files(benchmark: Benchmark, data: Path) -> tuple[str, list[Path]] | None:
-    """The layout and the files of a benchmark in a folder; None where there are none."""
+    """The layout and the files of a benchmark in a folder; None where there are none.
+
+    Raises:
+        SampleError: a folder cannot be read: what is in it is not missing.
+    """
+    for _ in os.walk(data / benchmark.name, onerror=_refuse):
+        pass
     for name, layout in benchmark.layouts.items():
         for folder in (data / benchmark.name, data) if name == "tsv" else (data / benchmark.name,):
             for pattern in layout.files:
                 if files := sorted(path for path in folder.glob(pattern) if path.is_file()):
                     return name, files
     return None
+
+
+def _refuse(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise SampleError(f"{error.filename}: cannot be read ({error.strerror}): see to it that you may.") from error
 
 
 def places(benchmark: Benchmark) -> str:
@@ -111,11 +123,13 @@ def open_questions(benchmark: Benchmark, data: Path | None) -> Questions:
 
 
 def expect_folder(data: Path | None) -> Path:
-    """The folder of all data; SampleError where there is none."""
+    """The folder of all data; SampleError where there is none, or it cannot be read."""
     if data is None:
         raise SampleError("the benchmarks are read from a folder: name it with --data (see `mutua eval check --help`).")
     if not data.is_dir():
         raise SampleError(f"--data {data}: there is no such folder.")
+    if not os.access(data, os.R_OK | os.X_OK):
+        raise SampleError(f"--data {data}: cannot be read: see to it that you may.")
     return data
 
 
