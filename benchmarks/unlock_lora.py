@@ -20,7 +20,19 @@ from typing import Any
 import torch
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
 from transformers.models.llava import LlavaImageProcessorPil
-from unlock_lora_report import ADAPTED, CAUSAL, CONTINUED, CONTROL, MMA, TEST, UNTRAINED, VALIDATION, ScoreRow, report
+from unlock_lora_report import (
+    ADAPTED,
+    CAUSAL,
+    CONTINUED,
+    CONTROL,
+    LOCKED,
+    MMA,
+    TEST,
+    UNTRAINED,
+    VALIDATION,
+    ScoreRow,
+    report,
+)
 
 from mutua.composition.tiny import CHAT_TEMPLATE, train_tokenizer
 from mutua.data.grid.questions import FAMILIES
@@ -67,10 +79,10 @@ class Settings:
         test_questions: of the test split; None: all.
     """
 
-    steps: int = 800
-    lora_steps: int = 400
+    steps: int = 500
+    lora_steps: int = 500
     rank: int = 16
-    learning_rate: float = 2e-3
+    learning_rate: float = 5e-3
     targets: tuple[str, ...] = ("*",)
     projector: bool = False
     tower_steps: int = 300
@@ -149,7 +161,7 @@ def _recipe(output: Path, start: Path, policy: str, seed: int, settings: Setting
             "train": train,
             "evaluate": {
                 "sources": {"grid": _grid(VALIDATION, settings.questions)},
-                "every": max(1, steps // 4),
+                "every": -(-steps // 4),
                 "batch_size": 300,
                 "max_new_tokens": 4,
             },
@@ -257,19 +269,27 @@ class Experiment:
         self._do([run.job() for run in runs if not run.model.is_dir()])
 
     def _ask(self, seed: int) -> None:
-        """In two calls: the causal model is asked under either policy."""
-        models = [option for run in (*self.first[seed], *self.then[seed]) for option in ("-m", str(run.model))]
-        untrained = ["-m", str(self.first[seed][0].model), "--policy", MMA]
+        """All models as they were trained, and some under the other policy: whether they need what it shows them."""
         limit = [] if (some := self.settings.test_questions) is None else ["--limit", str(some)]
         jobs = []
-        for path, options in zip(self._answers(seed), (models, untrained), strict=True):
-            words = ["eval", *options, "-d", "grid", *limit, "--max-new-tokens", "4", "--json", str(path)]
+        for path, policy, asked in self._tests(seed):
+            models = [option for run in asked.values() for option in ("-m", str(run.model))]
+            words = ["eval", *models, *policy, "-d", "grid", *limit, "--max-new-tokens", "4", "--json", str(path)]
             if not path.is_file():
-                jobs.append(Job(f"{self.places[seed].name} test", ("mutua", *words), path.with_suffix(".txt")))
+                name = f"{self.places[seed].name} {path.stem}"
+                jobs.append(Job(name, ("mutua", *words), path.with_name(f"{path.name}.txt")))
         self._do(jobs)
 
-    def _answers(self, seed: int) -> tuple[Path, Path]:
-        return self.places[seed] / f"test-{self.settings.adapters}.json", self.places[seed] / "test-untrained.json"
+    def _tests(self, seed: int) -> list[tuple[Path, list[str], dict[str, Run]]]:
+        """Of each call of `mutua eval` its file, its policy, and its models by the names of arms."""
+        here, adapters = self.places[seed], self.settings.adapters
+        runs = {run.arm: run for run in (*self.first[seed], *self.then[seed])}
+        locked = {arm + LOCKED: runs[arm] for arm in (ADAPTED, MMA)}
+        return [
+            (here / f"test-{adapters}.json", [], runs),
+            (here / "test-untrained.json", ["--policy", MMA], {UNTRAINED: runs[CAUSAL]}),
+            (here / f"test-{adapters}-locked.json", ["--policy", CAUSAL], locked),
+        ]
 
     def _do(self, jobs: Sequence[Job]) -> None:
         run_jobs(jobs, self.processes, lambda running, done: self.lines.tell(lambda: self._line(running)))
@@ -287,11 +307,10 @@ class Experiment:
                 samples = run.samples + line["step"] * BATCH
                 rows += _scores(seed, run.arm, VALIDATION, samples, line["results"]["grid"])
         if is_tested:
-            asked, untrained = (json.loads(path.read_text(encoding="utf-8"))["grid"] for path in self._answers(seed))
-            for run in (*self.first[seed], *self.then[seed]):
-                rows += _scores(seed, run.arm, TEST, run.samples + run.whole, asked[str(run.model)])
-            causal = self.first[seed][0]
-            rows += _scores(seed, UNTRAINED, TEST, causal.whole, untrained[str(causal.model)])
+            for path, _, asked in self._tests(seed):
+                results = json.loads(path.read_text(encoding="utf-8"))["grid"]
+                for arm, run in asked.items():
+                    rows += _scores(seed, arm, TEST, run.samples + run.whole, results[str(run.model)])
         return rows
 
 

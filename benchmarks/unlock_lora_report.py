@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,14 +17,17 @@ from mutua.study.summary import ALL, Arm
 VALIDATION, TEST = "validation", "test"
 CAUSAL, MMA = "causal", "mma"
 UNTRAINED, ADAPTED, CONTROL, CONTINUED = "untrained", "lora-mma", "lora-causal", "mma-lora"
+LOCKED = "-locked"  # behind the name of an arm: asked under causal attention
 
 WORDS = {
     CAUSAL: "causal from the start",
-    UNTRAINED: "that one unlocked, not trained",
-    CONTROL: "that one with LoRA, still causal",
-    ADAPTED: "that one with LoRA, unlocked",
+    UNTRAINED: "causal, then unlocked, not trained",
+    CONTROL: "causal, then LoRA, causal",
+    ADAPTED: "causal, then LoRA, unlocked",
+    ADAPTED + LOCKED: "the same weights, locked",
     MMA: "MMA from the start",
-    CONTINUED: "that one with LoRA, MMA",
+    MMA + LOCKED: "the same weights, locked again",
+    CONTINUED: "MMA, then LoRA, MMA",
 }
 _MMA_COLOUR, _CAUSAL_COLOUR = colour(Arm(MMA)), colour(Arm(CAUSAL))
 _STYLES: dict[str, dict[str, Any]] = {
@@ -110,7 +113,10 @@ def _accuracies(scores: Scores, split: str) -> str:
     for arm in scores.arms:
         means = [mean_over([scores.of(arm, seed, family) for seed in scores.seeds]) for family in scores.families]
         seeds = [f"{100 * scores.of(arm, seed):.1f}" for seed in scores.seeds]
-        lines.append([WORDS[arm], _with_interval(means[0]), *(f"{100 * mean.value:.1f}" for mean in means[1:]), *seeds])
+        whole = means[0]
+        if whole.is_bounded:  # by what a share can be, too
+            whole = replace(whole, low=max(0.0, whole.low), high=min(1.0, whole.high))
+        lines.append([WORDS[arm], _with_interval(whole), *(f"{100 * mean.value:.1f}" for mean in means[1:]), *seeds])
     return _markdown(lines)
 
 
@@ -123,6 +129,8 @@ def _differences(scores: Scores) -> str:
         "LoRA unlocked less causal": (ADAPTED, CAUSAL),
         "LoRA causal less causal (control)": (CONTROL, CAUSAL),
         "LoRA unlocked less LoRA causal": (ADAPTED, CONTROL),
+        "LoRA unlocked less the same weights locked": (ADAPTED, ADAPTED + LOCKED),
+        "MMA from the start less the same weights locked": (MMA, MMA + LOCKED),
         "MMA with LoRA less LoRA unlocked": (CONTINUED, ADAPTED),
     }
     for name, (arm, base) in pairs.items():
@@ -151,7 +159,8 @@ def _figure(rows: Sequence[ScoreRow], scores: Scores) -> Any:
     """Left, accuracy on the validation split while learning; right, at the end, by family, a small dot a seed."""
     figure, (curves, ends) = panels(2, 2, 3.4)
     handles: dict[str, Any] = {}
-    for arm in scores.arms:
+    arms = [arm for arm in scores.arms if arm in _STYLES]
+    for arm in arms:
         mine = [row for row in rows if row.arm == arm and row.split == VALIDATION]
         if mine:
             (handles[WORDS[arm]],) = _curve(curves, rows, arm, mine)
@@ -159,8 +168,8 @@ def _figure(rows: Sequence[ScoreRow], scores: Scores) -> Any:
     curves.set_xlabel("samples", fontsize=9)
     curves.xaxis.set_major_formatter(thousands)
     percent(curves.yaxis)
-    for place, arm in enumerate(scores.arms):
-        beside = _BESIDE * (place - (len(scores.arms) - 1) / 2)
+    for place, arm in enumerate(arms):
+        beside = _BESIDE * (place - (len(arms) - 1) / 2)
         for at, family in enumerate(scores.families):
             each = [100 * scores.of(arm, seed, family) for seed in scores.seeds]
             style = {**_STYLES[arm], "linestyle": "none"}
