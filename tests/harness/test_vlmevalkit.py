@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,9 @@ pytest.importorskip("vlmeval")
 import pandas as pd
 import vlmeval.dataset
 from awkward import REFUSALS
+from PIL import Image
+from scripted_judge import Answer as Judgement
+from scripted_judge import scripted
 from vlmeval.dataset import build_dataset
 
 import mutua
@@ -20,6 +25,7 @@ from mutua.evaluation.benchmarks import BENCHMARKS
 from mutua.evaluation.fixtures import write_tsv
 from mutua.evaluation.harness.vlmevalkit import VLMEvalKitModel, main
 from mutua.evaluation.harness.vlmevalkit_files import write_predictions
+from mutua.evaluation.judge import Judge
 from mutua.evaluation.predictions import Predictions, key_of
 from mutua.evaluation.questions import Questions, open_questions
 from mutua.evaluation.results import score
@@ -28,8 +34,24 @@ from mutua.respond import Answer, respond
 
 DATASETS = {"mme": "MME", "pope": "POPE", "mmbench": "MMBench_DEV_EN", "seed": "SEEDBench_IMG"}
 DATASETS |= {"mmmu": "MMMU_DEV_VAL", "realworldqa": "RealWorldQA"}
-if "CV-Bench-2D" in vlmeval.dataset.SUPPORTED_DATASETS:  # not in that of March 2025
-    DATASETS["cv_bench"] = "CV-Bench-2D"
+CV_BENCH = [name for name in ("CV-Bench-2D", "CV-Bench-3D") if name in vlmeval.dataset.SUPPORTED_DATASETS]
+if CV_BENCH:  # not in that of March 2025
+    DATASETS["cv_bench"] = CV_BENCH[0]
+JUDGED = {"llava_w": "LLaVABench", "mathvista": "MathVista_MINI", "mm_vet": "MMVet"}
+JUDGED_FIGURES = {
+    "llava_w": ("split", "Relative Score (main)", "overall"),
+    "mathvista": ("Task&Skill", "acc", "Overall"),
+}
+JUDGED_FIGURES |= {"mm_vet": ("Category", "acc", "Overall")}
+ALL = [*DATASETS.values(), *CV_BENCH[1:], *JUDGED.values()]
+
+
+def judged(_: int, request: dict) -> Judgement:
+    """What the judge says, asked in VLMEvalKit's words or in Mutua's."""
+    asked = str(request["messages"])
+    if "[Answer 1]" in asked or "[Assistant 1]" in asked:
+        return Judgement("4 8\nThe second is better.")
+    return Judgement("0.5" if "Correctness" in asked or "Grade how right" in asked else "1")
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +59,7 @@ def data(tmp_path_factory):
     """Small tables, where VLMEvalKit looks for the real ones; it is kept from fetching those."""
     folder = tmp_path_factory.mktemp("tables")
     write_tsv(folder)
-    for name in DATASETS.values():
+    for name in ALL:
         (found,) = folder.rglob(f"{name}.tsv")
         if found.parent != folder:
             shutil.copy(found, folder)
@@ -49,17 +71,43 @@ def data(tmp_path_factory):
         yield folder
 
 
-def test_vlmevalkit_gets_the_answers_of_mutua_ask(data, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    main(["packaged", "--policy", "causal", "--data", "MME", "--work-dir", "out", "--mode", "infer"])
-    (file,) = {path.resolve() for path in Path("out").rglob("mutua_MME.xlsx")}
-    given = dict(pd.read_excel(file)[["index", "prediction"]].itertuples(index=False))
-    model, processor = mutua.load(policy="causal")
-    questions = open_questions(BENCHMARKS["mme"], data)
-    assert len(given) == len(questions.all)
+@pytest.fixture(scope="module")
+def inferred(data, tmp_path_factory):
+    """The folder of a run of VLMEvalKit over all benchmarks that it has."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("run"))
+        main(["packaged", "--policy", "causal", "--data", *ALL, "--work-dir", "out", "--mode", "infer"])
+        return Path("out").resolve()
+
+
+def as_jpeg(picture: Image.Image) -> Image.Image:
+    """As VLMEvalKit of March 2025 stores a picture before a model sees it, but for those of which a row has several."""
+    held = BytesIO()
+    picture.save(held, "JPEG")
+    return Image.open(held)
+
+
+@pytest.fixture(scope="module")
+def causal():
+    return mutua.load(policy="causal")
+
+
+@pytest.mark.parametrize("name", [*DATASETS, *JUDGED])
+def test_vlmevalkit_gets_the_answers_of_mutua(data, inferred, causal, name):
+    questions = open_questions(BENCHMARKS[name], data)
+    tables = CV_BENCH if name == "cv_bench" else [{**DATASETS, **JUDGED}[name]]
+    files = [{path.resolve() for path in inferred.rglob(f"mutua_{table}.xlsx")}.pop() for table in tables]
+    given = pd.concat([pd.read_excel(file, dtype=str, keep_default_na=False) for file in files])
+    rows = {(row.source + "/" if name == "cv_bench" else "") + row.index: row for row in given.itertuples(index=False)}
+    assert len(rows) == len(questions.all)
     for place, question in enumerate(questions.all):
-        answer = mutua.ask(model, processor, questions.pictures(place), question.prompt, max_new_tokens=512)
-        assert given[int(question.id)] == answer
+        row = rows[question.id]
+        prompt = row.prompt if name == "cv_bench" else question.prompt  # of CV-Bench, Mutua asks as the paper
+        pictures = questions.pictures(place)
+        if not CV_BENCH and len(pictures) == 1:
+            pictures = [as_jpeg(pictures[0])]
+        asked = replace(question, prompt=prompt).conversation(pictures)
+        assert row.prediction == respond(*causal, [asked], max_new_tokens=512)[0].text
 
 
 def test_pictures_and_texts_keep_their_order(data, tmp_path):
@@ -85,7 +133,7 @@ def replies(questions: Questions) -> list[str]:
 def output(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("output")
     (folder / PREDICTIONS).mkdir()
-    for name in DATASETS:
+    for name in (*DATASETS, *JUDGED):
         benchmark = BENCHMARKS[name]
         questions = open_questions(benchmark, data)
         keys = [key_of(question, benchmark.protocol, questions.version) for question in questions.all]
@@ -109,6 +157,25 @@ def test_vlmevalkit_scores_the_answers_as_mutua_does(data, output, tmp_path, nam
     else:
         assert figure == pytest.approx(100 * theirs["Overall"].item())
     assert 0 < figure < (2000 if name == "mme" else 100)
+
+
+@pytest.mark.parametrize("name", JUDGED)
+def test_what_a_judge_reads_and_grades_scores_as_in_vlmevalkit(data, output, tmp_path, monkeypatch, name):
+    if name == "llava_w":  # ms-vlmeval 0.0.20 imports it from a place where it is not
+        pytest.importorskip("vlmeval.dataset.utils.llavabench", exc_type=ImportError)
+    files = write_predictions(output, data, tmp_path)
+    (file,) = (file for file in files if file.name == f"mutua_{JUDGED[name]}.xlsx")
+    settings = Settings("packaged", "", "mma", "float32", 8, None)
+    with scripted(judged) as served:
+        monkeypatch.setenv("OPENAI_API_KEY", "sk-none")
+        monkeypatch.setenv("OPENAI_API_BASE", f"{served.url}/chat/completions")
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        by, column, row = JUDGED_FIGURES[name]
+        theirs = build_dataset(JUDGED[name]).evaluate(str(file), model="gpt-4-turbo", nproc=1)
+        judge = Judge("judge-1", tmp_path / "judge", url=served.url, retries=0)
+        ours = score(open_questions(BENCHMARKS[name], data), output, settings, judge)
+    assert not ours.unscored
+    assert ours.figures[ours.benchmark.main[0]].value == pytest.approx(theirs.set_index(by)[column][row])
 
 
 def test_answers_to_other_questions_are_refused(output, tmp_path):

@@ -207,7 +207,7 @@ def mm_vet() -> Rows:
             "question": "What colour is the square?",
             "answer": _colour(number),
             "image_source": "synthetic",
-            "capability": ("rec", "rec,spat", "ocr,math", "know")[number % 4],
+            "capability": ("rec", "rec,spat", "ocr,math", "know,gen")[number % 4],
         }
         for number in range(4)
     ]

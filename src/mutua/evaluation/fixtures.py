@@ -150,9 +150,9 @@ def _tsv() -> dict[str, Rows]:
         "LLaVABench": _numbered(llava_w(), **_same("question", "category", "caption"), gpt4_ans="gpt_answer"),
         "MMMU_DEV_VAL": [_mmmu_line(number, row) for number, row in enumerate(mmmu())],
         "MathVista_MINI": _numbered(
-            [row | {"image": row["decoded_image"], "choices": str(row["choices"] or [])} for row in mathvista()],
+            [_mathvista_row(row) for row in mathvista()],
             question="query",
-            **_same("answer", "choices", "question_type", "answer_type"),
+            **_same("answer", "answer_option", "choices", "question_type", "answer_type", "task", "skills"),
         ),
         "MMVet": _numbered(mm_vet(), **_same("question", "answer"), category="capability"),
         "RealWorldQA": [_realworldqa_line(number, row) for number, row in enumerate(realworldqa())],
@@ -194,9 +194,19 @@ def _numbered(rows: Rows, **columns: str) -> Rows:
 def _mmmu_line(number: int, row: Mapping[str, Any]) -> dict[str, Any]:
     pictures = [_base64(row[f"image_{nth}"]) for nth in range(1, 8) if row[f"image_{nth}"] is not None]
     options = dict(zip(LETTERS, ast.literal_eval(row["options"]), strict=False))
-    line = {"index": number, "id": row["id"], "image": str(pictures) if len(pictures) > 1 else pictures[0]}
+    names = [f"{row['id']}_{nth}.png" for nth in range(1, len(pictures) + 1)]
+    line = {"index": number, "id": row["id"]}
+    held = (("image", pictures), ("image_path", names))
+    line |= {column: str(values) if len(values) > 1 else values[0] for column, values in held}
     answer = {"answer": row["answer"], "category": row["subfield"], "split": "validation"}
     return line | {"question": row["question"], **dict.fromkeys(LETTERS), **options, **answer}
+
+
+def _mathvista_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    choices, told = row["choices"] or [], row["metadata"]
+    option = {"answer_option": LETTERS[choices.index(row["answer"])] if choices else None}
+    ours = {"image": row["decoded_image"], "choices": str(choices), "task": told["task"], "skills": str(told["skills"])}
+    return {**row, **ours, **option}
 
 
 def _realworldqa_line(number: int, row: Mapping[str, Any]) -> dict[str, Any]:
