@@ -52,10 +52,11 @@ $(ECOSYSTEM)/.ready: pyproject.toml constraints.txt tests/ecosystem/requirements
 	touch $@
 
 # torchvision from the registry is built for CUDA: with a torch that is not it cannot be imported. lmms-eval does without.
-.venv-harness/%/.ready: tests/harness/%.txt pyproject.toml
+.venv-harness/%/.ready: tests/harness/%.txt tests/harness/constraints/%.txt pyproject.toml
 	test -d $(@D) || $(PYTHON) -m venv $(@D)
-	$(@D)/bin/python -m pip install --quiet torch==2.13.0
-	$(@D)/bin/python -m pip install --quiet torch==2.13.0 --requirement $< --editable .
+	$(@D)/bin/python -m pip install --quiet --constraint tests/harness/constraints/$*.txt torch==2.13.0
+	$(@D)/bin/python -m pip install --quiet --constraint tests/harness/constraints/$*.txt torch==2.13.0 \
+		--requirement $< --editable .
 	if test $* = lmms-eval; then $(@D)/bin/python -m pip uninstall --quiet --yes torchvision; fi
 	touch $@
 

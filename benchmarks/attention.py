@@ -13,8 +13,6 @@ import argparse
 import csv
 import math
 import multiprocessing
-import platform
-import resource
 import statistics
 import sys
 import time
@@ -31,6 +29,7 @@ from torch import Tensor, nn
 
 from mutua.attention import BACKENDS, MMA, MaskRequest, sdpa
 from mutua.attention.rectangles import find_passes
+from mutua.memory import peak_memory
 from mutua.roles import NONE, Modality, TokenRoles
 
 EXAMPLES = """examples:
@@ -159,7 +158,7 @@ class Runner:
         return 1e3 * (middle - start), 1e3 * (self._now() - start)
 
 
-def peak_memory(variant: str, layout: Layout, shape: Shape, device: str) -> float | str:
+def peak_of_a_pass(variant: str, layout: Layout, shape: Shape, device: str) -> float | str:
     """MiB at the peak of one forward and backward, inputs included, or that they do not fit.
 
     CUDA: the allocator's own peak. CPU: the growth of the peak resident size of a process of its own, forked before
@@ -188,10 +187,9 @@ def peak_memory(variant: str, layout: Layout, shape: Shape, device: str) -> floa
 
 def _measure_growth(out: Connection, variant: str, layout: Layout, shape: Shape, device: str) -> None:
     Runner(variant, Layout(128, 32, 1, 8), shape, device).step()  # libraries and threads load at their first use
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_memory()
     Runner(variant, layout, shape, device).step()
-    growth = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    out.send(growth / (2**20 if platform.system() == "Darwin" else 2**10))
+    out.send((peak_memory() - before) / 2**20)
 
 
 def limit(layout: Layout) -> float:
@@ -245,7 +243,7 @@ def peak_or_reason(variant: str, layout: Layout, shape: Shape, device: str, max_
         if layout.rows * layout.tokens**2 > 8192**2:
             return "skipped: without a GPU, its block mask comes from N x N numbers"
         return None  # the peak would be that of its compiler
-    return peak_memory(variant, layout, shape, device)
+    return peak_of_a_pass(variant, layout, shape, device)
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:

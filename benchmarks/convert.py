@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from transformers import Phi3Config, SiglipVisionConfig
 
 from mutua.convert.aki import ADDED_ROWS, convert, export, released_name
+from mutua.memory import peak_memory
 from mutua.models import MutuaConfig, MutuaForConditionalGeneration
 
 KEPT, ADDED, ROWS = 32012, 2, 32064
@@ -59,15 +60,9 @@ def write_released(folder: Path, layers: int) -> int:
 
 
 def measured(queue: multiprocessing.Queue, work, *paths: Path) -> None:
-    before, started = _peak_bytes(), time.perf_counter()
+    before, started = peak_memory(), time.perf_counter()
     work(*paths)
-    queue.put((before, _peak_bytes(), time.perf_counter() - started))
-
-
-def _peak_bytes() -> int:
-    """The most memory this process ever held (Linux). Not getrusage: that counts the parent before exec."""
-    status = Path("/proc/self/status").read_text()
-    return 1024 * int(status.split("VmHWM:")[1].split()[0])
+    queue.put((before, peak_memory(), time.perf_counter() - started))
 
 
 def main() -> None:

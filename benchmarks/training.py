@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import resource
 import statistics
 import subprocess
 import sys
@@ -30,6 +29,7 @@ from mutua.composition.compose import compose_config
 from mutua.composition.presets import PRESETS
 from mutua.data.collate import IGNORE, supervised_positions
 from mutua.data.packing import pack_rows, share_rows
+from mutua.memory import peak_memory
 from mutua.models import MutuaForConditionalGeneration
 from mutua.roles import NONE, Modality, TokenRoles
 from mutua.training.batches import StepBatch
@@ -211,7 +211,7 @@ def reachable(device: torch.device, bf16: bool) -> float:
         start = _now(device)
         a @ b
         seconds.append(_now(device) - start)
-    return 2 * side**3 / statistics.median(seconds[3:])
+    return 2 * side**3 / min(seconds)
 
 
 def peak_gib(stepper: Stepper, variant: Variant) -> float:
@@ -221,7 +221,7 @@ def peak_gib(stepper: Stepper, variant: Variant) -> float:
         torch.cuda.reset_peak_memory_stats()
         variant.step()
         return torch.cuda.max_memory_allocated() / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return peak_memory() / 2**30
 
 
 def peak_of_a_process(options: argparse.Namespace, name: str, layout: str) -> float:
@@ -259,9 +259,13 @@ def measure(options: argparse.Namespace, stepper: Stepper, console: Console) -> 
         elif options.memory:
             peaks[key] = peak_of_a_process(options, *key)
         variant.step()
-    times = [{key: variant.step() for key, variant in variants.items()} for _ in range(options.rounds)]
+    times: list[dict[tuple[str, str], tuple[float, float, float]]] = []
+    peak = 0.0
+    for _ in range(options.rounds):  # the peak is the best of all rounds: a busy moment must not make a step look good
+        peak = max(peak, reachable(stepper.device, stepper.bf16))
+        times.append({key: variant.step() for key, variant in variants.items()})
     supervised, tokens = steps["padded"].supervised_tokens, int(batch["attention_mask"].sum())
-    operations, peak = flops(model, batch, supervised), reachable(stepper.device, stepper.bf16)
+    operations = flops(model, batch, supervised)
     console.print(
         f"{options.samples} chats of {tokens:,} tokens in all, {supervised:,} of them supervised, {options.rows} rows "
         f"a forward pass; a large product reaches {peak / 1e12:.3g} TFLOP/s"

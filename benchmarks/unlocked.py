@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import resource
 import statistics
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from rich.table import Table
 from transformers.utils import logging
 
 import mutua
+from mutua.memory import peak_memory
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import unlocked_families as families
@@ -55,7 +55,7 @@ def main() -> None:
     if options.one:
         run = Run(known[names[0]], options.tokens)
         run.step(options.one == "unlocked")
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        print(peak_memory() / 2**20)
         return
     table = Table("family", "backend", "tokens", "locked, s", "unlocked, s", "time", *(["memory"] * options.memory))
     for name in names:
@@ -71,7 +71,7 @@ def main() -> None:
         ]
         row.append(f"{statistics.median(new / old for old, new in rounds):.2f}")
         if options.memory:
-            old, new = (peak_memory(name, options, arm) for arm in ("locked", "unlocked"))
+            old, new = (peak_of_a_process(name, options, arm) for arm in ("locked", "unlocked"))
             row.append(f"{new / old:.2f} ({new:.0f} MiB)")
         table.add_row(*row)
     Console(width=120).print(table)
@@ -112,7 +112,7 @@ class Run:
         return time.process_time() - started
 
 
-def peak_memory(name: str, options: argparse.Namespace, arm: str) -> float:
+def peak_of_a_process(name: str, options: argparse.Namespace, arm: str) -> float:
     """MiB."""
     command = [sys.executable, __file__, "--families", name, "--tokens", str(options.tokens), "--one", arm]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -106,7 +106,7 @@ def _told_as_a_folder_error(target: Path) -> Iterator[None]:
     except OSError as error:
         why = error.strerror or error
         raise FolderError(
-            f"{target} cannot be written ({why}): name a file where there is room and you may write."
+            f"{target} cannot be written ({why}): make room there, or name another place where you may write."
         ) from error
 
 

@@ -141,7 +141,7 @@ def test_eval_prints_families_and_writes_every_answer(folder, tmp_path, monkeypa
     result = mutua("eval", "-m", folder, "-d", data, "--json", tmp_path / "out.json", "--figure", tmp_path / "out.png")
     assert result.exit_code == 0, result.output
     assert "exists" in result.stdout
-    assert f"{folder} on {data}: 1 of 1" in result.stderr
+    assert f"{folder} on {data}: 1 of 1, time left " in result.stderr
     written = json.loads((tmp_path / "out.json").read_text())
     assert written[str(data)][str(folder)]["records"][0]["expected"] == "yes"
     assert Image.open(tmp_path / "out.png").width > 100
@@ -152,7 +152,7 @@ def test_eval_prints_families_and_writes_every_answer(folder, tmp_path, monkeypa
             mutua("eval", "-m", folder, "-d", data, option, nowhere), f"{option} {nowhere}: there is no folder"
         )
         assert_error(mutua("eval", "-m", folder, "-d", data, option, tmp_path), f"{option} {tmp_path} is a folder")
-    assert_error(mutua("eval", "-m", folder, "-d", data, "--figure", "a.pdf"), "a.pdf: pictures are drawn as .png")
+    assert_error(mutua("eval", "-m", folder, "-d", data, "--figure", "a.pdf"), "a.pdf: it is written as .png; name")
 
 
 def test_a_recipe_with_a_mistake(tmp_path):

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from scripted_judge import Answer, Served, scripted
 
-from mutua.evaluation.judge import Judge, JudgeError, grade, grade_pair, judged_answer, judged_option
+from mutua.evaluation.benchmark import Question
+from mutua.evaluation.benchmarks.mathvista import MATHVISTA
+from mutua.evaluation.benchmarks.mme import MME
+from mutua.evaluation.judge import Judge, JudgeError, grade, grade_pair, judged_answer, judged_option, judged_yes_no
+from mutua.folders import FolderError
 
 PETS = {"A": "cat", "B": "dog"}
 AT_ONCE = {"retry-after-ms": "1"}
@@ -46,6 +52,64 @@ def test_an_option_is_read_from_what_the_judge_says(judge_of, said, option):
         assert judged_option(judge_of(served), "Which pet?", PETS, "the one that purrs") == (option, "")
     prompt = served.requests[0]["messages"][-1]["content"]
     assert "Question: Which pet?\nOptions: A. cat B. dog\nAnswer: the one that purrs\nOption:" in prompt
+
+
+def test_a_question_with_chinese_in_it_is_judged_in_chinese(judge_of):
+    with scripted(lambda *_: says("B")) as served:
+        assert judged_option(judge_of(served), "What does 狗 mean?", PETS, "the one that barks") == ("B", "")
+        assert judged_option(judge_of(served), "Which pet?", PETS, "狗") == ("B", "")
+    chinese, english = (request["messages"][0]["content"] for request in served.requests)
+    assert chinese.endswith("问题: What does 狗 mean?\n选项: A. cat B. dog\n答案: the one that barks\n选项:")
+    assert english.endswith("Question: Which pet?\nOptions: A. cat B. dog\nAnswer: 狗\nOption:")
+
+
+@pytest.mark.parametrize(
+    ("answers", "read"),
+    [
+        (["Yes"], "Yes"),
+        (["It means no."], "No"),
+        (["Unknown", "hm", "yes"], "Yes"),
+        (["Unknown"] * 5, "Unknown"),
+        (["hm"] * 4 + ["Unknown."], "Unknown"),
+    ],
+)
+def test_yes_or_no_is_asked_up_to_five_times(judge_of, answers, read):
+    with scripted(lambda nth, _: says(answers[nth])) as served:
+        assert judged_yes_no(judge_of(served), "Is it a dog?", "It barks.") == (read, "")
+    asked = [request["temperature"] for request in served.requests]
+    assert asked == [0, 0.5, 1, 1.5, 2][: len(answers)]
+    assert served.requests[0]["messages"][0]["content"].endswith("Question: Is it a dog?\nAnswer: It barks.\nMeant:")
+
+
+def test_a_judge_that_fails_after_unknown_leaves_no_score(judge_of):
+    for last in (says("hm"), says("busy", status=503, headers=AT_ONCE)):
+        with scripted(lambda nth, _, last=last: says("Unknown") if nth < 4 else last) as served:
+            assert judged_yes_no(judge_of(served), "Is it a dog?", "It barks.")[0] is None
+
+
+@pytest.mark.parametrize(("said", "read", "score"), [("Yes", "Yes", 1.0), ("No", "No", 0.0), ("Unknown", None, 0.0)])
+def test_what_a_judge_makes_of_a_yes_no_question_of_mme(judge_of, said, read, score):
+    question = Question("1", "Is it a dog?", "Is it a dog?", "Yes")
+    with scripted(lambda *_: says(said)) as served:
+        verdict = MME.verdict(question, "It barks.", judge_of(served))
+    assert (verdict.read, verdict.score) == (read, score)
+
+
+@pytest.mark.parametrize(
+    ("kind", "said", "read", "score"),
+    [
+        ("integer", "14", "14", 1.0),
+        ("integer", "15", "15", 0.0),
+        ("integer", "banana", None, 0.0),
+        ("text", "banana", "banana", 0.0),
+    ],
+)
+def test_what_a_judge_finds_in_a_reply_to_mathvista(judge_of, kind, said, read, score):
+    question = Question("1", "How many?", "How many?", "14", more={"kind": kind})
+    with scripted(lambda *_: says(said)) as served:
+        verdict = MATHVISTA.verdict(question, "There are as many as days in two weeks.", judge_of(served))
+    assert verdict.read == (question.answer if score else read)
+    assert verdict.score == score
 
 
 def test_tasks_ask_as_vlmevalkit_does(judge_of):
@@ -201,6 +265,20 @@ def test_what_was_said_is_not_asked_again_by_anybody(judge_of, tmp_path):
     entry = json.loads(kept[0].read_text())
     assert (entry["request"]["model"], entry["version"]) == ("judge-1", "judge-1")
     assert KEY not in "".join(file.read_text() for file in kept)
+
+
+def test_a_full_disk_is_told_and_nothing_is_left_half(judge_of, tmp_path, monkeypatch):
+    def full(path: Path, *_, **__) -> None:
+        path.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with scripted(lambda *_: says("0.3")) as served:
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "write_text", full)
+            with pytest.raises(FolderError, match=r"judge/.*\.json cannot be written \(No space .* make room and run"):
+                grade(judge_of(served), "which?", "x", "y")
+        assert list((tmp_path / "judge").iterdir()) == []
+        assert grade(judge_of(served), "which?", "x", "y") == (0.3, "")
 
 
 def test_what_failed_is_not_remembered(judge_of):

@@ -205,6 +205,19 @@ def test_a_folder_keeps_to_one_evaluation(tmp_path, model):
         assert settings_of(model, "m", 64, None) != before
 
 
+def test_a_folder_that_cannot_be_made_is_told_with_its_option(tmp_path):
+    file = tmp_path / "file"
+    file.touch()
+    for output in (file, file / "below"):
+        with (
+            pytest.raises(
+                ValueError, match=r"--output .*file.*: nothing can be written there \(Not a directory\); name"
+            ),
+            open_output(output, SETTINGS, World()),
+        ):
+            pass
+
+
 def test_what_waits_for_a_judge_is_counted_and_scores_nothing(data, tmp_path, monkeypatch):
     monkeypatch.setattr("mutua.evaluation.suite.respond", scripted)
     opened = open_all(PAPER, BENCHMARKS, data)

@@ -38,34 +38,40 @@ def judged(_: int, request: dict) -> Answer:
     return Answer("5 5" if "Assistant 1" in str(request) else "0.5", model="gpt-judge")
 
 
+ONE = ("lmms_eval",)
+BY_TORCHRUN = ("torch.distributed.run", "--nproc-per-node", "2", "--module", "lmms_eval")
+BY_ACCELERATE = ("accelerate.commands.launch", "--cpu", "--num_processes", "2", "--module", "lmms_eval")
+
+
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """A folder with the benchmarks, small, and task files for them."""
+def place(tmp_path_factory) -> Path:
+    """A folder with all benchmarks and their task files."""
     folder = tmp_path_factory.mktemp("lmms-eval")
     write_parquet(folder / "data")
     assert write_tasks(folder / "data", folder / "tasks") == TASKS
     return folder
 
 
-def lmms_eval(folder: Path, output: Path, model_args: str, tasks: list[str], **settings: str) -> Path:
-    """The folder of a run of the command over tasks in `folder`."""
-    command = [sys.executable, "-m", "lmms_eval", "eval", "--model", "mutua", "--model_args", model_args]
+def lmms_eval(
+    place: Path, output: Path, launcher: tuple[str, ...] = ONE, *, model: str = "policy=mma", tasks: list[str] = TASKS
+) -> Path:
+    """The folder of a run of the command over tasks in `place`, with a judge on this machine."""
+    command = [sys.executable, "-m", *launcher, "eval", "--model", "mutua", "--model_args", model]
     command += ["--include_path", "tasks", "--tasks", ",".join(tasks), "--batch_size", "4", "--device", "cpu"]
     command += ["--output_path", str(output), "--log_samples", "--gen_kwargs", f"max_new_tokens={NEW_TOKENS}"]
-    offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "cache"), "NO_PROXY": "127.0.0.1"}
-    environment = os.environ | settings | offline
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=1200)
+    with scripted(judged) as judge:
+        settings = {"OPENAI_API_KEY": "none", "OPENAI_API_URL": judge.url, "MODEL_VERSION": "gpt-judge"}
+        offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(place / "cache"), "NO_PROXY": "127.0.0.1"}
+        environment = os.environ | settings | offline
+        done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stderr[-3000:]
     assert list(output.rglob("*_results.json")), done.stderr[-3000:]  # it exits with 0 where it fails
     return output
 
 
 @pytest.fixture(scope="module")
-def run(data):
-    """The folder of a run of `lmms-eval` over all benchmarks, with a judge on this machine."""
-    with scripted(judged) as judge:
-        settings = {"OPENAI_API_KEY": "none", "OPENAI_API_URL": judge.url, "MODEL_VERSION": "gpt-judge"}
-        return lmms_eval(data, data / "out", "policy=mma", TASKS, **settings)
+def run(place):
+    return lmms_eval(place, place / "one")
 
 
 def samples(folder: Path, task: str) -> list[dict]:
@@ -97,7 +103,7 @@ def test_replies_are_those_of_mutua_ask(run, packaged, task):
         assert sample["filtered_resps"] == answer, sample["input"]
 
 
-def test_a_model_of_others_answers_unlocked(data, tmp_path):
+def test_a_model_of_others_answers_unlocked(place, tmp_path):
     """By policy=mma, or because it was saved so."""
     torch.manual_seed(0)
     model, processor = llava()
@@ -116,7 +122,8 @@ def test_a_model_of_others_answers_unlocked(data, tmp_path):
     for part in (model, processor):
         part.save_pretrained(tmp_path / "unlocked")
     for folder, more in (("locked", ",policy=mma"), ("unlocked", "")):
-        out = lmms_eval(data, tmp_path / f"out of {folder}", f"pretrained={tmp_path / folder}{more}", ["pope_local"])
+        named = f"pretrained={tmp_path / folder}{more}"
+        out = lmms_eval(place, tmp_path / f"out of {folder}", model=named, tasks=["pope_local"])
         given = samples(out, "pope_local")
         questions = [sample["input"] for sample in given]
         assert [sample["filtered_resps"] for sample in given] == answers(questions)
@@ -139,6 +146,26 @@ def test_pictures_stand_where_mmmu_has_them(run, packaged):
         parts.append({"type": "text", "text": rest.strip()})
         (answer,) = respond(*packaged, [[{"role": "user", "content": parts}]], max_new_tokens=NEW_TOKENS)
         assert sample["filtered_resps"] == answer.text
+
+
+def figures(folder: Path) -> dict[str, dict[str, float]]:
+    """By task; of MMMU, whose harness guesses, and of how far a figure is off, nothing."""
+    (file,) = folder.glob("*_results.json")
+    found = json.loads(file.read_text())["results"]
+    return {
+        task: {name: value for name, value in found[task].items() if isinstance(value, float) and "stderr" not in name}
+        for task in TASKS
+        if task != "mmmu_local"
+    }
+
+
+@pytest.mark.parametrize("launcher", [BY_TORCHRUN, BY_ACCELERATE], ids=["torchrun", "accelerate"])
+def test_two_processes_give_what_one_gives(place, run, launcher, request):
+    two = lmms_eval(place, place / request.node.callspec.id, launcher)
+    for task in TASKS:
+        alone, shared = ([(s["doc_id"], s["filtered_resps"]) for s in samples(folder, task)] for folder in (run, two))
+        assert shared == alone
+    assert figures(two) == {task: pytest.approx(found) for task, found in figures(run).items()}
 
 
 def test_lmms_eval_finds_the_model():

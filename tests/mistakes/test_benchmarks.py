@@ -6,7 +6,9 @@ Nothing is asked before the data were looked through, and nothing that is wrong 
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -36,6 +38,8 @@ def place(template, tmp_path, monkeypatch) -> Path:
     shutil.copytree(template, tmp_path / "data")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("mutua.evaluation.open_model.open_model", _no_question)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     return tmp_path
 
 
@@ -114,10 +118,35 @@ def suite(*words: object) -> Any:
     return lambda place: mutua("eval", "--suite", "paper", *words)
 
 
+def locked(place: Path) -> Any:
+    """`eval check` where nobody may look into pope/ (an administrator may always: so the system is told to refuse)."""
+    scandir = os.scandir
+
+    def refused(folder: Any = ".") -> Any:
+        if str(folder).endswith("pope"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+        return scandir(folder)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "scandir", refused)
+        open_questions(BENCHMARKS["pope"], place / "data/parquet")
+
+
+def without_records(place: Path) -> Any:
+    first = other_answers_in(place, "?", "?")
+    (place / "b/records/pope.jsonl").unlink()
+    return mutua("eval", "compare", first, "b")
+
+
 def other_answers(place: Path) -> Any:
     """Two evaluations, of which one was asked other questions."""
+    return mutua("eval", "compare", other_answers_in(place, "?", "!"), "b")
+
+
+def other_answers_in(place: Path, *prompts: str) -> str:
+    """Two evaluations, a and b, that were asked these; returns a."""
     question = {"id": "1", "prompt": "?", "text": "?", "answer": "Yes", "choices": {}, "group": "", "category": "x"}
-    for name, prompt in (("a", "?"), ("b", "!")):
+    for name, prompt in zip("ab", prompts, strict=True):
         (place / name / "records").mkdir(parents=True)
         verdict = {"read": "Yes", "score": 1.0, "more": {}, "why": ""}
         line = {**question, "prompt": prompt, "more": {}, "reply": "yes", "is_cut": False, "verdict": verdict}
@@ -126,7 +155,7 @@ def other_answers(place: Path) -> Any:
         settings = {"model": "m", "policy": "mma", "limit": None}
         result = {"settings": settings, "benchmarks": {"pope": found}}
         (place / name / "results.json").write_text(json.dumps(result))
-    return mutua("eval", "compare", "a", "b")
+    return "a"
 
 
 MISTAKES = [
@@ -142,6 +171,42 @@ MISTAKES = [
     ),
     Mistake(
         "an empty cell", changed("pope", "POPE", setting(3, "question", "")), ("POPE.tsv: row 3 has an empty cell",)
+    ),
+    Mistake(
+        "what a judge is told is empty",
+        changed("llava_w", "LLaVABench", setting(1, "caption", "")),
+        ("LLaVABench.tsv: row 1 has an empty cell in its column 'caption': fetch the file again",),
+    ),
+    Mistake(
+        "abilities are missing",
+        changed("mm_vet", "MMVet", setting(1, "category", "")),
+        ("MMVet.tsv: row 1 has an empty cell in its column 'category'",),
+    ),
+    Mistake(
+        "a question is missing", parquet("mathvista", query=""), ("row 0 has an empty cell in its column 'query'",)
+    ),
+    Mistake(
+        "an answer of a type that MathVista has not",
+        parquet("mathvista", answer_type="date"),
+        ("row 1 is not as published (MathVista has no answer_type 'date': it has integer, float, text and list",),
+    ),
+    Mistake(
+        "a question of a type that MMMU has not",
+        parquet("mmmu", question_type="essay"),
+        ("row 0 is not as published (MMMU has no question_type 'essay'",),
+    ),
+    Mistake(
+        "an answer that no option has",
+        parquet("seed", answer="E"),
+        ("row 0 is not as published (its answer 'E' is none of its options A, B, C, D)",),
+    ),
+    Mistake(
+        "an answer that is no letter",
+        changed("mmbench", "MMBench_DEV_EN", setting(0, "answer", "dog")),
+        ("row 0 is not as published (its answer 'dog' is none of its options A, B, C, D)",),
+    ),
+    Mistake(
+        "a question that is no text", parquet("pope", question=7), ("row 0 is not as published (its prompt is no text",)
     ),
     Mistake(
         "a picture is missing",
@@ -208,6 +273,9 @@ MISTAKES = [
         ("validation-00000-of-00001.parquet and 1 more: row 0 is not as published ('red or blue' is no list",),
     ),
     Mistake("an index that is no number", changed("mmbench", "MMBench_DEV_EN", setting(0, "index", "one")), ("row 0",)),
+    Mistake(
+        "a folder that nobody may read", locked, ("parquet/pope: cannot be read (Permission denied): see to",)
+    ),
     Mistake("no table", garbage, ("pope/data/test-00000-of-00001.parquet: cannot be read as a table",)),
     Mistake("suite: no data", suite(), ("the benchmarks are read from a folder: name it with --data",)),
     Mistake("suite: no such folder", suite("-d", "no"), ("--data no: there is no such folder",)),
@@ -220,6 +288,16 @@ MISTAKES = [
         "suite: no such task", suite("-d", "data/tsv", "--tasks", "pop"), ("no benchmark 'pop': use mme, mmbench",)
     ),
     Mistake("suite: no task", suite("-d", "data/tsv", "--tasks", ","), ("--tasks ,: no benchmark ''",)),
+    Mistake(
+        "suite: a judge's address that is none",
+        suite("-d", "data/tsv", "--judge", "j", "--judge-url", "localhost:8000/v1"),
+        ("--judge j: localhost:8000/v1 is no server of the judge 'j': its address begins with http:// or https://",),
+    ),
+    Mistake(
+        "suite: a judge without a key is told before anything is opened",
+        suite("-d", "no", "--judge", "j"),
+        ("--judge j: the judge 'j' needs a key: put it into the environment variable OPENAI_API_KEY",),
+    ),
     Mistake("no such suite", lambda place: mutua("eval", "--suite", "papers"), ("--suite papers: there is paper",)),
     Mistake("tasks without a suite", lambda place: mutua("eval", "--tasks", "pope"), ("--tasks is for --suite paper",)),
     Mistake(
@@ -242,6 +320,16 @@ MISTAKES = [
         "fixtures: a file in the way",
         lambda place: mutua("eval", "fixtures", "data/tsv/MME.tsv"),
         ("DIR data/tsv/MME.tsv: no folder can be made there (File exists); name another",),
+    ),
+    Mistake(
+        "compare: a page that is none",
+        lambda place: mutua("eval", "compare", other_answers_in(place, "?", "?"), "b", "-o", "a.pdf"),
+        ("--output a.pdf: it is written as .html; name a file that ends so",),
+    ),
+    Mistake(
+        "compare: records are missing",
+        without_records,
+        ("b: the evaluation is damaged (FileNotFoundError", "run its command again"),
     ),
     Mistake(
         "compare: nothing there", lambda place: mutua("eval", "compare", "a", "b"), ("a: there is no results.json",)

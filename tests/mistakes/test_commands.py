@@ -81,7 +81,7 @@ def on_a_full_disk(*words: object) -> Any:
 
 
 EVAL = ("eval", "-m", "model", "-d", "mine.jsonl")
-FULL = "cannot be written (File too large): name a file where there is room and you may write"
+FULL = "cannot be written (File too large): make room there, or name another place where you may write"
 MISTAKES = [
     Mistake("eval, --json: no folder", evaluating("--json", "no/a.json"), ("--json no/a.json: there is no folder no",)),
     Mistake("eval, --json: a folder", evaluating("--json", "model"), ("--json model is a folder: name a file in it",)),
@@ -97,7 +97,7 @@ MISTAKES = [
         "eval, --figure: no folder", evaluating("--figure", "no/a.png"), ("--figure no/a.png: there is no folder",)
     ),
     Mistake("eval, --figure: a folder", evaluating("--figure", "model"), ("--figure model is a folder",)),
-    Mistake("eval, --figure: another format", evaluating("--figure", "a.pdf"), ("a.pdf: pictures are drawn as .png",)),
+    Mistake("eval, --figure: another format", evaluating("--figure", "a.pdf"), ("a.pdf: it is written as .png",)),
     Mistake("eval: limit 0", evaluating("--limit", "0"), ("'--limit'", "greater than or equal to 1")),
     Mistake("eval: limit below 0", evaluating("--limit", "-3"), ("'--limit'", "greater than or equal to 1")),
     Mistake("eval: batch size 0", evaluating("--batch-size", "0"), ("'--batch-size'", "greater than or equal to 1")),
@@ -123,7 +123,7 @@ MISTAKES = [
     ),
     Mistake("mask: no folder", doing("mask", "-o", "no/a.png"), ("--output no/a.png: there is no folder no; make it",)),
     Mistake("mask: a folder", doing("mask", "-o", "model"), ("--output model is a folder",)),
-    Mistake("mask: another format", doing("mask", "-o", "a.gif"), ("a.gif: pictures are drawn as .png or .svg",)),
+    Mistake("mask: another format", doing("mask", "-o", "a.gif"), ("a.gif: it is written as .png or .svg",)),
     Mistake("mask: disk full", on_a_full_disk("mask", "-o", "a.svg"), ("--output a.svg", FULL)),
     Mistake("mask: a policy twice", doing("mask", "-p", "mma", "-p", "mma"), ("--policy mma is given twice",)),
     Mistake("mask: no such policy", doing("mask", "-p", "x"), ("unknown attention policy 'x'", "concentric")),
@@ -152,7 +152,7 @@ MISTAKES = [
     Mistake("look: no question", looking("a.png", " "), ("the question is empty",)),
     Mistake("look: the question first", looking("red?", "a.png"), ("file not found: red?",)),
     Mistake("look: no folder", doing("look", "a.png", "red?", "-o", "no/a.png"), ("--output no/a.png: there is no",)),
-    Mistake("look: another format", doing("look", "a.png", "red?", "-o", "a.gif"), ("a.gif: pictures are drawn as",)),
+    Mistake("look: another format", doing("look", "a.png", "red?", "-o", "a.gif"), ("a.gif: it is written as",)),
     Mistake(
         "look: disk full",
         on_a_full_disk("look", "a.png", "red?", "-m", "model", "-o", "b.png"),

@@ -198,11 +198,13 @@ MISTAKES = [
         "a tokenizer's codes, compiled",
         compiled(token_type_ids=lambda inputs: torch.zeros_like(inputs["token_type_ids"]), labels=None),
         ("token_type_ids and input_ids disagree",),
+        is_slow=True,
     ),
     Mistake(
         "more pictures than places, compiled",
         compiled(pixel_values=lambda inputs: inputs["pixel_values"].repeat(2, 1, 1, 1)),
         ("the prompt holds 16 image tokens, but 2 images give 32",),
+        is_slow=True,
     ),
     Mistake("roles dropped", without_roles, ("images came without token_type_ids", "pass on all that it returns")),
     Mistake("prompt tuning", with_prompt_learning("PromptTuningConfig"), ("images came without", "use LoRA")),

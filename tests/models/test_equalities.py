@@ -90,8 +90,10 @@ def test_generate_in_a_left_padded_batch_equals_one_by_one(model, encode, option
         assert together[row].tolist() == expected[0, alone["input_ids"].shape[1] :].tolist()
 
 
-@pytest.mark.parametrize("compiled", [False, True])
-@pytest.mark.parametrize("name", ["one", "text"])
+@pytest.mark.parametrize(
+    ("name", "compiled"),
+    [("one", False), ("text", False), ("one", True), pytest.param("text", True, marks=pytest.mark.slow)],
+)
 def test_generate_with_a_static_cache_and_no_padding(model, encode, name, compiled):
     """`generate` passes no mask then."""
     inputs = encode({"one": ONE, "text": TEXT}[name], add_generation_prompt=True)

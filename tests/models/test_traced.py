@@ -33,7 +33,7 @@ def arguments(encode, chat, **options) -> tuple[torch.Tensor, ...]:
     return tuple(inputs[key] for key in KEYS)
 
 
-@pytest.mark.parametrize("policy", ["mma", "mma-bidirectional", "causal"])
+@pytest.mark.parametrize("policy", ["mma", "causal", pytest.param("mma-bidirectional", marks=pytest.mark.slow)])
 def test_a_forward_with_images_compiles_to_one_graph_for_all_lengths(policy, encode):
     torch._dynamo.reset()
     model, counter = make_model(policy), CompileCounter()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -122,8 +122,15 @@ def without_types(config: Any) -> Any:
     }
 
 
-@pytest.mark.parametrize("language", LANGUAGE)
-@pytest.mark.parametrize("vision", ["siglip", "dinov2_with_registers"])
+def every_language_model() -> Iterator[Any]:
+    """With either encoder in turn; `-m slow` has the other halves of the pairs."""
+    for number, language in enumerate(LANGUAGE):
+        for turn, vision in enumerate(("siglip", "dinov2_with_registers")):
+            marks = () if number % 2 == turn else pytest.mark.slow
+            yield pytest.param(language, vision, marks=marks, id=f"{vision}-{language}")
+
+
+@pytest.mark.parametrize(("language", "vision"), list(every_language_model()))
 def test_every_language_model_that_can_be_composed(language: str, vision: str) -> None:
     parts = {"vision": VISION[vision](), "language": LANGUAGE[language](vocab_size=304), "tokenizer": text_tokenizer()}
     config, processor = outline(**parts)

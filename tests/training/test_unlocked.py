@@ -1,4 +1,4 @@
-"""LoRA on a model of someone else's, unlocked: the same loop, and a result that is loaded and unlocked again."""
+"""A model of someone else's, unlocked, by LoRA or whole: the same loop, a result that is loaded and unlocked again."""
 
 from __future__ import annotations
 
@@ -78,6 +78,42 @@ def test_the_result_is_loaded_and_unlocked_again(finished: Path, llava: Path) ->
     assert all("language_model.layers" in name for name in changed), changed
 
 
+WHOLE = ("train.lora=null", "train.freeze=[model.vision_tower.*]")
+
+
+@pytest.fixture(scope="module")
+def trained_whole(tmp_path_factory: pytest.TempPathFactory, other_in: Callable[..., Recipe]) -> Path:
+    """A run without adapters."""
+    folder = tmp_path_factory.mktemp("no-adapters")
+    train(other_in(folder, *WHOLE), Console(quiet=True))
+    return folder / "run"
+
+
+def test_without_adapters_all_that_is_not_frozen_is_trained(trained_whole: Path, llava: Path) -> None:
+    model, _ = load_another(trained_whole / "model", device="cpu")
+    assert policy_of(model) == "mma"
+    before, _ = load_another(llava, device="cpu")
+    same = {name for name, p in model.named_parameters() if torch.equal(p, before.get_parameter(name))}
+    assert same == {name for name, _ in model.named_parameters() if name.startswith("model.vision_tower.")}
+    assert not (trained_whole / "adapter").exists()
+
+
+@pytest.mark.parametrize("in_background", [False, True])
+def test_without_adapters_stopped_and_gone_on_with_it_is_the_same_run(
+    tmp_path: Path,
+    other_in: Callable[..., Recipe],
+    trained_whole: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    console: Console,
+    in_background: bool,
+) -> None:
+    recipe = other_in(tmp_path, *WHOLE, f"train.async_checkpoints={str(in_background).lower()}")
+    at_step(monkeypatch, 1, lambda _: signal.raise_signal(signal.SIGINT))
+    assert train(recipe, console).interrupted
+    assert train(recipe, console).step == 4
+    expect_equal(tmp_path / "run", trained_whole)
+
+
 def test_adapters_are_peft_s(finished: Path, llava: Path) -> None:
     from peft import PeftModel
 
@@ -122,7 +158,6 @@ def test_the_loss_is_the_models_own(tmp_path: Path, other_in: Callable[..., Reci
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ("train.lora=null", "model.unlock needs train.lora"),
         ("data.packing={tokens: 200}", "data.packing is for Mutua's own models"),
         ("train.cache_vision_mb=1", "train.cache_vision_mb is for Mutua's own models"),
         ("model.unlock=x", "no attention policy 'x'"),

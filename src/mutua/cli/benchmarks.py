@@ -102,6 +102,11 @@ def compare(
         with result_file("--output", target, (".html",)) as save:
             text = page(*results, comparisons, pictures_from(comparisons, data), show)
             out.print(table(comparisons))
+            for result in results:
+                if alone := [name for name in result.benchmarks if name not in comparisons]:
+                    err.print(f"only in {result.folder}, and not compared: {', '.join(alone)}", style="dim")
+            if data is None and any(one.benchmark.samples is None for one in comparisons.values()):
+                err.print("the page has no pictures: --data names the folder that holds them", style="dim")
             save(lambda path: path.write_text(text, encoding="utf-8", errors="backslashreplace"))
 
 
@@ -165,18 +170,19 @@ def _run(world: World, wanted: Wanted) -> None:
     from mutua.evaluation.open_model import open_model
     from mutua.evaluation.results import score, write_results
     from mutua.evaluation.suite import ask, open_all, open_output, settings_of
-    from mutua.evaluation.suite_report import table, write_report
+    from mutua.evaluation.suite_report import table, warnings_of, write_report
     from mutua.figures import blank_figure
     from mutua.quiet import silence
 
     silence()
     blank_figure(1, 1)  # whatever can be wrong is said now
+    output = wanted.folder
+    asked = _judge(wanted.judge, wanted.judge_url, output)
     opened = open_all(tasks_of(wanted.tasks), BENCHMARKS, wanted.data)
     if wanted.judge is not None and all(questions.benchmark.judge is None for questions in opened.values()):
         raise ValueError(f"--judge {wanted.judge}: rules alone read the replies of {', '.join(opened)}: leave it out.")
     network, processor = open_model(wanted.model, wanted.policy, world.device)
-    settings, output = settings_of(network, wanted.name, wanted.batch_size, wanted.limit), wanted.folder
-    asked = _judge(wanted.judge, wanted.judge_url, output)
+    settings = settings_of(network, wanted.name, wanted.batch_size, wanted.limit)
     outcomes = {}
     with open_output(output, settings, world):
         with progress() if world.is_first else nullcontext(lambda *_: None) as show:
@@ -189,6 +195,8 @@ def _run(world: World, wanted: Wanted) -> None:
                 outcomes[task] = score(questions, output, settings, asked, judged)
         if world.is_first:
             out.print(table(outcomes))  # first: whatever becomes of the files
+            for warning in warnings_of(outcomes):
+                err.print(warning, style="yellow")
             write_results(output, settings, outcomes, asked)
             err.print(f"written: {write_report(output, settings, outcomes, asked)}", style="dim")
 

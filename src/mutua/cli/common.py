@@ -178,7 +178,7 @@ def result_file(
         except FolderError as error:
             raise ValueError(f"{option} {error}") from error
         if suffixes and path.suffix.lower() not in suffixes:
-            raise ValueError(f"{option} {path}: pictures are drawn as {' or '.join(suffixes)}.")
+            raise ValueError(f"{option} {path}: it is written as {' or '.join(suffixes)}; name a file that ends so.")
 
         def saved(write: Callable[[Path], object]) -> None:
             save(write)

@@ -49,6 +49,7 @@ EXAMPLES = """Examples:
 """
 
 SECONDS_BETWEEN_LINES = 30  # of progress, where there is no terminal to draw a bar on
+SECONDS_OF_SPEED = 600  # from which the time left is told: a batch may take a minute, and two are needed
 
 
 @eval_app.callback(epilog=EXAMPLES)
@@ -200,7 +201,7 @@ def progress() -> Iterator[Callable[[str, str, int, int], None]]:
     tasks: dict[str, TaskID] = {}
     printed = time.monotonic()
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err) as bars:
+    with Progress(*columns, console=err, speed_estimate_period=SECONDS_OF_SPEED) as bars:
 
         def show(model: str, source: str, done: int, total: int) -> None:
             nonlocal printed
@@ -210,7 +211,8 @@ def progress() -> Iterator[Callable[[str, str, int, int], None]]:
             bars.update(tasks[pair], completed=done)
             if not err.is_terminal and time.monotonic() - printed > SECONDS_BETWEEN_LINES:
                 printed = time.monotonic()
-                err.print(f"{pair}: {done} of {total}")
+                left = columns[-1].render(bars.tasks[tasks[pair]])
+                err.print(f"{pair}: {done} of {total}, time left {left}")
 
         yield show
 

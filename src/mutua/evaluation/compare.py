@@ -80,7 +80,7 @@ def read_result(folder: Path) -> Result:
     """What `mutua eval --suite` left in its folder.
 
     Raises:
-        ValueError: there is no finished evaluation, or a file is damaged.
+        ValueError: there is no finished evaluation, or a file is damaged or cannot be read.
     """
     path = folder / RESULTS
     if not path.is_file():
@@ -89,6 +89,8 @@ def read_result(folder: Path) -> Result:
         found = json.loads(path.read_text(encoding="utf-8"))
         records = {name: _records(folder / RECORDS / f"{name}.jsonl") for name in found["benchmarks"]}
         return Result(folder, found["settings"], found["benchmarks"], records)
+    except PermissionError as error:
+        raise ValueError(f"{error.filename}: cannot be read ({error.strerror}): see to it that you may.") from error
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise ValueError(f"{folder}: the evaluation is damaged ({error!r}): run its command again.") from error
 

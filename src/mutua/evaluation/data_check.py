@@ -40,10 +40,9 @@ def check(benchmark: Benchmark, data: Path, progress: Callable[[int, int], None]
     Args:
         progress: called with (pictures opened, questions in all).
     """
-    found = find_files(benchmark, data)
-    if benchmark.layouts and found is None:
-        return Found(benchmark.name, "missing", f"looked for {places(benchmark)}")
     try:
+        if benchmark.layouts and find_files(benchmark, data) is None:
+            return Found(benchmark.name, "missing", f"looked for {places(benchmark)}")
         questions = open_questions(benchmark, data)
         for place in range(len(questions.all)):
             questions.all[place].conversation(questions.pictures(place))

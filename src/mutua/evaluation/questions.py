@@ -10,10 +10,12 @@ import ast
 import base64
 import binascii
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
+from string import ascii_uppercase
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
@@ -32,7 +34,7 @@ _EMPTY = (
     *("", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA"),
     *("NULL", "NaN", "None", "n/a", "nan", "null"),
 )
-_FILLED = ("index", "question_id", "id", "pid", "idx", "question", "answer", "category")
+_MAY_BE_EMPTY = (*ascii_uppercase, "choices")  # options: of them, a free question has none
 _LONGEST_REFERENCE = 64  # characters: VLMEvalKit takes a shorter picture for the index of the row that holds it
 
 
@@ -73,13 +75,24 @@ class Questions:
 
 
 def find_files(benchmark: Benchmark, data: Path) -> tuple[str, list[Path]] | None:
-    """The layout and the files of a benchmark in a folder; None where there are none."""
+    """The layout and the files of a benchmark in a folder; None where there are none.
+
+    Raises:
+        SampleError: a folder cannot be read: what is in it is not missing.
+    """
+    for _ in os.walk(data / benchmark.name, onerror=_refuse):
+        pass
     for name, layout in benchmark.layouts.items():
         for folder in (data / benchmark.name, data) if name == "tsv" else (data / benchmark.name,):
             for pattern in layout.files:
                 if files := sorted(path for path in folder.glob(pattern) if path.is_file()):
                     return name, files
     return None
+
+
+def _refuse(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise SampleError(f"{error.filename}: cannot be read ({error.strerror}): see to it that you may.") from error
 
 
 def places(benchmark: Benchmark) -> str:
@@ -110,11 +123,13 @@ def open_questions(benchmark: Benchmark, data: Path | None) -> Questions:
 
 
 def expect_folder(data: Path | None) -> Path:
-    """The folder of all data; SampleError where there is none."""
+    """The folder of all data; SampleError where there is none, or it cannot be read."""
     if data is None:
         raise SampleError("the benchmarks are read from a folder: name it with --data (see `mutua eval check --help`).")
     if not data.is_dir():
         raise SampleError(f"--data {data}: there is no such folder.")
+    if not os.access(data, os.R_OK | os.X_OK):
+        raise SampleError(f"--data {data}: cannot be read: see to it that you may.")
     return data
 
 
@@ -152,7 +167,10 @@ def _of_table(benchmark: Benchmark, data: Path, name: Any, files: Sequence[Path]
         needed = layout.pictures[: question.places] if len(layout.pictures) > 1 else layout.pictures
         for column in needed:
             if column not in filled or not filled[column][number]:
-                raise SampleError(f"{shown}: row {number} ({question.id}) has no picture in its column {column!r}.")
+                raise SampleError(
+                    f"{shown}: row {number} ({question.id}) has no picture in its column {column!r}: fetch the file "
+                    "again."
+                )
         questions.append(question)
         rows.append(number)
     by_index = {str(row["index"]): number for number, row in enumerate(texts)} if name == "tsv" else {}
@@ -176,14 +194,32 @@ def _of_table(benchmark: Benchmark, data: Path, name: Any, files: Sequence[Path]
 
 
 def _question(layout: Layout, row: Row, number: int, shown: str) -> Question | None:
-    for column in _FILLED:
-        if column in layout.columns and row[column] in (None, ""):
-            raise SampleError(f"{shown}: row {number} has an empty cell in its column {column!r}.")
+    for column in layout.columns:
+        if row[column] in (None, "") and column not in _MAY_BE_EMPTY:
+            raise SampleError(
+                f"{shown}: row {number} has an empty cell in its column {column!r}: fetch the file again."
+            )
     try:
-        return layout.question(row, number)
+        question = layout.question(row, number)
+        if question is not None:
+            _expect_texts(question, ascii_uppercase if "A" in row else "")
+        return question
     except (ValueError, SyntaxError, LookupError, TypeError, AttributeError) as error:
         told = {column: row[column] for column in layout.columns}
         raise SampleError(f"{shown}: row {number} is not as published ({error}): {told!s:.300}") from error
+
+
+def _expect_texts(question: Question, letters: str) -> None:
+    """Raises TypeError or ValueError where something is no text, or no reply could be right.
+
+    Args:
+        letters: of options that may be there, though their columns are empty.
+    """
+    for name in ("id", "prompt", "text", "answer", "group", "category"):
+        if not isinstance(getattr(question, name), str):
+            raise TypeError(f"its {name} is no text, but {getattr(question, name)!r}")
+    if question.choices and question.answer not in (*question.choices, *letters):
+        raise ValueError(f"its answer {question.answer!r} is none of its options {', '.join(question.choices)}")
 
 
 def _check(opened: Questions) -> None:

@@ -6,9 +6,9 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +115,7 @@ def score(
 
     Raises:
         ValueError: a line of the answers is damaged, or a question has not been answered.
-        OSError: what the judge said cannot be written into its cache.
+        FolderError: what the judge said cannot be written into its cache.
     """
     benchmark = questions.benchmark
     answers = Predictions(output / PREDICTIONS, benchmark.name).read()
@@ -160,8 +160,8 @@ def _verdicts(
     if judge is None:
         return list(map(verdict, asked))
     verdicts: list[Verdict] = []
-    with ThreadPoolExecutor(judge.concurrency) as threads:
-        for one in threads.map(verdict, asked):
+    with ThreadPool(judge.concurrency) as threads:  # its threads end with the process: Ctrl-C waits for no judge
+        for one in threads.imap(verdict, asked):
             verdicts.append(one)
             if progress is not None:
                 progress(len(verdicts), len(asked))

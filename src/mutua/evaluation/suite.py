@@ -73,8 +73,8 @@ def open_output(output: Path, settings: Settings, world: World) -> Iterator[None
     """The folder of an evaluation, for this run alone.
 
     Raises:
-        ValueError: it holds another evaluation, or another process is at work in it.
-        OSError: it cannot be made or written.
+        ValueError: it cannot be made, holds another evaluation, or another process is at work in it.
+        OSError: it cannot be written.
     """
     locks: list[Any] = []
     world.first(lambda: locks.append(_claimed(output, settings)))
@@ -86,9 +86,14 @@ def open_output(output: Path, settings: Settings, world: World) -> Iterator[None
 
 
 def _claimed(output: Path, settings: Settings) -> Any:
-    for folder in (output / PREDICTIONS, output / RECORDS):
-        folder.mkdir(parents=True, exist_ok=True)
-    lock = (output / ".lock").open("a")
+    try:
+        for folder in (output / PREDICTIONS, output / RECORDS):
+            folder.mkdir(parents=True, exist_ok=True)
+        lock = (output / ".lock").open("a")
+    except OSError as error:
+        raise ValueError(
+            f"--output {output}: nothing can be written there ({error.strerror}); name another."
+        ) from error
     try:
         fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):

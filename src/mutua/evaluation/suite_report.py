@@ -30,6 +30,7 @@ _SOURCE = (
 _NOTES = (
     "Intervals are by the bootstrap over questions and speak of other questions of the same kind to this model, not of "
     "other training runs.",
+    "Counts are of a whole benchmark, also where it has two figures. "
     "Not read: replies in which no answer was found; they count as wrong. Cut: replies that the limit on new tokens "
     "ended. Unscored: replies that wait for a judge, or whose judge failed. They are neither right nor wrong, so there "
     "is no score, but at most what it lies between; the same command asks the judge again.",
@@ -61,7 +62,7 @@ def write_report(output: Path, settings: Settings, outcomes: Mapping[str, Outcom
     )
     facts = {name: "all" if value is None else str(value) for name, value in asdict(settings).items() if value != ""}
     sections = [
-        Section("Scores", "results.json", _warnings(outcomes), [picture], [Table("", _HEADER, _rows(outcomes))]),
+        Section("Scores", "results.json", warnings_of(outcomes), [picture], [Table("", _HEADER, _rows(outcomes))]),
         *_beside_the_paper(outcomes),
         *(_section(name, outcome) for name, outcome in outcomes.items()),
     ]
@@ -124,7 +125,7 @@ def _beside_the_paper(outcomes: Mapping[str, Outcome]) -> list[Section]:
     return [Section("Beside the paper", "results.json", [_SOURCE], (), [Table("", ("figure", "score", *MODELS), rows)])]
 
 
-def _warnings(outcomes: Mapping[str, Outcome]) -> list[str]:
+def warnings_of(outcomes: Mapping[str, Outcome]) -> list[str]:
     """What must be known before a score is compared with another."""
     told = []
     for outcome in outcomes.values():

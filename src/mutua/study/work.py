@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import signal
 import statistics
 import sys
@@ -27,6 +26,7 @@ from mutua.data.collate import encode, supervised_positions
 from mutua.evaluation.accuracy import evaluate
 from mutua.folders import whole_file
 from mutua.inspection.measure_looks import measure_looks
+from mutua.memory import peak_memory
 from mutua.models import MutuaProcessor
 from mutua.models.loading import load_model
 from mutua.study.plan import Arm, Task
@@ -67,7 +67,7 @@ def run_arm(folder: Path) -> None:
     for recipe in recipes:
         if train(recipe, _console()).interrupted:
             raise SystemExit(_INTERRUPTED)
-    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # of training: nothing is measured yet
+    peak_mib = peak_memory() / 2**20  # of training: nothing is measured yet
     model, processor = load_model(recipes[-1].output / "model")
     tests = {}
     for task, settings in test_sources(arm).items():

@@ -58,6 +58,8 @@ def model_to_train(
     lora = recipe.train.lora
     if newest is None or lora is not None:  # a checkpoint of a run with adapters has no more than what is trained
         model, processor = build_model(recipe.model, mixture, recipe.data.tokenizer_texts, say)
+    elif isinstance(recipe.model, OtherModel):
+        model, processor = load_other_to_train(newest, recipe.model.unlock)
     else:
         model, processor = load_to_train(newest)
     freeze(model, recipe.train.freeze, may_freeze_all=lora is not None)
@@ -203,16 +205,7 @@ def _folder(settings: FolderModel, texts: Iterable[str]) -> Model:
 
 @_build.register
 def _other(settings: OtherModel, texts: Iterable[str]) -> Model:
-    try:
-        if not is_another_model(settings.path):
-            raise ModelError("it is no multimodal model of others; model.attention_policy is for one of Mutua's own")
-        with quiet():
-            model, processor = load_another(settings.path, settings.unlock, device="cpu", dtype=torch.float32)
-    except ModelError as error:
-        raise ModelError(f"model.path {settings.path}: {error}") from None
-    expect_unlocked(model)
-    copy_weights(model)
-    return model, processor
+    return load_other_to_train(settings.path, settings.unlock)
 
 
 @_build.register
@@ -257,6 +250,20 @@ def load_to_train(folder: Path, policy: str | None = None) -> Model:
             model, processor = load_model(folder, policy=policy, dtype=torch.float32)
     except ModelError as error:
         raise ModelError(f"model.path {folder}: {error}") from None
+    copy_weights(model)
+    return model, processor
+
+
+def load_other_to_train(folder: Path, policy: str) -> Model:
+    """As `load_to_train`, a model of others, unlocked."""
+    try:
+        if not is_another_model(folder):
+            raise ModelError("it is no multimodal model of others; model.attention_policy is for one of Mutua's own")
+        with quiet():
+            model, processor = load_another(folder, policy, device="cpu", dtype=torch.float32)
+    except ModelError as error:
+        raise ModelError(f"model.path {folder}: {error}") from None
+    expect_unlocked(model)
     copy_weights(model)
     return model, processor
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 import mutua
-from mutua.models import MutuaForConditionalGeneration, MutuaProcessor
+from mutua.models import MutuaForConditionalGeneration
 from mutua.quiet import quiet
 from mutua.training.recipe import Recipe
 from mutua.training.recipe_file import dump_recipe
@@ -42,9 +42,9 @@ def changed_versions(folder: Path, recipe: Recipe) -> str:
 
 def write_model(
     folder: Path,
-    model: MutuaForConditionalGeneration,
+    model: PreTrainedModel,
     weights: Mapping[str, Tensor],
-    processor: MutuaProcessor,
+    processor: Any,
     recipe: Recipe,
     run: dict[str, Any],
     world: World,
@@ -52,27 +52,22 @@ def write_model(
     """Model and processor as `from_pretrained` reads them, and the run's record beside them: by all processes.
 
     Args:
+        model: one of Mutua's own, or an unlocked one of others, which one process holds whole.
         weights: the model's, as `weights_of` gave them, now or earlier.
     """
 
     def write_rest() -> None:
-        model.save_all_but_weights(folder)
+        if isinstance(model, MutuaForConditionalGeneration):
+            model.save_all_but_weights(folder)
+        else:  # Transformers knows the names that its weights have on disk
+            with quiet():
+                model.save_pretrained(folder, state_dict=dict(weights))
         processor.save_pretrained(folder)
         write_record(folder, world, recipe, run)
 
     world.first(write_rest)
-    write_weights(folder, weights, world)
-
-
-def write_other_model(
-    folder: Path, model: PreTrainedModel, processor: Any, recipe: Recipe, run: dict[str, Any], world: World
-) -> None:
-    """As `write_model`, a model of others, by the process that holds it whole: Transformers knows the names that its
-    weights have on disk."""
-    with quiet():
-        model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    write_record(folder, world, recipe, run)
+    if isinstance(model, MutuaForConditionalGeneration):
+        write_weights(folder, weights, world)
 
 
 def write_record(folder: Path, world: World, recipe: Recipe, run: dict[str, Any]) -> None:

@@ -80,7 +80,7 @@ class FolderModel(Section):
 
 
 class OtherModel(Section):
-    """A model of someone else's, unlocked (docs/unlock.md); it is trained by `train.lora`, in one process."""
+    """A model of someone else's, unlocked (docs/unlock.md); it is trained in one process."""
 
     path: Path = Field(description="its folder or hub id")
     unlock: PolicyName = Field(description=f"{_POLICIES}")

@@ -223,8 +223,6 @@ class Recipe(Section):
     def _fits_an_unlocked_model(self) -> Recipe:
         if not isinstance(self.model, OtherModel):
             return self
-        if self.train.lora is None:
-            raise ValueError("model.unlock needs train.lora, e.g. {rank: 16}: adapters are what is trained")
         if self.data.packing is not None:
             raise ValueError("data.packing is for Mutua's own models: one of others numbers its positions itself")
         if self.train.cache_vision_mb:

@@ -18,7 +18,7 @@ from mutua.training import checkpoint
 from mutua.training.batches import StepBatch
 from mutua.training.build import adapted_model
 from mutua.training.checkpoint import Progress
-from mutua.training.export import write_model, write_other_model, write_record
+from mutua.training.export import write_model, write_record
 from mutua.training.log import NoLog, RunLog
 from mutua.training.lora import Adapters
 from mutua.training.precision import uncompiled
@@ -29,7 +29,6 @@ from mutua.training.saving import Saver
 from mutua.training.shards import local, weights_of
 from mutua.training.signals import StopRequest
 from mutua.training.step import NOT_FINITE, StepMetrics, Stepper, TrainingError
-from mutua.unlocking import is_unlocked
 from mutua.world import World, folder_of_all
 
 
@@ -127,10 +126,7 @@ class Run:
         adapters.merge()
         with whole_folder(self.folder.new_model) as partial:
             alone = World(device=self.world.device)
-            if is_unlocked(model):
-                write_other_model(partial, model, processor, self.recipe, record, alone)
-            else:
-                write_model(partial, model, weights_of(model), processor, self.recipe, record, alone)
+            write_model(partial, model, weights_of(model), processor, self.recipe, record, alone)
 
     def record(self, progress: Progress) -> dict[str, Any]:
         """Where the run stands, and what its sources are and gave so far."""

@@ -26,6 +26,8 @@ def _question(row: Row, id: object, text: str, choices: list[str]) -> Question:
     answer = str(row["answer"])
     if row["question_type"] == "multi_choice":
         answer = ascii_uppercase[[str(choice) for choice in choices].index(answer)]
+    else:
+        free_form(answer, answer, row["answer_type"])  # a type that there is not is told now
     more = {"kind": row["answer_type"]}
     return Question(str(id), text, row["question"], answer, lettered(choices), category=row["question_type"], more=more)
 
@@ -39,8 +41,10 @@ def _verdict(question: Question, reply: str, judge: Judge | None) -> Verdict:
     found, why = judged_answer(judge, question.prompt, reply)
     if why:
         return Verdict(None, None, why=why)
-    read = _read(question, found or "")
-    return Verdict(read or found, float(read == question.answer))
+    found = found or ""
+    read = _read(question, found)
+    is_answer = not question.choices and free_form(found, found, question.more["kind"])  # though not the right one
+    return Verdict(read or (found if is_answer else None), float(read == question.answer))
 
 
 def _read(question: Question, text: str) -> str | None:

@@ -12,6 +12,8 @@ from mutua.evaluation.multiple_choice import choices_of, lettered, listed, promp
 
 
 def _published(row: Row, number: int) -> Question:
+    if row["question_type"] not in ("multiple-choice", "open"):
+        raise ValueError(f"MMMU has no question_type {row['question_type']!r}: it has multiple-choice and open")
     choices = lettered(listed(row["options"])) if row["question_type"] == "multiple-choice" else {}
     return _question(row, row["id"], choices, row["id"].split("_", 1)[-1].rsplit("_", 1)[0])
 

@@ -13,10 +13,13 @@ import re
 import threading
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
+
+from mutua.folders import PARTIAL, FolderError
 
 _HOPELESS = (401, 403, 404)  # no other request will fare better: the key, or the name of the judge, is wrong
 _OF_THE_REQUEST = (400, 413, 422)  # says nothing about other requests
@@ -55,9 +58,8 @@ class Judge:
         retries: how often a request is repeated that failed for a passing reason.
 
     Raises:
-        JudgeError: there is no key, and no other server than OpenAI's; or it cannot be one.
+        JudgeError: there is no key, and no other server than OpenAI's; or the key or the address cannot be one.
         ValueError: a number that cannot be.
-        OSError: the folder cannot be made.
         ImportError: the `openai` package is missing.
     """
 
@@ -81,6 +83,11 @@ class Judge:
         except ImportError as error:
             raise ImportError('the openai package is not installed: pip install "mutua[judge]"') from error
         url = url or os.environ.get("OPENAI_BASE_URL") or None
+        if url is not None and not url.startswith(("http://", "https://")):
+            raise JudgeError(
+                f"{_without_secrets(url)} is no server of the judge {name!r}: its address begins with http:// or "
+                "https://, and most end in /v1, as http://localhost:8000/v1."
+            )
         self._key = os.environ.get("OPENAI_API_KEY", "").strip()
         if not self._key and url is None:
             raise JudgeError(
@@ -101,7 +108,6 @@ class Judge:
         self._versions: Counter[str] = Counter()
         self._failures = 0
         self._gave_up = ""
-        cache.mkdir(parents=True, exist_ok=True)
 
     def ask(
         self,
@@ -120,7 +126,7 @@ class Judge:
         Raises:
             JudgeError: no answer came, an empty one, or one of another model. Once three questions in a row ended so,
                 or the server refused the key or the judge's name, no further one is asked.
-            OSError: what it said cannot be written into the cache.
+            FolderError: what it said cannot be written into the cache.
         """
         prompt = prompt.encode("utf-8", "replace").decode()  # half a character, of a reply that was cut, is no JSON
         messages = [{"role": "system", "content": system}] if system else []
@@ -220,6 +226,15 @@ def _remembered(path: Path) -> Said | None:
 
 
 def _remember(path: Path, entry: Mapping[str, Any]) -> None:
-    partial = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.mutua-partial")
-    partial.write_text(json.dumps(entry, ensure_ascii=False, indent=1), encoding="utf-8")
-    partial.replace(path)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}{PARTIAL}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps(entry, ensure_ascii=False, indent=1), encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise FolderError(
+            f"{path} cannot be written ({error.strerror or error}). What the judge said before is kept: make room and "
+            "run the same command again."
+        ) from error

@@ -1,23 +1,50 @@
-"""What a judge is asked for: VLMEvalKit's four tasks, as of March 2025, in Mutua's own words.
+"""What a judge is asked for: VLMEvalKit's five tasks, as of March 2025, in Mutua's own words.
 
 Each function gives what was found and why nothing was: exactly one of the two is there, and a reply of which nothing
 was found has no score. (VLMEvalKit gives it one: an option drawn at random, 0 of MM-Vet's points, -1 of LLaVA-Bench's.)
 Temperatures, limits and numbers of tries are VLMEvalKit's, whose judges in the paper's time were gpt-3.5-turbo-0125
-for options, gpt-4o-mini-2024-07-18 for MathVista and gpt-4-1106-preview for MM-Vet and LLaVA-Bench.
+for yes/no and options, gpt-4o-mini-2024-07-18 for MathVista and gpt-4-1106-preview for MM-Vet and LLaVA-Bench.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
-from mutua.evaluation.extraction import option
+from mutua.evaluation.extraction import option, yes_no
 from mutua.evaluation.judge.client import Judge, JudgeError
 
-PROMPTS = "VLMEvalKit's tasks in Mutua's words, 1"
+PROMPTS = "VLMEvalKit's tasks in Mutua's words, 2"
 """Which prompts judges were asked with: for reports. Other words are another number."""
 
+UNKNOWN = "Unknown"
+"""What `judged_yes_no` gives for a reply that means neither yes nor no."""
+
 T = TypeVar("T")
+
+_RISING = (0.0, 0.5, 1.0, 1.5, 2.0)  # temperatures
+_CHINESE = re.compile(r"[\u4e00-\u9fff]")
+
+_YES_NO = """\
+Somebody answered a yes/no question in their own words. Say which of the two they mean.
+Reply with one word and nothing else: Yes, No, or Unknown if the answer means neither.
+
+Question: Is there a bicycle in the picture?
+Answer: A bicycle leans against the wall.
+Meant: Yes
+
+Question: Is there a bicycle in the picture?
+Answer: I can only see cars.
+Meant: No
+
+Question: Is there a bicycle in the picture?
+Answer: The sky is blue.
+Meant: Unknown
+
+Question: {question}
+Answer: {reply}
+Meant:"""
 
 _OPTION = """\
 Somebody answered a multiple-choice question in their own words. Say which option they mean.
@@ -38,6 +65,26 @@ Question: {question}
 Options: {options}
 Answer: {reply}
 Option:"""
+
+# For questions with a Chinese character in them, as VLMEvalKit has a prompt of its own for these.
+_OPTION_CHINESE = """\
+有人用自己的话回答了一道单选题。请指出答案的意思是哪个选项。
+只输出一个大写字母: 与答案意思相同的选项的字母; 如果没有这样的选项, 或者答案拒绝回答, 或者答案选了多个选项, 则输出 Z。
+
+问题: 桌子上有什么?
+选项: A. 水壶 B. 盘子 C. 刀
+答案: 我看到一个很大的碟子。
+选项: B
+
+问题: 桌子上有什么?
+选项: A. 水壶 B. 盘子 C. 刀
+答案: 一瓶花。
+选项: Z
+
+问题: {question}
+选项: {options}
+答案: {reply}
+选项:"""
 
 _ANSWER = """\
 A model replied to a question. Copy the final answer out of its reply, in the form that the hint asks for, and write \
@@ -106,10 +153,24 @@ The first line of your reply holds two numbers and nothing else, with a space be
 then that of answer 2. Say from the second line on what they rest on."""
 
 
+def judged_yes_no(judge: Judge, question: str, reply: str) -> tuple[str | None, str]:
+    """What a reply means that `yes_no` cannot read: "Yes", "No", or `UNKNOWN`.
+
+    A judge that says Unknown is asked again, up to five times: it is the last try that tells.
+    """
+    prompt = _YES_NO.format(question=question, reply=reply)
+
+    def unknown(said: str) -> str | None:
+        return UNKNOWN if UNKNOWN.lower() in said.lower() else None
+
+    return _found(judge, prompt, yes_no, "yes, no or unknown", _RISING, at_last=unknown)
+
+
 def judged_option(judge: Judge, question: str, choices: Mapping[str, str], reply: str) -> tuple[str | None, str]:
     """Which option a reply means that `option` cannot read: a letter, or `NO_OPTION` if the judge says that none is."""
     options = " ".join(f"{letter}. {wording}" for letter, wording in choices.items())
-    prompt = _OPTION.format(question=question, options=options, reply=reply)
+    template = _OPTION_CHINESE if _CHINESE.search(question) else _OPTION
+    prompt = template.format(question=question, options=options, reply=reply)
     return _found(judge, prompt, lambda said: option(said, choices), "one of the options or Z", (0.0, 0.0, 0.0))
 
 
@@ -127,8 +188,7 @@ def grade(judge: Judge, question: str, answer: str, reply: str) -> tuple[float |
     """How right a reply is, 0 to 1: MM-Vet's grade."""
     truth = answer.replace("<AND>", " <AND> ").replace("<OR>", " <OR> ")
     prompt = _GRADE.format(question=question, truth=truth, reply=reply)
-    temperatures = (0.0, 0.5, 1.0, 1.5, 2.0)
-    return _found(judge, prompt, read_grade, "a grade from 0 to 1", temperatures, max_tokens=3)
+    return _found(judge, prompt, read_grade, "a grade from 0 to 1", _RISING, max_tokens=3)
 
 
 def grade_pair(
@@ -170,10 +230,14 @@ def _found(
     *,
     system: str | None = None,
     max_tokens: int | None = None,
+    at_last: Callable[[str], T | None] = lambda said: None,
 ) -> tuple[T | None, str]:
     """What is read from the first answer that can be, one try a temperature; or why nothing is.
 
     The reason does not quote the judge, so that equal reasons can be counted; its words are in its cache.
+
+    Args:
+        at_last: reads the answer to the last try where `read` finds nothing.
     """
     for attempt, temperature in enumerate(temperatures):
         try:
@@ -181,6 +245,8 @@ def _found(
         except JudgeError as error:
             return None, str(error)
         found = read(said.text)
+        if found is None and attempt == len(temperatures) - 1:
+            found = at_last(said.text)
         if found is not None:
             return found, ""
     tries = f" in {len(temperatures)} tries" if len(temperatures) > 1 else ""
