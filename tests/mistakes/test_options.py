@@ -64,6 +64,11 @@ MISTAKES = [
         doing("data", "check", "mine.jsonl", "--json", "--show", 2),
         ("--show 2 shows samples in a text or on a page", "add -o"),
     ),
+    Mistake(
+        "data check: pictures of a recipe",
+        doing("data", "check", "mine.yaml", "--images", "."),
+        ("--images .: mine.yaml is a recipe",),
+    ),
     Mistake("quickstart: another seed", begun_before, ("out/live was begun with seed 3, not 7", "another --output")),
     Mistake("study: no policies", doing("study", "--policies", ""), ("unknown attention policy ''",)),
     Mistake("study: no backbones", doing("study", "--backbones", ""), ("no backbone ''",)),
