@@ -273,9 +273,7 @@ MISTAKES = [
         ("validation-00000-of-00001.parquet and 1 more: row 0 is not as published ('red or blue' is no list",),
     ),
     Mistake("an index that is no number", changed("mmbench", "MMBench_DEV_EN", setting(0, "index", "one")), ("row 0",)),
-    Mistake(
-        "a folder that nobody may read", locked, ("parquet/pope: cannot be read (Permission denied): see to",)
-    ),
+    Mistake("a folder that nobody may read", locked, ("parquet/pope: cannot be read (Permission denied): see to",)),
     Mistake("no table", garbage, ("pope/data/test-00000-of-00001.parquet: cannot be read as a table",)),
     Mistake("suite: no data", suite(), ("the benchmarks are read from a folder: name it with --data",)),
     Mistake("suite: no such folder", suite("-d", "no"), ("--data no: there is no such folder",)),
