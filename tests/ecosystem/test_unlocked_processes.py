@@ -96,7 +96,7 @@ def test_two_processes_train_as_one(kind, tmp_path):
     context = mp.spawn(worker, (kind, _port(), str(tmp_path)), nprocs=2, join=False)
     assert context is not None
     try:
-        for _ in range(36):
+        for _ in range(120):
             if context.join(timeout=5):
                 break
         else:
@@ -119,7 +119,7 @@ def torchrun(*words: object, processes: int) -> subprocess.CompletedProcess[str]
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
     command += ["--master-port", str(_port()), *map(str, words)]
     paths = {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    return subprocess.run(command, env=os.environ | paths, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, env=os.environ | paths, capture_output=True, text=True, timeout=600)
 
 
 def by_trainer(output: Path, batch: int) -> None:

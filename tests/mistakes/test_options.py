@@ -12,7 +12,6 @@ from tiny_model import picture
 from unlocked_pairs import save_llava
 from what_users_read import Mistake, check, mutua, rows
 
-from mutua.evaluation.fixtures import write_parquet
 from mutua.study.plan import Arm
 from mutua.study.work import write_arm
 
@@ -37,11 +36,6 @@ def begun_before(place: Path) -> Any:
     return mutua("quickstart", "--output", "out", "--seed", 7)
 
 
-def judge_of_rules(place: Path) -> Any:
-    write_parquet(place / "data")
-    return mutua("eval", "--suite", "paper", "-d", "data", "--tasks", "cv_bench", "--judge", "gpt")
-
-
 def in_two_processes(place: Path) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WORLD_SIZE", "2")
@@ -64,14 +58,18 @@ MISTAKES = [
         doing("data", "check", "mine.jsonl", "--json", "--show", 2),
         ("--show 2 shows samples in a text or on a page", "add -o"),
     ),
+    Mistake(
+        "data check: pictures of a recipe",
+        doing("data", "check", "mine.yaml", "--images", "."),
+        ("--images .: mine.yaml is a recipe",),
+    ),
     Mistake("quickstart: another seed", begun_before, ("out/live was begun with seed 3, not 7", "another --output")),
     Mistake("study: no policies", doing("study", "--policies", ""), ("unknown attention policy ''",)),
     Mistake("study: no backbones", doing("study", "--backbones", ""), ("no backbone ''",)),
     Mistake(
         "eval: a judge with nothing to read",
-        judge_of_rules,
-        ("--judge gpt: rules alone read the replies of",),
-        is_slow=True,
+        doing("eval", "--suite", "paper", "-d", "data", "--tasks", "cv_bench", "--judge", "gpt"),
+        ("--judge gpt: rules alone read the replies of cv_bench: leave it out",),
     ),
     Mistake("eval: several processes", in_two_processes, ("several processes share the questions of --suite",)),
     Mistake(

@@ -177,10 +177,11 @@ def _run(world: World, wanted: Wanted) -> None:
     silence()
     blank_figure(1, 1)  # whatever can be wrong is said now
     output = wanted.folder
+    names = tasks_of(wanted.tasks)
+    if wanted.judge is not None and all(BENCHMARKS[name].judge is None for name in names):
+        raise ValueError(f"--judge {wanted.judge}: rules alone read the replies of {', '.join(names)}: leave it out.")
     asked = _judge(wanted.judge, wanted.judge_url, output)
-    opened = open_all(tasks_of(wanted.tasks), BENCHMARKS, wanted.data)
-    if wanted.judge is not None and all(questions.benchmark.judge is None for questions in opened.values()):
-        raise ValueError(f"--judge {wanted.judge}: rules alone read the replies of {', '.join(opened)}: leave it out.")
+    opened = open_all(names, BENCHMARKS, wanted.data)
     network, processor = open_model(wanted.model, wanted.policy, world.device)
     settings = settings_of(network, wanted.name, wanted.batch_size, wanted.limit)
     outcomes = {}

@@ -103,12 +103,15 @@ def _open(name: str, images: Path | None) -> tuple[Mapping[str, Sequence[Sample]
     from mutua.data.readers.looking import source_at
     from mutua.evaluation import open_source as open_named
 
+    is_recipe = name.endswith((".yaml", ".yml"))
     if images is not None:
+        if is_recipe:
+            raise ValueError(f"--images {images}: {name} is a recipe, whose sources say where their pictures are.")
         found = source_at(name)
         if not isinstance(found, LlavaSource):
             raise ValueError(f"--images is for files of LLaVA and its like, and {name} is read as {found.type}.")
         return {name: found.model_copy(update={"images": images}).open()}, None, False
-    if not name.endswith((".yaml", ".yml")):
+    if not is_recipe:
         return {name: open_named(name)}, None, False
     from mutua.training import load_recipe
     from mutua.training.batches import open_sources
