@@ -19,6 +19,7 @@ from mutua.evaluation.predictions import Predictions, key_of
 from mutua.evaluation.questions import Questions
 from mutua.evaluation.results import score, write_results
 from mutua.evaluation.suite import PREDICTIONS, Settings, ask, chosen, open_all, open_output, settings_of
+from mutua.evaluation.suite_report import warnings_of
 from mutua.folders import FolderError
 from mutua.respond import Answer
 from mutua.world import EndedElsewhere, World
@@ -232,6 +233,21 @@ def test_what_waits_for_a_judge_is_counted_and_scores_nothing(data, tmp_path, mo
     assert found["mme"]["unread"] > 0
     assert found["mme"]["bounds"] == {}
     assert {name for name, one in found.items() if one["judge"]} == set()
+
+
+def test_a_figure_of_which_nothing_was_asked_is_no_score_and_is_told(data, tmp_path, monkeypatch):
+    monkeypatch.setattr("mutua.evaluation.suite.respond", scripted)
+    opened = open_all(("mme", "cv_bench"), BENCHMARKS, data)
+    settings = replace(SETTINGS, limit=1)
+    evaluate(opened, tmp_path, settings)
+    outcomes = {name: score(one, tmp_path, settings, None) for name, one in opened.items()}
+    told = " ".join(warnings_of(outcomes))
+    assert "MME cognition: no question of it was asked." in told
+    assert "CV-Bench 3D: no question of it was asked." in told
+    assert (
+        json.loads((tmp_path / "results.json").read_text())["benchmarks"]["mme"]["figures"]["cognition"]["value"]
+        is None
+    )
 
 
 def test_every_missing_benchmark_is_named_at_once(tmp_path):

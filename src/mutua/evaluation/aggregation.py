@@ -64,13 +64,18 @@ class MME:
 
     @property
     def perception(self) -> float:
-        """MME-P, 0 to 2000: the totals of its ten categories, added. A category that was not asked adds nothing."""
-        return sum(self.categories[name].total for name in MME_PERCEPTION if name in self.categories)
+        """MME-P, 0 to 2000: the totals of its ten categories, added. A category that was not asked adds nothing; nan
+        where none was."""
+        return self._added(MME_PERCEPTION)
 
     @property
     def cognition(self) -> float:
         """MME-C, 0 to 800: the totals of its four categories, added. VLMEvalKit calls it "reasoning"."""
-        return sum(self.categories[name].total for name in MME_COGNITION if name in self.categories)
+        return self._added(MME_COGNITION)
+
+    def _added(self, names: Sequence[str]) -> float:
+        asked = [self.categories[name].total for name in names if name in self.categories]
+        return sum(asked) if asked else math.nan
 
 
 def mme(answers: Iterable[tuple[str, str, bool]]) -> MME:

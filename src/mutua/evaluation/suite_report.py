@@ -132,6 +132,9 @@ def warnings_of(outcomes: Mapping[str, Outcome]) -> list[str]:
         title, asked = outcome.benchmark.title, len(outcome.records)
         for why, count in sorted(outcome.unscored.items()):
             told.append(f"{title}: {count:,} of {asked:,} replies are unscored: {why.rstrip('.')}.")
+        for name, estimate in outcome.figures.items():
+            if name in outcome.benchmark.main and math.isnan(estimate.value) and not outcome.unscored:
+                told.append(f"{title} {name}: no question of it was asked.")
         if outcome.is_whole is False:
             told.append(f"{title}: the data are not the whole set, which has {outcome.benchmark.size:,} questions.")
     return told
