@@ -38,7 +38,11 @@ def length(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-@pytest.fixture(scope="module", params=OTHERS)
+# flex compiles for seconds at each new shape; tests of the backend and of leakage have it, too.
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=pytest.mark.slow if name == flex.NAME else ()) for name in OTHERS],
+)
 def model(request: pytest.FixtureRequest, length: str) -> MutuaForConditionalGeneration:
     return model_of(request.param, length)
 

@@ -18,7 +18,7 @@ from mutua.training import Recipe, train
 # Two sources, packed, with dropout, dual order and flips: everything that decides a batch.
 OVERRIDES = (
     *(
-        "train.steps=60",
+        "train.steps=200",
         "train.checkpoint_every=2",
         "train.batch_size=6",
         "train.micro_batch_size=2",
@@ -70,5 +70,5 @@ def test_killed_at_twenty_random_points_a_run_ends_as_it_would_have(recipe_in, t
             time.sleep(chance.choice([0.0, 0.0, 0.5, 3.0]))
     assert process.returncode == 0
     assert kills == KILLS
-    assert len(lines(killed.output)) == 60
+    assert len(lines(killed.output)) == 200
     expect_equal(killed.output, whole.output)
