@@ -55,6 +55,7 @@ VARIANTS = {
     "mma, flex": ("mma", "mutua_flex"),
 }
 LAYOUTS = ("padded", "packed")
+_PRODUCTS = ("mm", "addmm", "bmm", "baddbmm")
 HEADER = 8  # tokens of the template before a picture
 
 
@@ -214,6 +215,22 @@ def reachable(device: torch.device, bf16: bool) -> float:
     return 2 * side**3 / min(seconds)
 
 
+def kernels(variant: Variant) -> dict[str, float]:
+    """Shares of a step's time by what its kernels do."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    on_gpu = variant.stepper.device.type == "cuda"
+    if on_gpu:
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    with torch.profiler.profile(activities=activities) as profiler:
+        variant.step()
+    shares = {"products": 0.0, "attention": 0.0, "all else": 0.0}
+    for event in profiler.key_averages():
+        name = event.key.removeprefix("aten::").rstrip("_")
+        kind = "products" if name in _PRODUCTS else "attention" if "_attention" in name else "all else"
+        shares[kind] += event.self_device_time_total if on_gpu else event.self_cpu_time_total
+    return {kind: share / sum(shares.values()) for kind, share in shares.items()}
+
+
 def peak_gib(stepper: Stepper, variant: Variant) -> float:
     """At the peak of a step, the model and all else included. CUDA: the allocator's; CPU: this process's."""
     variant.step()
@@ -293,6 +310,9 @@ def measure(options: argparse.Namespace, stepper: Stepper, console: Console) -> 
             "" if math.isnan(peaks[name, layout]) else f"{peaks[name, layout]:.2f}",
         )
     console.print(table)
+    if options.kernels:
+        shares = ", ".join(f"{kind} {share:.0%}" for kind, share in kernels(variants["mma", "padded"]).items())
+        console.print(f"kernels of mma, padded: {shares}")
 
 
 def parse() -> argparse.Namespace:
@@ -312,6 +332,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--compile", action="store_true", help="torch.compile each layer")
     parser.add_argument("--threads", type=int, help="on a CPU")
     parser.add_argument("--memory", action="store_true", help="on a CPU: measure peaks, in a process each")
+    parser.add_argument("--kernels", action="store_true", help="shares of a step by what its kernels do")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--peak-of", help=argparse.SUPPRESS)
     options = parser.parse_args()
