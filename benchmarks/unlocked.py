@@ -59,6 +59,7 @@ def main() -> None:
         return
     table = Table("family", "backend", "tokens", "locked, s", "unlocked, s", "time", *(["memory"] * options.memory))
     for name in names:
+        print(f"measuring {name}", file=sys.stderr)
         run = Run(known[name], options.tokens)
         for unlocked in (False, True):
             run.step(unlocked)  # the first step of a process takes longer
