@@ -168,6 +168,15 @@ class Family:
         return ids, who
 
 
+@torch.no_grad()
+def logits(model: Any, inputs: dict[str, Tensor], **more: Any) -> Tensor:
+    return model(**inputs, **more).logits
+
+
+def close(one: Tensor, other: Tensor) -> None:
+    torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
 def pattern() -> ReplyPattern:
     """What `ReplyPattern.learn` would learn from a processor of these chats."""
     controls = frozenset({PAD, USER, ASSISTANT, END})
@@ -176,6 +185,7 @@ def pattern() -> ReplyPattern:
 
 QUESTION, REPLY = [11, 12, 13, 14], [21, 22, 23]
 PROMPT: list = [USER, 15, None, *QUESTION, ASSISTANT]
+LONGER = [USER, *range(40, 49), *PROMPT[1:]]
 TWO_TURNS: list = [*PROMPT, *REPLY, END, USER, None, 31, 32, ASSISTANT, 41, 42, END]
 TWO_PICTURES: list = [USER, None, 16, 17, None, *QUESTION, 18, ASSISTANT]
 
@@ -411,3 +421,4 @@ FAMILIES = (
     Family("glm4v", _glm4v, (OPENS, *(IMAGE,) * 4, CLOSES), _patches, _mrope_types),
     Family("qwen2_audio", _qwen2_audio, (AUDIO,) * 8, _sounds),
 )
+BY_NAME = {family.name: family for family in FAMILIES}

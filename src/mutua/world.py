@@ -108,9 +108,14 @@ class World:
         return tensor.tolist()  # type: ignore[no-any-return]
 
 
+def process_count() -> int:
+    """How many processes `torchrun` has started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def find_world() -> World:
     """The processes that `torchrun` has started, or this one alone. They stay together until they end."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if process_count() == 1:
         return World()
     device = torch.device("cpu")
     if torch.cuda.is_available():

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from reference_run import BATCH, RATE, STEPS, fresh, losses_of_mutua_train, order
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
+from two_processes import free_port, one_of_two, run_two
 
 from mutua.data import Collator
 
@@ -76,33 +74,16 @@ def train(rank: int, kind: str, rows: list[dict[str, Any]]) -> list[float]:
 
 
 def worker(rank: int, kind: str, port: int, rows: list[dict[str, Any]], folder: str) -> None:
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "WORLD_SIZE": "2"}
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo")
-    for way in WAYS:
-        losses = train(rank, kind, rows_of(rows, way))
-        if rank == 0:
-            Path(folder, way).write_text(json.dumps(losses))
-    dist.barrier()
-    dist.destroy_process_group()
+    with one_of_two(rank, port):
+        for way in WAYS:
+            losses = train(rank, kind, rows_of(rows, way))
+            if rank == 0:
+                Path(folder, way).write_text(json.dumps(losses))
 
 
 @pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
 def test_a_rank_without_images(kind, rows, tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    context = mp.spawn(worker, (kind, port, rows, str(tmp_path)), nprocs=2, join=False)
-    assert context is not None
-    try:
-        for _ in range(36):
-            if context.join(timeout=5):
-                break
-        else:
-            pytest.fail("the processes wait for each other")
-    finally:
-        for process in context.processes:
-            process.kill()
+    run_two(worker, kind, free_port(), rows, str(tmp_path), seconds=180)
     for way in WAYS:
         before, *losses = json.loads((tmp_path / way).read_text())
         assert before == pytest.approx(losses[0], abs=1e-5), "evaluation, before anything is learned"

@@ -6,7 +6,6 @@ import base64
 import io
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 import torch
+from two_processes import free_port
 from unlocked_pairs import llava
 
 import mutua
@@ -50,9 +50,7 @@ def serving(folder: Path, place: Path, *options: str) -> Iterator[str]:
 
     RuntimeError, with what it said, where it ends at once.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "transformers.cli.transformers", "serve", str(folder), *options]
     command += ["--device", "cpu", "--host", "127.0.0.1", "--port", str(port)]
     environment = os.environ | {"HF_MODULES_CACHE": str(place / "modules"), "HF_HUB_OFFLINE": "1"}

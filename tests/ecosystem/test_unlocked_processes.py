@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,11 +13,11 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from reference_run import RATE
 from tiny_model import picture
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
+from two_processes import free_port, one_of_two, run_two
 from unlocked_pairs import idefics3, llava
 
 import mutua
@@ -81,43 +80,23 @@ def train(kind: str, rank: int, size: int) -> list[float]:
 
 
 def worker(rank: int, kind: str, port: int, folder: str) -> None:
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "WORLD_SIZE": "2"}
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo")
-    losses = train(kind, rank, 2)
-    if rank == 0:
-        Path(folder, "losses").write_text(json.dumps(losses))
-    dist.barrier()
-    dist.destroy_process_group()
+    with one_of_two(rank, port):
+        losses = train(kind, rank, 2)
+        if rank == 0:
+            Path(folder, "losses").write_text(json.dumps(losses))
 
 
 @pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
 def test_two_processes_train_as_one(kind, tmp_path):
-    context = mp.spawn(worker, (kind, _port(), str(tmp_path)), nprocs=2, join=False)
-    assert context is not None
-    try:
-        for _ in range(120):
-            if context.join(timeout=5):
-                break
-        else:
-            pytest.fail("the processes wait for each other")
-    finally:
-        for process in context.processes:
-            process.kill()
+    run_two(worker, kind, free_port(), str(tmp_path), seconds=600)
     losses = json.loads((tmp_path / "losses").read_text())
     assert losses == pytest.approx(train("alone", 0, 1), abs=1e-5, rel=1e-5)
     assert losses[-1] != losses[0]
 
 
-def _port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def torchrun(*words: object, processes: int) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
-    command += ["--master-port", str(_port()), *map(str, words)]
+    command += ["--master-port", str(free_port()), *map(str, words)]
     paths = {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     return subprocess.run(command, env=os.environ | paths, capture_output=True, text=True, timeout=600)
 

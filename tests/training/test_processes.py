@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +16,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 from training_runs import lines
+from two_processes import free_port
 
 from mutua.models.loading import load_model
 from mutua.training import Recipe, train
@@ -50,10 +50,7 @@ if not train(recipe, Console(width=500)).interrupted:
 def run(folder: Path, processes: int, *overrides: str, at: int = -1, name: str = "SIGTERM", rank: int = 0) -> str:
     """What a run prints; stopped after step `at` by a signal to one of its processes."""
     (folder / "child.py").write_text(CHILD)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    words = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", str(port)]
+    words = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", str(free_port())]
     with (folder / "told.txt").open("w") as told:
         subprocess.run(
             [sys.executable, *words, "child.py", "small.yaml", str(at), name, str(rank), *overrides],

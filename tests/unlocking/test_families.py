@@ -10,16 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from unlocked_families import (
-    FAMILIES,
-    NOT_WORDS,
-    PROMPT,
-    QUESTION,
-    TWO_TURNS,
-    USER,
-    Family,
-    pattern,
-)
+from unlocked_families import FAMILIES, LONGER, NOT_WORDS, PROMPT, QUESTION, TWO_TURNS, Family, pattern
 
 import mutua
 from mutua.attention import MMA, oracle
@@ -27,8 +18,6 @@ from mutua.attention.policy import get_policy
 from mutua.roles import NONE, TokenRoles
 from mutua.unlocking import is_unlocked
 from mutua.unlocking.finder import RolesFinder
-
-LONGER = [USER, *range(40, 49), *PROMPT[1:]]
 
 
 @pytest.fixture(

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from unlocked_families import ASSISTANT, FAMILIES, NOT_WORDS, PROMPT, TWO_TURNS, USER, Family, pattern
+from unlocked_families import (
+    ASSISTANT,
+    BY_NAME,
+    LONGER,
+    NOT_WORDS,
+    PROMPT,
+    TWO_TURNS,
+    USER,
+    Family,
+    close,
+    logits,
+    pattern,
+)
 
 import mutua
 
-BY_NAME = {family.name: family for family in FAMILIES}
-LONGER = [USER, *range(40, 49), *PROMPT[1:]]
 WORDS_ALONE = [USER, 15, 16, 17, ASSISTANT]
 OPTIONS = {"max_new_tokens": 5, "eos_token_id": None, "suppress_tokens": NOT_WORDS, "do_sample": False}
 
@@ -24,21 +33,6 @@ OPTIONS = {"max_new_tokens": 5, "eos_token_id": None, "suppress_tokens": NOT_WOR
 @pytest.fixture(params=["llava", *(pytest.param(name, marks=pytest.mark.slow) for name in ("qwen2_5_vl", "gemma3"))])
 def family(request: pytest.FixtureRequest) -> Family:
     return BY_NAME[request.param]
-
-
-@pytest.fixture
-def model(family: Family) -> Iterator[Any]:
-    yield mutua.unlock(family.model(), pattern())
-    mutua.lock(family.model())
-
-
-@torch.no_grad()
-def logits(model: Any, inputs: dict[str, Tensor], **more: Any) -> Tensor:
-    return model(**inputs, **more).logits
-
-
-def close(one: Tensor, other: Tensor) -> None:
-    torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
 
 
 def test_a_row_without_a_picture_beside_one_with(family: Family, model: Any):

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import copy
 import io
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 from transformers import CompileConfig, DynamicCache
 from unlocked_families import (
     ASSISTANT,
+    BY_NAME,
     END,
-    FAMILIES,
+    LONGER,
     NOT_WORDS,
     PROMPT,
     QUESTION,
@@ -23,34 +22,19 @@ from unlocked_families import (
     TWO_TURNS,
     USER,
     Family,
+    close,
+    logits,
     pattern,
 )
 
 import mutua
 
-BY_NAME = {family.name: family for family in FAMILIES}
-LONGER = [USER, *range(40, 49), *PROMPT[1:]]
 OPTIONS = {"max_new_tokens": 5, "eos_token_id": None, "suppress_tokens": NOT_WORDS}
 
 
 @pytest.fixture(params=["llava", pytest.param("qwen2_5_vl", marks=pytest.mark.slow)])
 def family(request: pytest.FixtureRequest) -> Family:
     return BY_NAME[request.param]
-
-
-@pytest.fixture
-def model(family: Family) -> Iterator[Any]:
-    yield mutua.unlock(family.model(), pattern())
-    mutua.lock(family.model())
-
-
-@torch.no_grad()
-def logits(model: Any, inputs: dict[str, Tensor], **more: Any) -> Tensor:
-    return model(**inputs, **more).logits
-
-
-def close(one: Tensor, other: Tensor) -> None:
-    torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("how", [{"num_beams": 3}, {"do_sample": True}, {"num_beams": 2, "num_return_sequences": 2}])

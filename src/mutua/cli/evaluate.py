@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -113,7 +112,9 @@ def evaluate(
         for option, value in (("--output", output), ("--judge", judge), ("--judge-url", judge_url)):
             if value is not None:
                 raise ValueError(f"{option} {value} is for --suite paper; here --json and --figure name files.")
-        if int(os.environ.get("WORLD_SIZE", 1)) > 1:  # torchrun's
+        from mutua.world import process_count
+
+        if process_count() > 1:
             raise ValueError("several processes share the questions of --suite; without it, run mutua eval in one.")
         from mutua.evaluation import OF_THE_PACKAGED_MODEL, blind_guess, measure, open_source, to_json
         from mutua.evaluation.accuracy import MAX_NEW_TOKENS

@@ -204,9 +204,9 @@ def _mmmu_line(number: int, row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _mathvista_row(row: Mapping[str, Any]) -> dict[str, Any]:
     choices, told = row["choices"] or [], row["metadata"]
-    option = {"answer_option": LETTERS[choices.index(row["answer"])] if choices else None}
-    ours = {"image": row["decoded_image"], "choices": str(choices), "task": told["task"], "skills": str(told["skills"])}
-    return {**row, **ours, **option}
+    option = LETTERS[choices.index(row["answer"])] if choices else None
+    given = {"image": row["decoded_image"], "choices": str(choices), "answer_option": option}
+    return {**row, **given, "task": told["task"], "skills": str(told["skills"])}
 
 
 def _realworldqa_line(number: int, row: Mapping[str, Any]) -> dict[str, Any]:
