@@ -81,6 +81,7 @@ READ_ONLY = {
     "python benchmarks/training.py": "needs a GPU",
     "python benchmarks/unlocked.py": "measures for minutes",
     "python benchmarks/convert.py": "writes 8.66 GB",
+    "python benchmarks/smollm2.py": "needs that language model; tests/study/test_smollm2.py runs it with a small one",
     "python benchmarks/unlock_lora.py": "trains for an hour; tests/study/test_unlock_lora.py runs it in small",
 }
 PROGRAMS = ("mutua", "make", "pip", "python", "tensorboard", ".", "pytest", "torchrun", "accelerate", "printf")

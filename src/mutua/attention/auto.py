@@ -21,12 +21,13 @@ from mutua.attention.request import MaskRequest, expect_request
 
 NAME = "mutua_auto"
 
-SPLIT_FROM: dict[str, int] = {"cpu": 512, "cuda": 1024}
+SPLIT_FROM: dict[str, int] = {"cpu": 512, "cuda": 2048}
 """Tokens from which `split` beats a dense mask, by device, as `benchmarks/attention.py` prints it under its table
-(docs/performance.md has the command). That of CUDA is a guess, between two lengths of rows that were timed."""
+(docs/performance.md has the command). On CUDA one row of 2,048 is a tie; more rows cost a mask more, `split` little."""
 
 SPLIT_PADDED_FROM: dict[str, int] = {"cpu": 384, "cuda": 1024}
-"""The same for padded batches: `split` computes no padding, a dense mask computes all of it."""
+"""The same for padded batches: `split` computes no padding, a dense mask computes all of it. That of CUDA is a guess,
+between two lengths of rows that were timed in whole training steps."""
 
 
 class Choice(NamedTuple):
@@ -47,7 +48,7 @@ def choose(forward: Forward, tokens: int, is_padded: bool = False) -> Choice:
     if not is_long:
         reason = "short rows: a mask is cheaper than further calls"
     elif (problem := why_not(split.NAME, forward)) is None:
-        return Choice(split, "as fast as causal flash attention, no N x N mask")
+        return Choice(split, "no N x N mask, nothing computed in vain")
     else:
         reason = problem
     for backend in others:
