@@ -73,6 +73,17 @@ def test_what_goes_wrong_is_told_once() -> None:
         Saver(World(), in_background=False).save(fail)
 
 
+def test_what_goes_wrong_beside_another_error_is_told_too() -> None:
+    def fail(_: World) -> None:
+        raise FolderError("full")
+
+    told: list[str] = []
+    with pytest.raises(ValueError, match="loss"), Saver(World(), in_background=True, say=told.append) as saver:
+        saver.save(fail)
+        raise ValueError("the loss is nan")
+    assert told == ["The checkpoint that was being written failed, too: full"]
+
+
 def test_a_run_ends_as_one_that_waits_for_its_checkpoints(
     recipe_in, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

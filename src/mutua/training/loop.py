@@ -134,7 +134,7 @@ def train(recipe: Recipe, console: Console | None = None) -> TrainResult:
             _log(folder, recipe, progress, speaker, world) as log,
             StopRequest() as stop,
             _no_search_through_the_old(),
-            Saver(world, recipe.train.async_checkpoints) as saver,
+            Saver(world, recipe.train.async_checkpoints, lambda text: say(text, "red")) as saver,
         ):
             run = Run(
                 *(recipe, folder, model, processor, adapters, stepper, log, stop, saver),

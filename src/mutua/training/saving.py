@@ -24,9 +24,10 @@ class Saver:
     Args:
         in_background: whether training goes on meanwhile, which takes host memory for a copy of what is written. None:
             on a GPU; a CPU would write with the very cores that train.
+        say: is told of what went wrong in the background when something else has ended the run.
     """
 
-    def __init__(self, world: World, in_background: bool | None) -> None:
+    def __init__(self, world: World, in_background: bool | None, say: Callable[[str], None] = print) -> None:
         on_gpu = world.device.type == "cuda"
         if in_background is None:
             in_background = on_gpu
@@ -41,6 +42,7 @@ class Saver:
             )
         )
         self._under_way: Future[None] | None = None
+        self._say = say
 
     def __enter__(self) -> Saver:
         return self
@@ -50,6 +52,8 @@ class Saver:
             self._thread.shutdown()
         if kind is None:
             self.wait()
+        elif self._under_way is not None and (other := self._under_way.exception()) is not None:
+            self._say(f"The checkpoint that was being written failed, too: {other}")
 
     @property
     def has_failed(self) -> bool:
