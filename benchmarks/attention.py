@@ -192,6 +192,15 @@ def _measure_growth(out: Connection, variant: str, layout: Layout, shape: Shape,
     out.send((peak_memory() - before) / 2**20)
 
 
+def kernels(variant: str, layout: Layout, shape: Shape, device: str) -> str:
+    """What PyTorch computes a variant's forward and backward with: its choice differs by device and version."""
+    runner = Runner(variant, layout, shape, device)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+        runner.step()
+    names = (event.key.removeprefix("aten::") for event in profiler.key_averages())
+    return ", ".join(name for name in names if name.startswith("_") and "_attention" in name)
+
+
 def limit(layout: Layout) -> float:
     """Cells that have to be computed, relative to causal attention over the whole rows, padding included."""
     cells = sum(part.cells for part in find_passes(MMA, layout.roles("cpu")))
@@ -310,6 +319,8 @@ def main() -> None:
         # Memory comes first: its processes are forks of this one, which must not have computed anything yet.
         print("measuring memory", file=sys.stderr)
         measured = {(shape, layout): peaks(shape, layout) for shape, layout in plan}
+    for variant in (CAUSAL, "split"):
+        console.print(f"{variant}: {kernels(variant, plan[0][1], plan[0][0], options.device)}", highlight=False)
     rows: list[Row] = []
     for shape, layout in plan:
         print(f"timing {layout}", file=sys.stderr)
