@@ -134,7 +134,7 @@ def exact(share: dict[str, list[int]], **changed) -> list[ScoreRow]:
 def test_a_difference_is_said_and_none_is_not():
     seen = sentences(exact({"causal": [50, 52, 48, 50, 51], "mma": [60, 63, 57, 61, 60]}))
     assert "grid: exists: mma against causal, in points: right more often: llama +10.0 (+8.8 to +11.2)." in seen
-    assert "mean of 1 task: +19.9 % (+17.7 to +22.1) over 5 seeds, a gain." in seen
+    assert "mean over 1 family: +19.9 % (+17.7 to +22.1) over 5 seeds, a gain." in seen
     turned = sentences(exact({"causal": [60, 63, 57, 61, 60], "mma": [50, 52, 48, 50, 51]}))
     assert "right less often: llama -10.0" in turned
     assert "a loss" in turned
@@ -153,7 +153,8 @@ def test_one_seed_has_no_interval_unless_its_questions_are_paired():
 
 
 def test_a_baseline_of_nothing_has_no_relative_gain():
-    assert "No relative gain: grid: the baseline scores 0 there" in sentences(exact({"causal": [0, 0], "mma": [9, 8]}))
+    said = sentences(exact({"causal": [0, 0], "mma": [9, 8]}))
+    assert "No relative gain: grid: exists: the baseline scores 0 there" in said
 
 
 def test_seeds_are_counted():
@@ -247,6 +248,17 @@ def test_the_gain_over_backbones_and_over_seeds():
     assert [round(gains[name].value, 6) for name in ("a", "b", "c", "seeds", "backbones")] == [0, 20, 40, 20, 20]
     assert gains["seeds"].low == pytest.approx(20), "the same in every seed"
     assert not gains["backbones"].excludes_zero, "but not in every backbone"
+    twice = [*rows, *(replace(row, connector="another") for row in rows)]
+    assert [(gain.estimate.unit, gain.estimate.count) for gain in relative_gains(twice)][-1] == ("settings", 6)
+
+
+def test_the_gain_is_the_mean_over_families_however_many_a_task_has():
+    rows = [
+        replace(row, task=task, family=family)
+        for task, family, gain in (("grid", "exists", 30), ("pope", "pope-random", 0), ("pope", "pope-popular", 0))
+        for row in exact({"causal": [50, 50], "mma": [50 + gain, 50 + gain]})
+    ]
+    assert relative_gains(rows)[0].estimate.value == pytest.approx(20)
 
 
 def test_what_models_do_in_numbers():

@@ -78,8 +78,9 @@ def test_what_goes_wrong_beside_another_error_is_told_too() -> None:
         raise FolderError("full")
 
     told: list[str] = []
-    with pytest.raises(ValueError, match="loss"), Saver(World(), in_background=True, say=told.append) as saver:
-        saver.save(fail)
+    saver = Saver(World(), in_background=True, say=told.append)
+    saver.save(fail)
+    with pytest.raises(ValueError, match="loss"), saver:
         raise ValueError("the loss is nan")
     assert told == ["The checkpoint that was being written failed, too: full"]
 

@@ -86,7 +86,8 @@ def _gains(rows: Sequence[ScoreRow]) -> tuple[list[str], list[Table]]:
     except ValueError as error:
         return [f"No relative gain: {error}"], []
     names = place_labels(gain.place for gain in gains if gain.place is not None)
-    tasks = words.counted(len({row.task for row in rows}), "tasks")
+    count = len({(row.task, row.family) for row in rows})
+    families = "1 family" if count == 1 else f"{count} families"
     sentences = []
     for arm, mine in grouped(gains, lambda gain: gain.arm).items():
         overall = [gain for gain in mine if gain.place is None] or mine
@@ -95,9 +96,9 @@ def _gains(rows: Sequence[ScoreRow]) -> tuple[list[str], list[Table]]:
             f"{words.judged_gain(gain.estimate)}"
             for gain in overall
         )
-        sentences.append(f"Relative gain of {arm.label} on {mine[0].baseline.label}, mean of {tasks}: {values}.")
+        sentences.append(f"Relative gain of {arm.label} on {mine[0].baseline.label}, mean over {families}: {values}.")
     table = Table(
-        "Relative gain: the mean over tasks of (accuracy - baseline's) / baseline's, with 95 % intervals",
+        "Relative gain: the mean over families of (accuracy - baseline's) / baseline's, with 95 % intervals",
         ("policy", "baseline", "where", "gain", "over"),
         [
             (

@@ -69,7 +69,7 @@ def relative_gain(policy: Mapping[str, float], baseline: Mapping[str, float]) ->
     """The mean over tasks of (policy - baseline) / baseline, in percent, as arXiv 2503.02597 counts its +6.2 %.
 
     Args:
-        policy, baseline: accuracy (any scale, the same in both) by task.
+        policy, baseline: accuracy (any scale, the same in both) by task; a study's tasks are its families.
 
     Raises:
         ValueError: the tasks differ, there are none, or the baseline scores 0 in one.

@@ -88,10 +88,10 @@ class Difference:
 
 @dataclass(frozen=True)
 class Gain:
-    """The mean over tasks of an arm's relative gain on its baseline, in percent.
+    """The mean over families of an arm's relative gain on its baseline, in percent.
 
     Of one place over its seeds; or, with no place, of all places: over the seeds (other runs in these places), and over
-    the places (other backbones).
+    the places (other backbones; "settings", where a backbone has several places).
     """
 
     arm: Arm
@@ -194,21 +194,19 @@ def relative_gains(rows: Iterable[ScoreRow]) -> list[Gain]:
     """Of every arm on its baseline; rows of one block and one split. Only seeds and places that both have count.
 
     Raises:
-        ValueError: arms were not asked the same tasks, or a baseline scores 0 in one.
+        ValueError: arms were not asked the same families, or a baseline scores 0 in one.
     """
-    tasks: dict[tuple[Place, Arm], dict[int, dict[str, float]]] = {}
-    block = ""
-    for row_set in grouped((row for row in rows if row.policy not in NO_ARM), lambda row: row.task).values():
-        for (place, arm), mine in grouped(row_set, lambda row: (place_of(row), Arm(row.policy, row.order))).items():
-            block = mine[0].block
-            for seed, value in _values(_shares(mine)).items():
-                tasks.setdefault((place, arm), {}).setdefault(seed, {})[mine[0].task] = value
+    rows = [row for row in rows if row.policy not in NO_ARM]
+    scores: dict[tuple[Place, Arm], dict[int, dict[str, float]]] = {}
+    for row in rows:
+        by_seed = scores.setdefault((place_of(row), Arm(row.policy, row.order)), {})
+        by_seed.setdefault(row.seed, {})[Questions(row.task, row.family).label] = row.correct / row.total
     out = []
-    for arm in arms_in_order(arm for _, arm in tasks):
-        baseline = baseline_of(arm, block)
+    for arm in arms_in_order(arm for _, arm in scores):
+        baseline = baseline_of(arm, rows[0].block)
         by_place: dict[Place, dict[int, float]] = {}
-        for place in sorted(place for place, other in tasks if other == arm != baseline):
-            one, other = tasks[place, arm], tasks.get((place, baseline), {})
+        for place in sorted(place for place, other in scores if other == arm != baseline):
+            one, other = scores[place, arm], scores.get((place, baseline), {})
             if shared := sorted(one.keys() & other.keys()):
                 by_place[place] = {seed: relative_gain(one[seed], other[seed]) for seed in shared}
         out += [Gain(arm, baseline, place, mean_over(list(by_seed.values()))) for place, by_seed in by_place.items()]
@@ -218,7 +216,8 @@ def relative_gains(rows: Iterable[ScoreRow]) -> list[Gain]:
                 means = [sum(gains[seed] for gains in by_place.values()) / len(by_place) for seed in everywhere]
                 out.append(Gain(arm, baseline, None, mean_over(means)))
             means = [sum(gains.values()) / len(gains) for gains in by_place.values()]
-            out.append(Gain(arm, baseline, None, mean_over(means, "backbones")))
+            is_one_each = len({place.backbone for place in by_place}) == len(by_place)
+            out.append(Gain(arm, baseline, None, mean_over(means, "backbones" if is_one_each else "settings")))
     return out
 
 
