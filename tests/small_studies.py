@@ -18,7 +18,8 @@ def small(monkeypatch) -> None:
     """A few questions of each split, few samples a step."""
     monkeypatch.setattr(recipes, "_VALIDATION_SIZE", 6)
     monkeypatch.setattr(recipes, "TEST_SIZE", 12)
-    monkeypatch.setattr(recipes, "BATCH", 6)
+    for task in recipes.BATCH:
+        monkeypatch.setitem(recipes.BATCH, task, 6)
     monkeypatch.setattr(recipes, "ENCODER_STEPS", {"grid": 2, "scenes": 2})
     monkeypatch.setattr(work, "_LOOKS", 6)
     monkeypatch.setattr(collect, "_FITTED", 60)

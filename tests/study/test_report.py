@@ -177,7 +177,7 @@ def test_what_learning_curves_say():
             {"causal": [causal], "mma": [mma], "prefix": [55]}, split="validation", samples=samples, seconds=samples / 2
         )
     said = sentences(rows)
-    share = "after 44 to 44 % of causal's samples and 44 to 44 % of its seconds."
+    share = "after 44 % of causal's samples and 44 % of its seconds."
     assert f"mma comes to causal's last accuracy in 1 of 1 curve, {share}" in said
     assert "prefix comes to causal's last accuracy in 0 of 1 curve." in said
     (table,) = score_sections(rows, [])[0].tables

@@ -14,7 +14,7 @@ from mutua.evaluation.accuracy import Record
 from mutua.evaluation.blind import blind_accuracy
 from mutua.evaluation.held_out import blind_guess
 from mutua.study.plan import BASELINE, Arm, Plan
-from mutua.study.recipes import open_source, test_sources
+from mutua.study.recipes import BATCH, open_source, test_sources
 from mutua.study.results import BLIND, TRUTH, CostRow, LookRow, PairRow, ScoreRow, YesRow, write_rows
 
 Measured = Mapping[Arm, Mapping[str, Any]]  # an arm, and its measured.json
@@ -24,7 +24,8 @@ def write_rows_of(plan: Plan, measured: Measured, folder: Path) -> None:
     """Writes scores.csv, yes.csv, pairs.csv, cost.csv and looks.csv of the arms that are measured."""
     blocks = {block.name: [arm for arm in block.arms if arm in measured] for block in plan.blocks}
     arms = [(name, arm) for name, of_block in blocks.items() for arm in of_block]
-    scores = [row for name, arm in arms for row in _scores(name, arm, measured[arm])]
+    steps = _step_seconds(measured)
+    scores = [row for name, arm in arms for row in _scores(name, arm, measured[arm], steps[replace(arm, seed=0)])]
     blind = [row for name in _WITH_BLIND & blocks.keys() for row in _blind(name, blocks[name][:1], measured)]
     write_rows(folder, ScoreRow, scores + blind)
     truth = [row for name, of_block in blocks.items() for row in _truth(name, of_block[:1], measured)]
@@ -45,18 +46,30 @@ def _arm_columns(block: str, arm: Arm) -> dict[str, Any]:
     return {"block": block, **{name: getattr(arm, name) for name in names}}
 
 
-def _scores(block: str, arm: Arm, found: Mapping[str, Any]) -> Iterator[ScoreRow]:
+def _step_seconds(measured: Measured) -> dict[Arm, float]:
+    """The time of a training step by arm, its seed 0: the median over the seeds of each one's median.
+
+    Learning curves against time are drawn by it, so that what else ran on the machine for a while does not show.
+    """
+    times: defaultdict[Arm, list[float]] = defaultdict(list)
+    for arm, found in measured.items():
+        times[replace(arm, seed=0)].append(found["cost"]["step_ms"] / 1000)
+    return {arm: statistics.median(of_seeds) for arm, of_seeds in times.items()}
+
+
+def _scores(block: str, arm: Arm, found: Mapping[str, Any], step_seconds: float) -> Iterator[ScoreRow]:
     columns = _arm_columns(block, arm)
+    a_sample = step_seconds / BATCH[arm.task]
     for point in found["curve"]:
-        yield ScoreRow(**columns, split="validation", **point)
-    last = found["curve"][-1]
+        yield ScoreRow(**columns, split="validation", **{**point, "seconds": a_sample * point["samples"]})
+    samples = found["curve"][-1]["samples"]
     for task, records in found["tests"].items():
         for family, some in _by_family(records):
             right = sum(record.is_correct for record in some)
             yield ScoreRow(
                 **columns,
-                samples=last["samples"],
-                seconds=last["seconds"],
+                samples=samples,
+                seconds=a_sample * samples,
                 split="test",
                 task=task,
                 family=family,

@@ -54,7 +54,7 @@ class LivePair:
     @property
     def samples(self) -> int:
         """How many each was trained on."""
-        return BATCH * self.steps
+        return BATCH["grid"] * self.steps
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,8 @@ def train_pair(folder: Path, seed: int | None, seconds: float, say: Callable[[st
     else:
         seed = seed or 0
         steps = _steps_within(folder, seconds, say)
-    say(f"training {' and '.join(PAIR)}: same start, same data, seed {seed}, {steps} steps of {BATCH} questions each")
+    each = f"{steps} steps of {BATCH['grid']} questions"
+    say(f"training {' and '.join(PAIR)}: same start, same data, seed {seed}, {each} each")
     for policy in PAIR:
         write_arm(folder / policy, Arm(policy, seed, steps=steps), None)
     lines, started, whole = Lines(say), time.monotonic(), len(PAIR) * steps
@@ -177,7 +178,7 @@ def _steps_within(folder: Path, seconds: float, say: Callable[[str], None]) -> i
     a_step = max(map(_seconds_a_step, recipes)) * rounds
     left = seconds - (time.monotonic() - started) - OTHER_SECONDS
     steps = max(FEWEST_STEPS, min(STEPS, int(left / a_step)))
-    rate = f"{BATCH * rounds / a_step:.0f} samples a second and core"
+    rate = f"{BATCH['grid'] * rounds / a_step:.0f} samples a second and core"
     if steps * a_step > left:
         whole = duration(steps * a_step + OTHER_SECONDS)
         say(f"{rate}: {steps} steps, the fewest that show anything, take {whole}, more than there is")

@@ -28,7 +28,7 @@ _MANY = 10_000_000  # samples of a source that never ends: drawn when they are m
 _SCENES = 60_000  # so many pictures that their features fit into memory
 _CACHE_MB = 2_500
 
-BATCH = 128
+BATCH: dict[Task, int] = {"grid": 128, "scenes": 64}
 ENCODER_STEPS: dict[Task, int] = {"grid": 300, "scenes": 600}
 _VALIDATIONS = 10  # points of a learning curve
 _VALIDATION_SIZE = 600
@@ -66,7 +66,7 @@ def stage_recipes(arm: Arm, folder: Path, encoder: Path | None) -> list[Recipe]:
     for number, order in enumerate(arm.stages, 1):
         steps = arm.steps // len(arm.stages)
         start: dict[str, Any] = {"path": recipes[-1].output / "model"} if recipes else _fresh_model(arm, encoder)
-        train = {**_schedule(steps), "batch_size": BATCH if arm.task == "grid" else 64}
+        train = {**_schedule(steps), "batch_size": BATCH[arm.task]}
         if encoder is not None:
             train |= {"freeze": ["model.vision_tower.*"], "cache_vision_mb": _CACHE_MB if arm.task == "scenes" else 0}
         recipes.append(

@@ -77,7 +77,7 @@ class ArmRow(Row):
 
 @dataclass(frozen=True)
 class ScoreRow(ArmRow):
-    """How many questions of a family an arm answered right; `seconds` of training until then."""
+    """How many questions of a family an arm answered right; `seconds` of training until then, by the median step."""
 
     seconds: float
     split: str

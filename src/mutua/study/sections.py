@@ -204,7 +204,8 @@ def _learning(rows: Sequence[ScoreRow]) -> list[Section]:
         "causal catches up",
     )
     caption = (
-        f"On mean curves, with no interval. Caught up: from there on never more than {100 * _MARGIN:g} point behind"
+        f"On mean curves, with no interval. Caught up: from there on never more than {100 * _MARGIN:g} point behind. "
+        "Seconds: steps by the median time of a step"
     )
     line = "Lines: means over seeds; bands: from the lowest seed to the highest."
     shown = [
@@ -223,7 +224,8 @@ def _sooner(arm: Arm, parts: Sequence[tuple[float, float] | None]) -> str:
     said = f"{arm.label} comes to {BASELINE}'s last accuracy in {len(there)} of {words.counted(len(parts), 'curves')}"
     if not there:
         return f"{said}."
-    samples, seconds = (f"{100 * min(of):.0f} to {100 * max(of):.0f} %" for of in zip(*there, strict=True))
+    ends = (dict.fromkeys(f"{100 * end(of):.0f}" for end in (min, max)) for of in zip(*there, strict=True))
+    samples, seconds = (f"{' to '.join(of)} %" for of in ends)
     return f"{said}, after {samples} of {BASELINE}'s samples and {seconds} of its seconds."
 
 
