@@ -129,9 +129,10 @@ def test_no_accuracy_lies_beyond_all_or_nothing():
 
 
 def test_learning_curves():
-    figure = curves_figure(VALIDATED)
-    assert_nothing_is_cut(figure)
-    assert [axes.get_xlabel() for axes in figure.axes] == ["samples", "seconds of training"] * 2
+    for by_time, label in ((False, "samples"), (True, "seconds of training")):
+        figure = curves_figure(VALIDATED, by_time=by_time)
+        assert_nothing_is_cut(figure)
+        assert [axes.get_xlabel() for axes in figure.axes] == [label] * 2
     assert_nothing_is_cut(family_curves_figure(VALIDATED))
 
 

@@ -63,7 +63,7 @@ def test_one_page_that_needs_no_other(study):
 def test_markdown_with_its_pictures_beside_it(study):
     text = (study / "report.md").read_text()
     pictures = re.findall(r"!\[.*?\]\((figures/[^)]*)\)", text)
-    assert len(pictures) == len(set(pictures)) == 12
+    assert len(pictures) == len(set(pictures)) == 13
     for picture in pictures:
         with Image.open(study / picture) as image:
             assert image.width >= 900

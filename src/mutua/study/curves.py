@@ -31,8 +31,8 @@ _A_ROW = 4
 _BESIDE = 0.1  # steps of a sweep
 
 
-def curves_figure(rows: Sequence[ScoreRow]) -> Any:
-    """Two panels a place and task: accuracy against samples, and against seconds of training."""
+def curves_figure(rows: Sequence[ScoreRow], *, by_time: bool = False) -> Any:
+    """A panel a place and task: accuracy against samples, or against seconds of training."""
     tasks = [Questions(task) for task in dict.fromkeys(row.task for row in rows)]
     shown = [(questions, curves(rows, questions)) for questions in tasks]
     drawn = [
@@ -40,12 +40,11 @@ def curves_figure(rows: Sequence[ScoreRow]) -> Any:
         for questions, found in shown
         for place, name in place_labels(place for place, _ in found).items()
     ]
-    figure, axes = panels(2 * len(drawn), 2, 2.5)
+    figure, axes = panels(len(drawn), 3, 2.4)
     handles: dict[str, Any] = {}
-    for index, (questions, place, name, found) in enumerate(drawn):
-        for panel, by_time in zip(axes[2 * index :][:2], (False, True), strict=True):
-            handles |= draw_curves(panel, _arms(found, place), by_time=by_time)
-            title(panel, name if len(tasks) == 1 else f"{name}: {questions.label}")
+    for panel, (questions, place, name, found) in zip(axes, drawn, strict=True):
+        handles |= draw_curves(panel, _arms(found, place), by_time=by_time)
+        title(panel, name if len(tasks) == 1 else f"{name}: {questions.label}")
     legend(figure, handles)
     return figure
 

@@ -212,6 +212,9 @@ def _learning(rows: Sequence[ScoreRow]) -> list[Section]:
         Picture(
             "learning-curves", f"Accuracy on the validation split while training. {line}", partial(curves_figure, rows)
         ),
+        Picture(
+            "learning-curves-by-time", f"The same against time. {line}", partial(curves_figure, rows, by_time=True)
+        ),
         Picture("learning-curves-by-family", f"The same by family. {line}", partial(family_curves_figure, rows)),
     ]
     tables = [Table(caption, header, lines, 3)] if lines else []
