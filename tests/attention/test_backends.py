@@ -124,6 +124,7 @@ def test_equal_the_oracle_in_thousands_of_cases(name, case):
         check(case, BACKENDS[name], has_backward=name != flex.NAME)
 
 
+@pytest.mark.slow
 def test_flex_compiled_equals_the_oracle_and_compiles_once_a_bucket():
     """The kernel itself, on grouped heads, a cache and padding; then other lengths of the same bucket."""
     torch._dynamo.reset()

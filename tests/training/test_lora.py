@@ -338,6 +338,7 @@ def test_the_finished_model_needs_no_peft(reference: tuple[Path, str], monkeypat
     assert not any(report.values()), report
 
 
+@pytest.mark.slow
 def test_kill_9_and_ctrl_c_change_no_bit(
     tmp_path: Path, recipe_on, reference: tuple[Path, str], console: Console, monkeypatch
 ) -> None:
