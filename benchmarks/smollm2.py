@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from mutua.evaluation.intervals import Estimate, mean_over
+from mutua.evaluation import words
+from mutua.evaluation.intervals import mean_over
 from mutua.study.curves import draw_curves
 from mutua.study.plan import PAIR
 from mutua.study.pool import Job, run_jobs, slots
@@ -22,7 +23,7 @@ from mutua.study.progress import Lines, duration, read_lines
 from mutua.study.results import Row, read_rows, write_rows
 from mutua.study.statistics import Point
 from mutua.study.style import legend, panels, title
-from mutua.study.summary import ALL, Arm
+from mutua.study.summary import ALL, Arm, grouped
 from mutua.study.work import curve
 from mutua.training.recipe_file import load_recipe
 
@@ -136,7 +137,7 @@ def report(folder: Path, rows: Sequence[ScoreRow]) -> str:
         means = [f"{100 * sum(of) / len(of):.1f} %" for of in shares.values()]
         gain = mean_over([b - a for a, b in zip(*shares.values(), strict=True)])
         asked = sum(row.total for row in rows if _is(row, PAIR[0], seeds[0], family))
-        lines.append(f"| {family} | {asked:,} | {' | '.join(means)} | {_points(gain)} |")
+        lines.append(f"| {family} | {asked:,} | {' | '.join(means)} | {words.points(gain)} |")
     return "\n".join(lines)
 
 
@@ -145,8 +146,11 @@ def _is(row: ScoreRow, policy: str, seed: int, family: str, asked: str = END) ->
 
 
 def _share(rows: Sequence[ScoreRow], policy: str, seed: int, family: str) -> float:
-    mine = [row for row in rows if _is(row, policy, seed, family)]
-    return sum(row.correct for row in mine) / sum(row.total for row in mine)
+    return _accuracy([row for row in rows if _is(row, policy, seed, family)])
+
+
+def _accuracy(rows: Sequence[ScoreRow]) -> float:
+    return sum(row.correct for row in rows) / sum(row.total for row in rows)
 
 
 def _curves(rows: Sequence[ScoreRow], policy: str, family: str) -> list[list[Point]]:
@@ -154,17 +158,9 @@ def _curves(rows: Sequence[ScoreRow], policy: str, family: str) -> list[list[Poi
     curves = []
     for seed in sorted({row.seed for row in rows}):
         mine = [row for row in rows if _is(row, policy, seed, family, CURVE)]
-        points = []
-        for samples in sorted({row.samples for row in mine}):
-            here = [row for row in mine if row.samples == samples]
-            points.append(Point(samples, 0.0, sum(row.correct for row in here) / sum(row.total for row in here)))
-        curves.append(points)
+        by_samples = grouped(sorted(mine, key=lambda row: row.samples), lambda row: row.samples)
+        curves.append([Point(samples, 0.0, _accuracy(here)) for samples, here in by_samples.items()])
     return curves
-
-
-def _points(gain: Estimate) -> str:
-    value, low, high = (100 * x for x in (gain.value, gain.low, gain.high))
-    return f"{value:+.1f} ({low:+.1f} to {high:+.1f})" if gain.is_bounded else f"{value:+.1f}"
 
 
 def parse() -> argparse.Namespace:
