@@ -17,7 +17,9 @@ import torch
 from safetensors.torch import save_file
 from transformers import Phi3Config, SiglipVisionConfig
 
-from mutua.convert.aki import ADDED_ROWS, convert, export, released_name
+from mutua.convert.aki import convert
+from mutua.convert.aki_export import export
+from mutua.convert.aki_format import ADDED_ROWS, released_name
 from mutua.memory import peak_memory
 from mutua.models import MutuaConfig, MutuaForConditionalGeneration
 

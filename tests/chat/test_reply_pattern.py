@@ -30,7 +30,7 @@ from vlm_processors import CHATS, FAMILIES, SAID
 from mutua.chat import ReplyPattern
 from mutua.chat.template import ChatTemplateError
 from mutua.composition.tokenizer import plain_template, prepare_tokenizer
-from mutua.convert.aki import CHAT_TEMPLATE as AKI_TEMPLATE
+from mutua.convert.aki_format import CHAT_TEMPLATE as AKI_TEMPLATE
 from mutua.models import MutuaProcessor
 from mutua.roles import NONE
 

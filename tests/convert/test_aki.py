@@ -19,7 +19,9 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from mutua.attention import BACKENDS, flex, get_policy
 from mutua.attention.oracle import allowed_mask
 from mutua.convert import aki
-from mutua.convert.aki import SYSTEM_MESSAGE, AkiError, convert, export
+from mutua.convert.aki import convert
+from mutua.convert.aki_export import export
+from mutua.convert.aki_format import ADDED_ROWS, SYSTEM_MESSAGE, AkiError
 from mutua.convert.tensor_files import TensorFilesError
 from mutua.folders import FolderError
 from mutua.models import MutuaForConditionalGeneration
@@ -341,7 +343,7 @@ def lost_shard(folder: Path) -> None:
         (lambda f: edit_config(f / "vision", hidden_size="abc"), r"no configuration at 'vision': with --vision"),
         (lambda f: edit_config(f / "vision", num_attention_heads=0), r"no model can be built .*ZeroDivisionError"),
         (
-            lambda f: edit_weights(f, **{aki.ADDED_ROWS["lm_head.bias"]: torch.tensor(1.0)}),
+            lambda f: edit_weights(f, **{ADDED_ROWS["lm_head.bias"]: torch.tensor(1.0)}),
             r"additional_fc.bias \(\) do not make a table",
         ),
     ],

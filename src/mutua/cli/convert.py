@@ -72,7 +72,7 @@ def export_aki(
 ) -> None:
     """Write the released AKI format; a model that was only converted comes back bit for bit."""
     with report_errors():
-        from mutua.convert.aki import export
+        from mutua.convert.aki_export import export
 
         with err.status("writing"):
             export(source, target, converted)

@@ -1,9 +1,7 @@
-"""The released AKI checkpoint (`Sony/AKI-4B-phi-3.5-mini`) as a model of ours, and back, bit for bit.
+"""The released AKI checkpoint (`Sony/AKI-4B-phi-3.5-mini`) as a model of ours, bit for bit.
 
-Names differ (see `_RENAMED`), and so does the table of tokens. AKI keeps the language model's own rows and a few added
-ones apart: ids below `initial_tokenizer_len` use the former, ids from there on the latter, and the rest of the old rows
-is never used. Here both are one ordinary table; the unused rows, with the layout of the released files, lie in the
-folder `aki/` beside the model, so that nothing is lost on the way back. Tensors pass through one shard at a time.
+Names differ, and so does the table of tokens (`aki_format.py`); what ours has no use for is kept in the folder `aki/`
+beside the model, so that nothing is lost on the way back (`aki_export.py`). Tensors pass through one shard at a time.
 """
 
 from __future__ import annotations
@@ -15,11 +13,26 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedConfig
 
-from mutua.composition.tokenizer import IMAGE, TEXT_MACRO
+from mutua.composition.tokenizer import IMAGE
+from mutua.convert.aki_format import (
+    ADDED_ROWS,
+    ASIDE,
+    CHAT_TEMPLATE,
+    CONFIG,
+    EMBED,
+    END,
+    LAYOUT,
+    TURNS,
+    UNUSED,
+    AkiConfig,
+    AkiError,
+    read_config,
+    refuse_difference,
+    released_name,
+)
 from mutua.convert.tensor_files import TensorFiles
 from mutua.folders import whole_folder
 from mutua.models.configuration import MutuaConfig
@@ -31,68 +44,9 @@ from mutua.models.vision import image_processor, image_side
 
 Progress = Callable[[int, int], None]
 
-SYSTEM_MESSAGE = (
-    "A chat between a curious user and an artificial intelligence assistant. "
-    "The assistant gives helpful, detailed, and polite answers to the user's questions."
-)
-# The prompts of the released demo: a system message always, each image on a line of its own.
-CHAT_TEMPLATE = (
-    TEXT_MACRO.replace("'<image>'", "'<image>\\n'") + "{{- '<s> ' -}}"
-    "{%- if messages[0]['role'] != 'system' -%}{{- '<|system|>\\n"
-    + SYSTEM_MESSAGE.replace("'", "\\'")
-    + "<|end|>\\n' -}}"
-    "{%- endif -%}"
-    "{%- for message in messages -%}"
-    "{{- '<|' + message['role'] + '|>\\n' -}}"
-    "{%- if message['role'] == 'assistant' -%}"
-    "{%- generation -%}{{- text(message['content']) + '<|end|>' -}}{%- endgeneration -%}{{- '\\n' -}}"
-    "{%- else -%}{{- text(message['content']) + '<|end|>\\n' -}}{%- endif -%}"
-    "{%- endfor -%}"
-    "{%- if add_generation_prompt -%}{{- '<|assistant|>\\n' -}}{%- endif -%}"
-)
-END, TURNS = "<|end|>", ("<|system|>", "<|user|>", "<|assistant|>")
-
-_EMBED, _HEAD, _HEAD_BIAS = "model.language_model.embed_tokens.weight", "lm_head.weight", "lm_head.bias"
-# Tables of two parts, by our name: the released name of the added rows.
-ADDED_ROWS = {
-    _EMBED: "lang_model.model.embed_tokens.additional_embedding.weight",
-    _HEAD: "lang_model.lm_head.additional_fc.weight",
-    _HEAD_BIAS: "lang_model.lm_head.additional_fc.bias",
-}
-# From our names to the released ones.
-_RENAMED = (
-    (r"^model\.vision_tower\.", "vision_encoder."),
-    (r"^model\.connector\.layers\.(\d+)\.attention\.", r"vision_tokenizer.layers.\1.0."),
-    (r"^model\.connector\.layers\.(\d+)\.feed_forward\.", r"vision_tokenizer.layers.\1.1."),
-    (r"^model\.connector\.", "vision_tokenizer."),
-    (r"^model\.language_model\.", "lang_model.model."),
-    (r"^lm_head\.", "lang_model.lm_head."),
-)
 _RESAMPLER_HEAD_DIM = 64  # the released code's default, and no tensor tells it
-
-_ASIDE = "aki"  # folder beside the converted model
-_UNUSED, _LAYOUT, _CONFIG = "unused_rows.safetensors", "layout.json", "config.json"
 _SHARD_BYTES = 1 << 30
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # as safetensors and as torch call them
-
-
-class AkiError(ValueError):
-    """A checkpoint that cannot be converted; the message names the file, the key and the remedy."""
-
-
-class AkiConfig(BaseModel):
-    """What the released `config.json` says, as far as a conversion needs it."""
-
-    model_config = ConfigDict(extra="allow")
-
-    vision_encoder_path: str
-    lang_model_path: str
-    initial_tokenizer_len: PositiveInt
-    pad_token_id: NonNegativeInt
-    num_vision_tokens: PositiveInt = 144
-    n_px: PositiveInt = 384
-    norm_mean: float = 0.5
-    norm_std: PositiveFloat = 0.5
 
 
 def convert(
@@ -118,7 +72,7 @@ def convert(
     source, target = Path(source), Path(target)
     if target.exists():
         raise AkiError(f"{target} exists already: name a new folder, or remove it")
-    released, files = _read_config(source), TensorFiles.of(source)
+    released, files = read_config(source), TensorFiles.of(source)
     config = _our_config(
         released,
         files,
@@ -136,82 +90,14 @@ def convert(
         _generation_config(language_model or released.lang_model_path, source, config, processor).save_pretrained(
             partial
         )
-        aside = partial / _ASIDE
+        aside = partial / ASIDE
         aside.mkdir()
-        shutil.copyfile(source / _CONFIG, aside / _CONFIG)
-        (aside / _LAYOUT).write_text(json.dumps(files.metadata()), encoding="utf-8")
+        shutil.copyfile(source / CONFIG, aside / CONFIG)
+        (aside / LAYOUT).write_text(json.dumps(files.metadata()), encoding="utf-8")
         kept = released.initial_tokenizer_len
         rows = files.read([origin[name] for name in ADDED_ROWS])
-        save_file({name: tensor[kept:].clone() for name, tensor in rows.items()}, aside / _UNUSED)
+        save_file({name: tensor[kept:].clone() for name, tensor in rows.items()}, aside / UNUSED)
     return target
-
-
-def export(source: str | Path, target: str | Path, converted: str | Path | None = None) -> Path:
-    """Writes a converted model, trained on or not, in the released format into the new folder `target`.
-
-    A model that was only converted comes back bit for bit.
-
-    Args:
-        source: a model of ours, as `convert` or `save_pretrained` wrote it.
-        target: a folder that does not exist yet.
-        converted: what `convert` wrote, where `source` was saved from it later and lacks its folder `aki/`.
-
-    Raises:
-        AkiError: no folder `aki/`, or tensors that are not those of the released checkpoint.
-        FolderError: the disk is full; nothing is left at `target`.
-    """
-    source, target = Path(source), Path(target)
-    aside = Path(converted or source) / _ASIDE
-    if target.exists():
-        raise AkiError(f"{target} exists already: name a new folder, or remove it")
-    if not (aside / _LAYOUT).is_file():
-        raise AkiError(
-            f"{aside} is missing: it holds the rows and the layout of the released files. Name the folder that "
-            "`mutua convert aki` wrote with --converted"
-        )
-    layout = json.loads((aside / _LAYOUT).read_text(encoding="utf-8"))
-    kept = _read_config(aside).initial_tokenizer_len
-    files, unused = TensorFiles.of(source), TensorFiles.of(aside)
-    ours_of = {released_name(ours): ours for ours in files.tensors} | {
-        added: ours for ours, added in ADDED_ROWS.items()
-    }
-    _refuse_difference({name for file in layout.values() for name in file["tensors"]}, set(ours_of), source)
-
-    with whole_folder(target) as partial:
-        for file_name, file in layout.items():
-            tensors = files.read([ours_of[name] for name in file["tensors"]])
-            released = {}
-            for name in file["tensors"]:
-                tensor = tensors[ours_of[name]]
-                if name in ADDED_ROWS.values():
-                    tensor = tensor[kept:].clone()
-                elif ours_of[name] in ADDED_ROWS:
-                    tensor = torch.cat([tensor[:kept], unused.read([name])[name].to(tensor.dtype)])
-                released[name] = tensor
-            save_file(released, partial / file_name, metadata=file["metadata"])
-        shutil.copyfile(aside / _CONFIG, partial / _CONFIG)
-    return target
-
-
-def released_name(ours: str) -> str:
-    for pattern, replacement in _RENAMED:
-        released, count = re.subn(pattern, replacement, ours)
-        if count:
-            return released
-    return ours
-
-
-def _read_config(folder: Path) -> AkiConfig:
-    path = folder / _CONFIG
-    try:
-        return AkiConfig.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise AkiError(
-            f"{path} cannot be read ({error.strerror}): give the folder of the released checkpoint"
-        ) from error
-    except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']}" for e in error.errors())
-        raise AkiError(f"{path} is no config of a released AKI checkpoint: {problems}") from error
 
 
 def _folder_or_id(name: str, source: Path) -> str:
@@ -245,10 +131,10 @@ def _our_config(
 
     if released.n_px != image_side(vision):
         raise AkiError(
-            f"n_px {released.n_px} in the released {_CONFIG}, but the vision encoder takes pictures of "
+            f"n_px {released.n_px} in the released {CONFIG}, but the vision encoder takes pictures of "
             f"{image_side(vision)} pixels a side: is --vision-encoder right?"
         )
-    text.vocab_size = released.initial_tokenizer_len + rows(ADDED_ROWS[_EMBED])
+    text.vocab_size = released.initial_tokenizer_len + rows(ADDED_ROWS[EMBED])
     if released.pad_token_id >= text.vocab_size:
         raise AkiError(f"pad_token_id {released.pad_token_id} is beyond the {text.vocab_size} tokens of the checkpoint")
     text.pad_token_id = released.pad_token_id
@@ -284,7 +170,7 @@ def _find_all(config: MutuaConfig, released: AkiConfig, files: TensorFiles, sour
             f"({type(error).__name__}: {error}): are --vision-encoder and --language-model right?"
         ) from error
     origin = {ours: released_name(ours) for ours in expected}
-    _refuse_difference({*origin.values(), *ADDED_ROWS.values()}, set(files.tensors), source)
+    refuse_difference({*origin.values(), *ADDED_ROWS.values()}, set(files.tensors), source)
     kept = released.initial_tokenizer_len
     for stored_name, stored in files.tensors.items():
         if stored.dtype not in _DTYPES:
@@ -305,19 +191,6 @@ def _find_all(config: MutuaConfig, released: AkiConfig, files: TensorFiles, sour
                 "and --language-model (or the paths in config.json) those that the checkpoint was trained with?"
             )
     return origin
-
-
-def _refuse_difference(expected: set[str], found: set[str], source: Path) -> None:
-    problems = [
-        f"{len(names)} {what}: {', '.join(sorted(names)[:5])}{' ...' if len(names) > 5 else ''}"
-        for what, names in (("missing", expected - found), ("unknown", found - expected))
-        if names
-    ]
-    if problems:
-        raise AkiError(
-            f"{source}: its tensors are not those of this model; {'; '.join(problems)}. Do vision encoder and language "
-            "model have as many layers as the checkpoint?"
-        )
 
 
 def _write_shards(
