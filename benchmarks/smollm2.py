@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -180,7 +181,10 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     options = parse()
     if options.draw is not None:
-        print(report(options.draw, read_rows(options.draw, ScoreRow)))
+        drawn = read_rows(options.draw, ScoreRow)
+        if not drawn:
+            sys.exit(f"--draw {options.draw}: no rows in {options.draw / ScoreRow.FILE}; name the folder of a run")
+        print(report(options.draw, drawn))
         return
     rows = run(options)
     write_rows(options.out, ScoreRow, rows)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -339,7 +340,10 @@ def main() -> None:
     parser.add_argument("--draw", type=Path, metavar="FOLDER", help="table and figure of the rows that are there")
     options = parser.parse_args()
     if options.draw is not None:
-        print(report(options.draw, read_rows(options.draw, ScoreRow)))
+        drawn = read_rows(options.draw, ScoreRow)
+        if not drawn:
+            sys.exit(f"--draw {options.draw}: no rows in {options.draw / ScoreRow.FILE}; name the folder of a run")
+        print(report(options.draw, drawn))
         return
     settings = replace(
         Settings(),

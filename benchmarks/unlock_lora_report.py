@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from mutua.evaluation.intervals import Estimate, mean_over
+from mutua.evaluation import words
+from mutua.evaluation.intervals import mean_over
 from mutua.study.curves import thousands
 from mutua.study.results import Row
 from mutua.study.style import colour, legend, panels, percent, title
@@ -109,14 +110,14 @@ def report(folder: Path, rows: Sequence[ScoreRow]) -> str:
 
 
 def _accuracies(scores: Scores, split: str) -> str:
-    lines = [[f"{split} questions, %", *scores.families, *(f"seed {seed}" for seed in scores.seeds)]]
+    lines = [[f"{split} questions", *scores.families, *(f"seed {seed}" for seed in scores.seeds)]]
     for arm in scores.arms:
         means = [mean_over([scores.of(arm, seed, family) for seed in scores.seeds]) for family in scores.families]
         seeds = [f"{100 * scores.of(arm, seed):.1f}" for seed in scores.seeds]
         whole = means[0]
         if whole.is_bounded:  # by what a share can be, too
             whole = replace(whole, low=max(0.0, whole.low), high=min(1.0, whole.high))
-        lines.append([WORDS[arm], _with_interval(whole), *(f"{100 * mean.value:.1f}" for mean in means[1:]), *seeds])
+        lines.append([WORDS[arm], words.accuracy(whole), *(f"{100 * mean.value:.1f}" for mean in means[1:]), *seeds])
     return _markdown(lines)
 
 
@@ -136,18 +137,13 @@ def _differences(scores: Scores) -> str:
     for name, (arm, base) in pairs.items():
         if {arm, base} <= set(scores.arms):
             each = [scores.gain(arm, base, seed) for seed in scores.seeds]
-            lines.append([f"{name}, points", _with_interval(mean_over(each), "+"), *(f"{100 * x:+.1f}" for x in each)])
+            lines.append([f"{name}, points", words.points(mean_over(each)), *(f"{100 * x:+.1f}" for x in each)])
     for name, base in (("closed by LoRA unlocked", CAUSAL), ("closed beyond the control", CONTROL)):
         each = [scores.closed(ADAPTED, base, seed) for seed in scores.seeds]
-        mean = _with_interval(mean_over(each)) if all(map(math.isfinite, each)) else "no gap"
-        lines.append([f"share of the gap {name}, %", mean, *(f"{100 * x:.0f}" for x in each)])
+        mean = words.accuracy(mean_over(each)) if all(map(math.isfinite, each)) else "no gap"
+        shares = (f"{100 * x:.0f} %" if math.isfinite(x) else "no gap" for x in each)
+        lines.append([f"share of the gap {name}", mean, *shares])
     return _markdown(lines)
-
-
-def _with_interval(estimate: Estimate, sign: str = "") -> str:
-    """In percent or points."""
-    value, low, high = (100 * x for x in (estimate.value, estimate.low, estimate.high))
-    return f"{value:{sign}.1f} ({low:{sign}.1f} to {high:{sign}.1f})" if estimate.is_bounded else f"{value:{sign}.1f}"
 
 
 def _markdown(lines: Sequence[Sequence[str]]) -> str:

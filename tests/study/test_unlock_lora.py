@@ -38,15 +38,15 @@ SCORES = {"causal": (60, 50), "untrained": (40, 40), "lora-causal": (62, 55), "l
 def test_the_share_of_the_gap(report: Any, tmp_path: Path) -> None:
     told = report.report(tmp_path, rows(report, SCORES))
     assert "| gap: MMA less causal, both from the start, points | +30.0 (-97.1 to +157.1) | +20.0 | +40.0 |" in told
-    assert "| share of the gap closed by LoRA unlocked, % | 75.0 (75.0 to 75.0) | 75 | 75 |" in told
-    assert "| share of the gap closed beyond the control, % | 63.7 (47.9 to 79.6) | 65 | 62 |" in told
+    assert "| share of the gap closed by LoRA unlocked | 75.0 % (75.0 to 75.0) | 75 % | 75 % |" in told
+    assert "| share of the gap closed beyond the control | 63.7 % (47.9 to 79.6) | 65 % | 62 % |" in told
     assert (tmp_path / "unlock-lora.svg").is_file()
 
 
 def test_no_gap_and_one_seed(report: Any, tmp_path: Path) -> None:
     told = report.report(tmp_path, rows(report, {arm: (50,) for arm in SCORES}, split="validation"))
-    assert "| causal from the start | 50.0 | 50.0 | 50.0 | 50.0 |" in told
-    assert "| share of the gap closed by LoRA unlocked, % | no gap | nan |" in told
+    assert "| causal from the start | 50.0 % | 50.0 | 50.0 | 50.0 |" in told
+    assert "| share of the gap closed by LoRA unlocked | no gap | no gap |" in told
 
 
 def test_the_page_says_what_the_rows_say(report: Any, tmp_path: Path) -> None:
