@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mutua.study.plan import ORDERS
 from mutua.study.results import (
     BLIND,
     MAIN,
@@ -39,7 +40,7 @@ def scores(
     gain: float = 1.0,
     layers: int = 3,
     side: int = 4,
-    samples: int = LENGTH,
+    length: int = LENGTH,
     order: str = "image-first",
     points: int = 6,
     tasks: Mapping[str, Sequence[str]] = FAMILIES,
@@ -54,19 +55,19 @@ def scores(
                 for task, families in tasks.items():
                     for number, family in enumerate(families):
                         for point in range(1, points + 1):
-                            done = samples * point // points
+                            done = length * point // points
                             share = 0.5 + (0.25 + gain * GAINS[policy]) * point / points - 0.05 * number + luck
                             splits = ("validation", "test") if point == points else ("validation",)
                             for split in splits:
                                 correct = chance.binomial(QUESTIONS, min(share, 1))
-                                arm = (block, backbone, "mlp", policy, order, layers, side, seed, done)
+                                arm = (block, backbone, "mlp", policy, order, layers, side, length, seed, done)
                                 row = ScoreRow(*arm, 0.01 * done, split, task, family, int(correct), QUESTIONS)
                                 rows.append(row)
     return rows
 
 
 def blind(side: int = 4) -> list[ScoreRow]:
-    where = (MAIN, "any", "any", BLIND, "image-first", 0, side, 0, 0)
+    where = (MAIN, "any", "any", BLIND, "image-first", 0, side, 0, 0, 0)
     return [
         ScoreRow(*where, 0.0, "test", task, family, 200, QUESTIONS)
         for task, families in FAMILIES.items()
@@ -84,7 +85,7 @@ def pairs(rows: Sequence[ScoreRow]) -> list[PairRow]:
             continue
         both = min(row.correct, causal.correct) - 20
         one, other = row.correct - both, causal.correct - both
-        where = (row.block, row.backbone, row.connector, row.order, row.layers, row.side, row.seed, row.samples)
+        where = (row.block, row.backbone, row.connector, row.order, row.layers, row.side, row.length, row.seed)
         wrong = row.total - both - one - other
         if wrong < 0:
             both, one, other, wrong = both - wrong, one + wrong, other + wrong, 0
@@ -99,7 +100,7 @@ def yes(rows: Sequence[ScoreRow]) -> list[YesRow]:
         for row in tested
         if row.policy != BLIND
     ]
-    where = (MAIN, "any", "any", TRUTH, "image-first", 0, 4, 0, 0)
+    where = (MAIN, "any", "any", TRUTH, "image-first", 0, 4, 0, 0, 0)
     return out + [YesRow(*where, "test", "pope", family, 200, 400) for family in FAMILIES["pope"]]
 
 
@@ -136,8 +137,8 @@ def whole_study(folder: Path, blocks: Sequence[str] = (), **settings: object) ->
     sweeps: dict[str, list[dict]] = {
         "depth": [{"layers": layers} for layers in (1, 2, 3, 4)],
         "image tokens": [{"side": side} for side in (2, 4, 6)],
-        "length": [{"samples": samples} for samples in (20_000, 50_000, 200_000)],
-        "order": [{"order": order} for order in ("image-first", "text-first", "both")],
+        "length": [{"length": length, "points": 3} for length in (20_000, 40_000, 200_000)],
+        "order": [{"order": order} for order in ORDERS],
         NULL + "shuffled questions": [{"gain": 0}],
         NULL + "blind questions": [{"gain": 0}],
     }

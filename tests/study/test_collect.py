@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from mutua.study import collect
 from mutua.study.collect import write_rows_of
-from mutua.study.plan import Arm, Block, Plan
-from mutua.study.results import ScoreRow, read_rows
+from mutua.study.plan import Arm, Block, Plan, full_plan
+from mutua.study.recipes import BATCH, stage_recipes
+from mutua.study.results import PairRow, ScoreRow, read_rows
 
 STEPS = {  # milliseconds of a step, by policy and seed: the causal arm of seed 1 shared its core
     "causal": (200.0, 900.0, 210.0),
@@ -31,8 +33,39 @@ def test_seconds_are_those_of_the_median_step_over_seeds(tmp_path: Path) -> None
     assert seconds == {
         ("causal", 1280, "validation"): pytest.approx(2.1),
         ("causal", 2560, "validation"): pytest.approx(4.2),
-        ("causal", 2560, "test"): pytest.approx(4.2),
+        ("causal", 102_400, "test"): pytest.approx(168),
         ("mma", 1280, "validation"): pytest.approx(1.1),
         ("mma", 2560, "validation"): pytest.approx(2.2),
-        ("mma", 2560, "test"): pytest.approx(2.2),
+        ("mma", 102_400, "test"): pytest.approx(88),
     }
+
+
+def as_trained(arm: Arm) -> dict[str, Any]:
+    """With a learning curve where the recipes of an arm evaluate."""
+    of_arm, before = measured(100.0), 0
+    of_arm["curve"], point = [], measured(100.0)["curve"][0]
+    for recipe in stage_recipes(arm, Path("anywhere"), Path("encoder")):
+        steps = range(recipe.evaluate.every, recipe.train.steps + 1, recipe.evaluate.every)
+        of_arm["curve"] += [{**point, "samples": before + step * BATCH[arm.task]} for step in steps]
+        before += recipe.train.steps * BATCH[arm.task]
+    return of_arm
+
+
+def test_a_whole_study_has_a_row_for_each_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arms of other lengths are met at the same number of samples, and are told apart."""
+    monkeypatch.setattr(collect, "_WITH_BLIND", set())
+    plan = full_plan()
+    write_rows_of(plan, {arm: as_trained(arm) for arm in plan.arms}, tmp_path)
+    rows = read_rows(tmp_path, ScoreRow)
+    shared = [row for row in rows if (row.block, row.samples, row.seed, row.policy) == ("length", 61_440, 0, "mma")]
+    assert [row.length for row in shared] == [102_400, 614_400]
+    assert {row.block for row in read_rows(tmp_path, PairRow)} == {block.name for block in plan.blocks}
+
+
+def test_arms_asked_other_questions_are_not_paired(tmp_path: Path) -> None:
+    arms = {Arm("causal"): measured(100.0), Arm("mma"): measured(100.0)}
+    arms[Arm("mma")]["tests"]["grid"][0]["id"] = "2"
+    with pytest.raises(
+        ValueError, match="mma-seed-0 and causal-seed-0 were not asked the same questions of grid, exists"
+    ):
+        write_rows_of(Plan((Block("policies", tuple(arms)),)), arms, tmp_path)

@@ -10,11 +10,21 @@ import pytest
 from PIL import Image
 from study_results import QUESTIONS, blind, costs, looks, pairs, scores, whole_study, yes
 
+from mutua.page import Strong
 from mutua.study.model_sections import cost_section, look_section, yes_section
+from mutua.study.plan import ORDERS, TWO_STAGES
 from mutua.study.report import write_report
 from mutua.study.results import NULL, CostRow, ScoreRow, write_rows
 from mutua.study.sections import score_sections
-from mutua.study.summary import Arm, Questions, accuracies, blind_guesses, differences, relative_gains
+from mutua.study.summary import (
+    Arm,
+    Questions,
+    accuracies,
+    blind_guesses,
+    differences,
+    image_first_of,
+    relative_gains,
+)
 
 TASKS = {"grid": ("exists", "relation"), "pope": ("pope-random",)}
 SMALL = {"backbones": ("llama",), "policies": ("causal", "mma"), "seeds": 3, "points": 2, "tasks": TASKS}
@@ -63,7 +73,7 @@ def test_one_page_that_needs_no_other(study):
 def test_markdown_with_its_pictures_beside_it(study):
     text = (study / "report.md").read_text()
     pictures = re.findall(r"!\[.*?\]\((figures/[^)]*)\)", text)
-    assert len(pictures) == len(set(pictures)) == 13
+    assert len(pictures) == len(set(pictures)) == 14
     for picture in pictures:
         with Image.open(study / picture) as image:
             assert image.width >= 900
@@ -75,6 +85,7 @@ def test_markdown_with_its_pictures_beside_it(study):
         "Learning curves",
         "Sweep: depth",
         "Block: order",
+        "Block: order, under the same policy",
         "Null check: shuffled questions",
         "How often it says yes",
         "Cost",
@@ -113,8 +124,8 @@ def test_what_is_not_there_is_refused(tmp_path):
             write_report(tmp_path)
 
 
-def sentences(rows, paired=()) -> str:
-    return "\n".join(text for section in score_sections(rows, paired) for text in section.sentences)
+def sentences(rows, paired=(), missing=None) -> str:
+    return "\n".join(text for section in score_sections(rows, paired, missing or {}) for text in section.sentences)
 
 
 def on_test(**settings) -> list[ScoreRow]:
@@ -147,9 +158,12 @@ def test_a_difference_is_said_and_none_is_not():
 
 def test_one_seed_has_no_interval_unless_its_questions_are_paired():
     rows = exact({"causal": [50], "mma": [70]})
-    assert "one seed, so no interval: llama +20.0." in sentences(rows)
+    assert "no interval: llama +20.0." in sentences(rows)
     assert "over 1 seed, which has no interval" in sentences(rows)
-    assert "right more often: llama +20.0 (" in sentences(rows, pairs(rows))
+    assert "one seed, these two models: right more often: llama +20.0 (" in sentences(rows, pairs(rows))
+    bold, tests = score_sections(rows, pairs(rows), {})[0].tables[1:]
+    assert not any(isinstance(cell, Strong) for row in bold.rows for cell in row)
+    assert "1 seed" not in {row[4] for row in tests.rows}, "over questions"
 
 
 def test_a_baseline_of_nothing_has_no_relative_gain():
@@ -165,9 +179,19 @@ def test_seeds_are_counted():
 
 def test_a_null_check_counts_what_is_seen():
     rows = exact({"causal": [50, 52, 48], "mma": [50, 51, 49]}, block=NULL + "shuffled questions")
-    assert "Where nothing can be gained, 0 of 1 intervals leave out 0; by chance alone about 0.1 would." in sentences(
-        rows
-    )
+    said = sentences(rows, pairs(rows))
+    assert "Nothing can be gained here." in said
+    assert "Of 1 intervals over all families and tasks, 0 leave out 0; by chance alone about 0.1 would." in said
+    assert "mma: of 3 intervals over the questions of one seed and family, 0 lie above 0, 0 below, 3 hold 0." in said
+
+
+def test_what_is_missing_is_said():
+    rows = on_test(policies=("causal", "mma"))
+    missing = {"main": ["mma-seed-3", "mma-seed-4", "causal-seed-3", "causal-seed-4"]}
+    said = "Not whole: 4 models not measured (mma-seed-3, mma-seed-4, causal-seed-3, ...)."
+    for section in score_sections(rows, [], missing):
+        assert section.sentences[0] == said
+    assert "Not whole" not in sentences(rows, missing={"depth": ["layers-1-mma-seed-0"]})
 
 
 def test_what_learning_curves_say():
@@ -180,7 +204,7 @@ def test_what_learning_curves_say():
     share = "after 44 % of causal's samples and 44 % of its seconds."
     assert f"mma comes to causal's last accuracy in 1 of 1 curve, {share}" in said
     assert "prefix comes to causal's last accuracy in 0 of 1 curve." in said
-    (table,) = score_sections(rows, [])[0].tables
+    (table,) = score_sections(rows, [], {})[0].tables
     by_arm = {row[2]: row for row in table.rows}
     assert by_arm["mma"][-1] == "not by the end"
     assert by_arm["prefix"][-1] == "300 samples"
@@ -201,21 +225,27 @@ def test_an_unfinished_study_is_reported_as_far_as_it_is():
     full = on_test(policies=("causal", "mma", "prefix"))
     partial = [row for row in full if row.policy != "prefix" or row.seed == 0]
     assert {one.arm.policy: one.estimate.count for one in differences(partial)} == {"mma": 3, "prefix": 1}
-    assert "prefix against causal, in points: one seed, so no interval" in sentences(partial)
+    assert "prefix against causal, in points: no interval" in sentences(partial)
     alone = [row for row in full if row.policy == "mma"]
     assert differences(alone) == relative_gains(alone) == []
-    assert [section.heading for section in score_sections(alone, [])] == ["Accuracy"]
+    assert [section.heading for section in score_sections(alone, [], {})] == ["Accuracy"]
 
 
-def test_the_baseline_has_the_same_order_unless_the_order_is_compared():
-    orders = ("image-first", "text-first")
-    main = [row for order in orders for row in on_test(order=order)]
-    assert {(one.arm, one.baseline) for one in differences(main)} == {
-        (Arm("mma", order), Arm("causal", order)) for order in orders
+def test_orders_are_compared_by_policy_and_by_order():
+    rows = [row for order in ORDERS for row in on_test(order=order, block="order", policies=("causal", "mma"))]
+    assert {(one.arm, one.baseline) for one in differences(rows)} == {
+        (Arm("mma", order), Arm("causal", order)) for order in ORDERS
     }
-    order = [replace(row, block="order") for row in main]
-    assert {one.baseline for one in differences(order)} == {Arm("causal")}
-    assert {one.arm for one in differences(order)} == {Arm("mma"), *(Arm(p, "text-first") for p in ("causal", "mma"))}
+    in_two_stages = {"both>image-first", "image-first>both"}
+    assert {(one.arm, one.baseline) for one in differences(rows, baseline_of=image_first_of)} == {
+        (Arm(policy, order), Arm(policy, TWO_STAGES if order in in_two_stages else "image-first"))
+        for order in ORDERS
+        for policy in ("causal", "mma")
+        if order not in ("image-first", TWO_STAGES)
+    }
+    by_policy, by_order = score_sections(rows, pairs(rows), {})
+    assert "mma, both against causal, both" in "\n".join(by_policy.sentences)
+    assert "mma, both then image-first against mma, image-first then image-first" in "\n".join(by_order.sentences)
 
 
 def test_all_questions_of_a_task_are_all_its_families():
@@ -240,16 +270,19 @@ def test_the_gain_over_backbones_and_over_seeds():
     rows = [
         replace(row, backbone=backbone)
         for backbone, gain in (("a", 0), ("b", 10), ("c", 20))
-        for row in exact({"causal": [50, 50], "mma": [50 + gain, 50 + gain]})
+        for row in exact({"causal": [50, 50], "mma": [49 + gain, 51 + gain]})
     ]
     gains = {
         (gain.place.backbone if gain.place else gain.estimate.unit): gain.estimate for gain in relative_gains(rows)
     }
     assert [round(gains[name].value, 6) for name in ("a", "b", "c", "seeds", "backbones")] == [0, 20, 40, 20, 20]
-    assert gains["seeds"].low == pytest.approx(20), "the same in every seed"
-    assert not gains["backbones"].excludes_zero, "but not in every backbone"
-    twice = [*rows, *(replace(row, connector="another") for row in rows)]
-    assert [(gain.estimate.unit, gain.estimate.count) for gain in relative_gains(twice)][-1] == ("settings", 6)
+    assert gains["seeds"].high - 20 == pytest.approx(12.706 * 2, rel=1e-4), "a spread of 2 over two seeds"
+    assert not gains["backbones"].excludes_zero, "it is not in every backbone"
+    twice = [*rows, *(replace(row, connector="another", correct=50) for row in rows)]
+    of_both = {gain.backbone: gain.estimate for gain in relative_gains(twice) if gain.place is None}
+    assert {name: round(estimate.value, 6) for name, estimate in of_both.items() if name} == {"a": 0, "b": 10, "c": 20}
+    (last,) = (gain.estimate for gain in relative_gains(twice) if gain.estimate.unit == "backbones")
+    assert (round(last.value, 6), last.count) == (10, 3)
 
 
 def test_the_gain_is_the_mean_over_families_however_many_a_task_has():
@@ -271,7 +304,7 @@ def test_what_models_do_in_numbers():
         yes_section(yes([*on_test(seeds=2)])).sentences
     )
     whole = look_section([row for row in looks() if row.layer is None]).tables[0]
-    assert whole.rows[1][:4] == ("llama, mlp", "mma", "0.5 (0.5 to 0.5)", "0.1 (0.1 to 0.1)")
+    assert whole.rows[1][:4] == ("llama, mlp", "mma", "0.5", "0.1")
 
 
 def test_pictures_have_few_colours(study):

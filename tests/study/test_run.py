@@ -7,9 +7,10 @@ import shutil
 from dataclasses import replace
 
 import pytest
+import torch
 from small_studies import in_this_process, small  # noqa: F401 (fixtures)
 
-from mutua.study import run
+from mutua.study import recipes, run
 from mutua.study.plan import Arm, Block, Plan
 from mutua.study.pool import JobError
 from mutua.study.results import BLIND, TRUTH, CostRow, LookRow, PairRow, ScoreRow, YesRow, read_rows
@@ -32,7 +33,7 @@ def started(small, in_this_process, monkeypatch) -> list[str]:  # noqa: F811
     return names
 
 
-def test_a_study_from_plan_to_report(started, tmp_path):
+def test_a_study_from_plan_to_report(started, monkeypatch, tmp_path):
     report = run_study(PLAN, tmp_path, lambda line: None)
     assert report == tmp_path / "report.html"
     assert started == ["encoder grid 4", *(arm.name for arm in PLAN.arms)]
@@ -69,6 +70,17 @@ def test_a_study_from_plan_to_report(started, tmp_path):
     with pytest.raises(ValueError, match="holds another arm"):
         run_study(PLAN, tmp_path, lambda line: None)
 
+    # Nor is one that was trained by other recipes, though its name is the same; but where it lies does not matter.
+    content["arm"]["steps"] = 4
+    place.write_text(json.dumps(content))
+    moved = tmp_path.rename(tmp_path.with_name("moved"))
+    started.clear()
+    run_study(PLAN, moved, lambda line: None)
+    assert not started
+    monkeypatch.setitem(recipes.BATCH, "grid", 5)
+    with pytest.raises(ValueError, match=r"trained with train.batch_size 6, and this study has 5: choose another"):
+        run_study(PLAN, moved, lambda line: None)
+
 
 def _same(score: ScoreRow, pair: PairRow) -> bool:
     names = ("block", "layers", "seed", "task", "family")
@@ -81,13 +93,18 @@ def test_what_is_measured_is_reported_where_an_arm_fails(started, tmp_path, monk
     def fail(jobs, processes, watch):
         whole(jobs[:1], processes, watch)
         if len(jobs) > 1:
-            raise JobError("an arm failed")
+            raise JobError("an arm failed", [jobs[1].name])
 
     monkeypatch.setattr(run, "run_jobs", fail)
     with pytest.raises(JobError):
         run_study(PLAN, tmp_path, lambda line: None)
-    assert json.loads((tmp_path / "study.json").read_text())["measured"] == 1
-    assert (tmp_path / "report.html").is_file()
+    about = json.loads((tmp_path / "study.json").read_text())
+    assert (about["measured"], about["failed"]) == (1, [ARMS[1].name])
+    assert about["missing"]["main"] == [arm.name for arm in ARMS[1:]]
+    assert about["versions"]["torch"] == torch.__version__
+    report = (tmp_path / "report.md").read_text()
+    assert f"- failed: `{ARMS[1].name}`" in report
+    assert f"Not whole: 3 models not measured ({', '.join(about['missing']['main'])})." in report
 
 
 @pytest.mark.slow

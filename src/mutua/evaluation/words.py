@@ -47,11 +47,18 @@ def compared(who: str, than: str, found: Iterable[tuple[str, Estimate]]) -> str:
     """A clause on differences of accuracy, each with its place: where more, where less, where none is seen."""
     parts: dict[str, list[str]] = {}
     for place, estimate in found:
-        word = verdict(estimate) if estimate.is_bounded else "one seed, so no interval"
-        parts.setdefault(word, []).append(f"{place} {points(estimate)}")
-    said = {"more": "right more often", "less": "right less often"}
-    clauses = (f"{said.get(word, word)}: {', '.join(places)}" for word, places in parts.items())
+        parts.setdefault(_seen(estimate), []).append(f"{place} {points(estimate)}")
+    clauses = (f"{word}: {', '.join(places)}" for word, places in parts.items())
     return f"{who} against {than}, in points: {'; '.join(clauses)}."
+
+
+def _seen(difference: Estimate) -> str:
+    """What is seen, over several seeds; or of the two models of one seed, by an interval over the questions."""
+    if not difference.is_bounded:
+        return "no interval"
+    said = {"more": "right more often", "less": "right less often"}
+    word = said.get(verdict(difference), verdict(difference))
+    return word if difference.unit != "questions" else f"one seed, these two models: {word}"
 
 
 def _between(estimate: Estimate, scale: float, digits: str) -> str:

@@ -43,7 +43,7 @@ _FITTED = 12_000  # questions of the training split that the guess knows
 
 def _arm_columns(block: str, arm: Arm) -> dict[str, Any]:
     names = ("backbone", "connector", "policy", "order", "layers", "side", "seed")
-    return {"block": block, **{name: getattr(arm, name) for name in names}}
+    return {"block": block, **{name: getattr(arm, name) for name in names}, "length": arm.steps * BATCH[arm.task]}
 
 
 def _step_seconds(measured: Measured) -> dict[Arm, float]:
@@ -62,14 +62,13 @@ def _scores(block: str, arm: Arm, found: Mapping[str, Any], step_seconds: float)
     a_sample = step_seconds / BATCH[arm.task]
     for point in found["curve"]:
         yield ScoreRow(**columns, split="validation", **{**point, "seconds": a_sample * point["samples"]})
-    samples = found["curve"][-1]["samples"]
     for task, records in found["tests"].items():
         for family, some in _by_family(records):
             right = sum(record.is_correct for record in some)
             yield ScoreRow(
                 **columns,
-                samples=samples,
-                seconds=a_sample * samples,
+                samples=columns["length"],
+                seconds=a_sample * columns["length"],
                 split="test",
                 task=task,
                 family=family,
@@ -99,7 +98,7 @@ def _grid_guess(arm: Arm, settings: dict[str, Any]) -> dict[str, float]:
 def _yes(block: str, arm: Arm, found: Mapping[str, Any]) -> Iterator[YesRow]:
     """Of the families that ask for what may not be there."""
     for family, records in _by_family(found["tests"].get("pope", [])):
-        yield _yes_row(block, arm, found, family, [record.answer for record in records])
+        yield _yes_row(block, arm, family, [record.answer for record in records])
 
 
 def _truth(block: str, arms: list[Arm], measured: Measured) -> Iterator[YesRow]:
@@ -107,13 +106,14 @@ def _truth(block: str, arms: list[Arm], measured: Measured) -> Iterator[YesRow]:
     for arm in arms:
         for family, records in _by_family(measured[arm]["tests"].get("pope", [])):
             right = [record.expected for record in records]
-            yield _yes_row(block, replace(arm, policy=TRUTH), measured[arm], family, right)
+            yield _yes_row(block, replace(arm, policy=TRUTH), family, right)
 
 
-def _yes_row(block: str, arm: Arm, found: Mapping[str, Any], family: str, answers: list[str]) -> YesRow:
+def _yes_row(block: str, arm: Arm, family: str, answers: list[str]) -> YesRow:
+    columns = _arm_columns(block, arm)
     return YesRow(
-        **_arm_columns(block, arm),
-        samples=found["curve"][-1]["samples"],
+        **columns,
+        samples=columns["length"],
         split="test",
         task="pope",
         family=family,
@@ -123,7 +123,11 @@ def _yes_row(block: str, arm: Arm, found: Mapping[str, Any], family: str, answer
 
 
 def _pairs(block: str, arms: list[Arm], measured: Measured) -> Iterator[PairRow]:
-    """Every arm beside the causal one that is equal but for the policy."""
+    """Every arm beside the causal one that is equal but for the policy.
+
+    Raises:
+        ValueError: the two were not asked the same questions.
+    """
     baselines = {_but_policy(arm): arm for arm in arms if arm.policy == BASELINE}
     for arm in arms:
         baseline = baselines.get(_but_policy(arm))
@@ -133,10 +137,15 @@ def _pairs(block: str, arms: list[Arm], measured: Measured) -> Iterator[PairRow]
         for task, records in measured[arm]["tests"].items():
             theirs = dict(_by_family(measured[baseline]["tests"][task]))
             for family, some in _by_family(records):
+                asked, of_other = ([(record.id, record.question) for record in of] for of in (some, theirs[family]))
+                if asked != of_other:
+                    raise ValueError(
+                        f"{arm.name} and {baseline.name} were not asked the same questions of {task}, {family}: remove "
+                        "the folders of both and run the same study again."
+                    )
                 right = [(one.is_correct, other.is_correct) for one, other in zip(some, theirs[family], strict=True)]
                 yield PairRow(
                     **columns,
-                    samples=measured[arm]["curve"][-1]["samples"],
                     task=task,
                     family=family,
                     policy=arm.policy,

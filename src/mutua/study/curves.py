@@ -25,7 +25,7 @@ from mutua.study.summary import (
 SWEEPS = {
     "depth": ("layers", "layers"),
     "image tokens": ("side", "cells a side of the picture"),
-    "length": ("samples", "samples of training"),
+    "length": ("length", "samples of training"),
 }
 _A_ROW = 4
 _BESIDE = 0.1  # steps of a sweep

@@ -59,8 +59,12 @@ def _shares(measured: Sequence[Measured], label: str, dashed: Mapping[Questions,
     return figure
 
 
-def forest_figure(found: Sequence[Difference]) -> Any:
-    """A panel a family, a row a place, a dot an arm: how far it is from its baseline, in percentage points."""
+def forest_figure(found: Sequence[Difference], against: str = BASELINE) -> Any:
+    """A panel a family, a row a place, a dot an arm: how far it is from its baseline, in percentage points.
+
+    Args:
+        against: what the axis calls the baseline.
+    """
     arms = arms_in_order(one.arm for one in found)
     families = list(dict.fromkeys(one.questions for one in found))
     places = place_labels(one.place for one in found)
@@ -75,7 +79,7 @@ def forest_figure(found: Sequence[Difference]) -> Any:
         panel.axvline(0, color="0.35", lw=1, zorder=0)
         _rows(panel, list(places.values()))
         title(panel, questions.label)
-        panel.set_xlabel("points more than causal", fontsize=9)
+        panel.set_xlabel(f"points more than {against}", fontsize=9)
     axes[0].set_xlim(*reach(one.estimate for one in found))
     legend(figure, handles)
     return figure
@@ -108,7 +112,7 @@ def cost_figure(rows: Sequence[CostRow]) -> Any:
 
     Arms in a place without a causal arm are left out.
     """
-    measures = {"step_ms": "step time", "peak_mib": "peak memory", "gflops_per_sample": "FLOPs a sample"}
+    measures = {"step_ms": "step time", "peak_mib": "peak memory of the process", "gflops_per_sample": "FLOPs a sample"}
     by_place = grouped(rows, lambda row: Place(row.backbone, row.connector, row.layers, row.side, 0))
     by_place = {place: mine for place, mine in by_place.items() if any(row.policy == BASELINE for row in mine)}
     if not by_place:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 
 from mutua.evaluation.intervals import Estimate, mean_over
 from mutua.page import Picture, Section, Table
 from mutua.study.figures import cost_figure, heads_figure, layers_figure, yes_figure
+from mutua.study.plan import IMAGE_FIRST
 from mutua.study.results import BASELINE, MAIN, CostRow, LookRow, YesRow
 from mutua.study.statistics import paired_by_seed
 from mutua.study.summary import Arm, Place, arms_in_order, grouped, place_labels, right_yes_rates, yes_rates
@@ -25,12 +27,15 @@ def cost_section(rows: Sequence[CostRow]) -> Section:
             value, other = getattr(row, measure), getattr(base, measure, 0)
             values.append(f"{value:{digits}}" + (f" ({value / other:.2f}x)" if other else ""))
         lines.append((names[_where(row)[0]], Arm(row.policy, row.order).label, *values))
-    header = ("where", "policy", "step, ms", "peak memory, MiB", "GFLOPs a sample")
+    header = ("where", "policy", "step, ms", "peak memory of the process, MiB", "GFLOPs a sample")
     table = Table("Medians over the seeds, with no interval; in brackets, against causal", header, lines, 2)
-    shown = []
-    if causal:
-        caption = "A training step's time, memory and FLOPs, as a multiple of causal's."
-        shown.append(Picture("cost", caption, partial(cost_figure, rows)))
+    shown, usual = [], _usual(rows)
+    if any(row.policy == BASELINE for row in usual):
+        caption = (
+            "Time of a training step, most memory of the process that trained and evaluated, FLOPs of a step, as a "
+            "multiple of causal's."
+        )
+        shown.append(Picture("cost", caption, partial(cost_figure, usual)))
     return Section("Cost", CostRow.FILE, pictures=shown, tables=[table])
 
 
@@ -96,6 +101,13 @@ def _whole_table(measure: str, rows: Sequence[LookRow]) -> Table:
 def _plain_number(estimate: Estimate) -> str:
     between = f" ({estimate.low:.3g} to {estimate.high:.3g})" if estimate.is_bounded else ""
     return f"{estimate.value:.3g}{between}"
+
+
+def _usual(rows: Sequence[CostRow]) -> list[CostRow]:
+    """Those with the picture first and of the most frequent sizes; sweeps are in the table only."""
+    first = [row for row in rows if row.order == IMAGE_FIRST]
+    sizes = Counter((row.layers, row.side) for row in first).most_common(1)
+    return [row for row in first if (row.layers, row.side) == sizes[0][0]]
 
 
 def _where(row: CostRow) -> tuple[Place, str]:

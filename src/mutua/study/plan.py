@@ -23,9 +23,14 @@ POLICIES = ("causal", "mma", "mma-bidirectional", "prefix", "future", "concentri
 METHOD = "mma"
 PAIR = (BASELINE, METHOD)
 
-DUAL_ORDER = "both"
+IMAGE_FIRST, DUAL_ORDER = "image-first", "both"
 # The paper's dual-order training, and its ablations: in both stages, in the first one only, in the second one only.
-ORDERS = ("image-first", "text-first", DUAL_ORDER, f"{DUAL_ORDER}>image-first", f"image-first>{DUAL_ORDER}")
+# A second stage begins the schedule of the learning rate anew, so the last two are compared with TWO_STAGES.
+TWO_STAGES = f"{IMAGE_FIRST}>{IMAGE_FIRST}"
+ORDERS = (
+    *(IMAGE_FIRST, "text-first", DUAL_ORDER),
+    *(TWO_STAGES, f"{DUAL_ORDER}>{IMAGE_FIRST}", f"{IMAGE_FIRST}>{DUAL_ORDER}"),
+)
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ class Arm:
     task: Task = "grid"
     backbone: str = "llama"
     connector: str = "mlp"
-    order: str = "image-first"
+    order: str = IMAGE_FIRST
     layers: int = 3
     side: int = 4
     steps: int = 800
@@ -119,7 +124,7 @@ def full_plan(policies: Sequence[str] = POLICIES, backbones: Sequence[str] = BAC
         _block("policies", few, policies, backbones[:1], ("mlp",)),
         _sweep("depth", usual, layers=(1, 2, 3, 4, 6)),
         _sweep("image tokens", usual, side=(2, 3, 4, 5, 6)),
-        _sweep("length", [arm for arm in usual if arm.seed == 0], steps=(800, 4800)),
+        _sweep("length", usual, steps=(800, 4800)),
         _sweep("order", usual, order=ORDERS),
         _sweep("null: shuffled questions", usual, questions=("shuffled",)),
         _sweep("null: blind questions", usual, questions=("blind",)),

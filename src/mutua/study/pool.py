@@ -32,7 +32,15 @@ class Job:
 
 
 class JobError(ValueError):
-    """Jobs failed; the message has the last lines of the first one, and where the others' are."""
+    """Jobs failed; the message has the last lines of the first one, and where the others' are.
+
+    Attributes:
+        names: of the jobs that failed.
+    """
+
+    def __init__(self, message: str, names: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.names = tuple(names)
 
 
 def slots() -> int:
@@ -79,7 +87,7 @@ def run_jobs(jobs: Sequence[Job], processes: int, watch: Callable[[Sequence[Job]
     if failed:
         tail = "\n".join(failed[0].log.read_text(encoding="utf-8", errors="replace").splitlines()[-5:])
         others = "".join(f"\nalso failed: {job.name} ({job.log})" for job in failed[1:])
-        raise JobError(f"{failed[0].name} failed ({failed[0].log}):\n{tail}{others}")
+        raise JobError(f"{failed[0].name} failed ({failed[0].log}):\n{tail}{others}", [job.name for job in failed])
 
 
 def _start(job: Job, slot: int) -> subprocess.Popen[bytes]:

@@ -18,11 +18,12 @@ ABOUT = "study.json"  # the command, versions, machine, start and plan
 PICTURES = "figures"
 _FILES = (ScoreRow, PairRow, YesRow, CostRow, LookRow)
 _NOTES = (
-    "Arms of one seed start from the same weights and see the same samples in the same order; they differ in the "
-    "policy only. An interval over seeds (Student's t) speaks of other seeds on the same test questions; an interval "
-    "over questions (one seed) speaks of other questions to the same models. Where an interval holds 0, no difference "
-    "is seen, which is not to say that there is none. Nothing is corrected for the number of comparisons; beside them "
-    "stands how many would leave out 0 by chance.",
+    "Arms of one seed that are compared start from the same weights and see the same samples in the same order; they "
+    "differ in the policy only, or, where that is named, in the order of picture and question. An interval over seeds "
+    "(Student's t) speaks of other seeds on the same test questions; an interval over questions (one seed) speaks of "
+    "other questions to the same models. Where an interval holds 0, no difference is seen, which is not to say that "
+    "there is none. Nothing is corrected for the number of comparisons; beside them stands how many would leave out 0 "
+    "by chance.",
 )
 
 
@@ -41,11 +42,12 @@ def write_report(folder: Path) -> Path:
     if not any((scores, pairs, yes, costs, looks)):
         names = ", ".join(kind.FILE for kind in _FILES)
         raise ValueError(f"{folder}: there are no results to report: none of {names} is there with a row in it.")
-    sections = score_sections(scores, pairs)
+    about = _about(folder)
+    sections = score_sections(scores, pairs, about.pop("missing", {}))
     sections += [section(rows) for section, rows in ((yes_section, yes),) if rows]
     sections += [section(rows) for section, rows in ((cost_section, costs),) if rows]
     sections += [section(rows) for section, rows in ((look_section, looks),) if rows]
-    page = Page("What the attention policy changes", sections, _facts(folder), _NOTES)
+    page = Page("What the attention policy changes", sections, dict(_lines(about)), _NOTES)
     (folder / PICTURES).mkdir(exist_ok=True)
     pictures = [shown for section in sections for shown in section.pictures]
     if twice := [name for name, count in Counter(shown.name for shown in pictures).items() if count > 1]:
@@ -65,8 +67,8 @@ def _write(path: Path, content: bytes) -> None:
         write(lambda partial: partial.write_bytes(content))
 
 
-def _facts(folder: Path) -> dict[str, str]:
-    """What study.json says, one line a value; ValueError where it is damaged."""
+def _about(folder: Path) -> dict[str, Any]:
+    """What study.json says; ValueError where it is damaged."""
     path = folder / ABOUT
     if not path.exists():
         return {"made by": f"not known: {ABOUT} is not beside the results"}
@@ -76,7 +78,7 @@ def _facts(folder: Path) -> dict[str, str]:
         raise ValueError(f"{path}: is no JSON ({error}). Mend it, or remove it and run the same study again.") from None
     if not isinstance(about, dict):
         raise ValueError(f"{path}: holds {type(about).__name__}, not an object. Remove it and run the study again.")
-    return dict(_lines(about))
+    return about
 
 
 def _lines(value: Any, name: str = "") -> Iterator[tuple[str, str]]:

@@ -61,7 +61,8 @@ class ArmRow(Row):
         order: what comes first in its training prompts: "image-first", "text-first" or "both".
         layers: of the language model.
         side: cells a side of the pictures.
-        samples: how many it was trained on.
+        length: samples that it is trained on in all.
+        samples: that it had been trained on when this was measured.
     """
 
     block: str
@@ -71,6 +72,7 @@ class ArmRow(Row):
     order: str
     layers: int
     side: int
+    length: int
     seed: int
     samples: int
 
@@ -122,8 +124,8 @@ class PairRow(Row):
     order: str
     layers: int
     side: int
+    length: int
     seed: int
-    samples: int
     task: str
     family: str
     policy: str

@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,15 @@ import torch
 from mutua.folders import whole_file
 from mutua.study.collect import write_rows_of
 from mutua.study.plan import Arm, Plan
-from mutua.study.pool import Job, run_jobs, slots
+from mutua.study.pool import Job, JobError, run_jobs, slots
 from mutua.study.progress import Lines, duration, steps_done
+from mutua.study.recipes import stage_recipes
 from mutua.study.report import write_report
 from mutua.study.work import MEASURED, arm_job, read_arm, write_arm
+from mutua.training import load_recipe
+from mutua.training.run_folder import first_difference
 
+_WHERE = ("output", "model.vision", "model.path")  # keys of a recipe that change where a study is moved
 _TOKENS_OF_TEXT = 11  # of a question and its answer, with what the chat template adds
 
 
@@ -34,7 +37,7 @@ def run_study(plan: Plan, folder: Path, say: Callable[[str], None], processes: i
         processes: how many arms are trained at once; None: one for each core or GPU.
 
     Raises:
-        ValueError: an arm in the folder is another one of that name.
+        ValueError: an arm in the folder is another one of that name, or was trained by another recipe.
         JobError: arms failed. The report has the others.
         KeyboardInterrupt: what was stopped is saved; the report has what is measured, and the same call goes on.
     """
@@ -43,13 +46,17 @@ def run_study(plan: Plan, folder: Path, say: Callable[[str], None], processes: i
     jobs = [_encoder_job(folder, *which) for which in encoders if not (_encoder(folder, *which) / "model").is_dir()]
     workers = processes or slots()
     show = _Progress(folder, arms, workers, say)
+    failed: Sequence[str] = ()
     try:
         run_jobs(jobs, workers, show.encoders)
         for arm in arms:
             write_arm(_place(folder, arm), arm, _encoder(folder, arm.task, arm.side) / "model")
         run_jobs([arm_job(_place(folder, arm), arm.name) for arm in arms], workers, show.arms)
+    except JobError as error:
+        failed = error.names
+        raise
     finally:
-        report = _report(plan, folder)
+        report = _report(plan, folder, failed)
     return report
 
 
@@ -75,9 +82,17 @@ def _is_measured(folder: Path, arm: Arm) -> bool:
     place = _place(folder, arm)
     if not (place / MEASURED).is_file():
         return False
-    there, _ = read_arm(place)
+    there, encoder = read_arm(place)
     if there != arm:
         raise ValueError(f"{place} holds another arm: {there}; choose another --out, or remove it.")
+    for recipe in stage_recipes(arm, place, encoder):
+        before = load_recipe(recipe.output / "recipe.yaml")
+        if found := first_difference(before, recipe, lambda key: key in _WHERE):
+            key, old, new = found
+            raise ValueError(
+                f"{place} was trained with {key} {old!r}, and this study has {new!r}: choose another --out, or remove "
+                "the folder, and the same command trains it anew."
+            )
     return True
 
 
@@ -119,29 +134,42 @@ def _work(arm: Arm) -> float:
     return arm.steps * (arm.side**2 + _TOKENS_OF_TEXT) * (arm.layers + 1) * (1.0 if arm.task == "grid" else 1.2)
 
 
-def _report(plan: Plan, folder: Path) -> Path:
+def _report(plan: Plan, folder: Path, failed: Sequence[str]) -> Path:
     """The rows of whatever is measured, what made them, and the report."""
     measured = [arm for arm in plan.arms if _is_measured(folder, arm)]
     if not measured:
         return folder
     write_rows_of(plan, {arm: json.loads((_place(folder, arm) / MEASURED).read_text()) for arm in measured}, folder)
     with whole_file(folder / "study.json") as save:
-        text = json.dumps(_record(plan, len(measured)), indent=1) + "\n"
+        text = json.dumps(_record(plan, folder, measured, failed), indent=1) + "\n"
         save(lambda path: path.write_text(text, encoding="utf-8"))
     return write_report(folder)
 
 
-def _record(plan: Plan, measured: int) -> dict[str, Any]:
-    names = ("mutua", "torch", "transformers", "numpy")
-    return {
+def _record(plan: Plan, folder: Path, measured: Sequence[Arm], failed: Sequence[str]) -> dict[str, Any]:
+    missing = {block.name: [arm.name for arm in block.arms if arm not in measured] for block in plan.blocks}
+    record = {
         "command": " ".join(["mutua", *map(shlex.quote, sys.argv[1:])]),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in names}},
+        "versions": _versions(folder, measured),
         "machine": f"{_processor()}, {slots()} models at a time",
         "finished": datetime.now(timezone.utc).isoformat(timespec="minutes"),
         "plan": {block.name: len(block.arms) for block in plan.blocks},
         "arms": len(plan.arms),
-        "measured": measured,
+        "measured": len(measured),
+        "failed": list(failed),
+        "missing": {name: names for name, names in missing.items() if names},
     }
+    return {key: value for key, value in record.items() if value not in ([], {})}
+
+
+def _versions(folder: Path, measured: Sequence[Arm]) -> dict[str, str]:
+    """Of what trained the arms, maybe on several days."""
+    found: dict[str, dict[str, None]] = {}
+    for arm in measured:
+        record = json.loads((_place(folder, arm) / f"stage-{len(arm.stages)}" / "model" / "run.json").read_text())
+        for name, version in record["versions"].items():
+            found.setdefault(name, {})[version] = None
+    return {name: ", ".join(versions) for name, versions in found.items()}
 
 
 def _processor() -> str:

@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 from mutua.attention.policy import MMA
 from mutua.evaluation import words
 from mutua.evaluation.intervals import Estimate, paired_proportions
 from mutua.page import Picture, Section, Table
-from mutua.study.curves import SWEEPS, curves_figure, family_curves_figure, sweep_figure
+from mutua.study.curves import SWEEPS, sweep_figure
 from mutua.study.figures import accuracy_figure, forest_figure, seeds_figure
+from mutua.study.learning import learning_section
 from mutua.study.results import BASELINE, MAIN, NULL, PairRow, ScoreRow
-from mutua.study.statistics import (
-    caught_up,
-    mean_curve,
-    reached,
-)
 from mutua.study.summary import (
     ALL,
     Arm,
     Difference,
+    Gain,
+    Measured,
     Questions,
     accuracies,
     asks,
     blind_guesses,
-    curves,
     differences,
     grouped,
+    image_first_of,
     place_labels,
     place_of,
     relative_gains,
@@ -35,24 +34,46 @@ from mutua.study.summary import (
 from mutua.study.tables import accuracy_table, difference_tables, marked, stem
 
 _DRAWN = Arm(MMA.name)  # seed by seed, only the policy that the study is about
-_MARGIN = 0.01  # a baseline has caught up when it is no more than this share of answers behind
+_LEARNING = (MAIN, "policies", "length", "scenes")  # blocks whose learning curves are shown
+_ORDER = "order"  # the block whose arms are compared in two ways: by policy, and by the order of picture and question
+_NAMED = 3  # of the models that are missing
+_SWEPT = {"image tokens": "Cells, visual tokens and objects in a picture grow together."}
 
 
-def score_sections(scores: Sequence[ScoreRow], pairs: Sequence[PairRow]) -> list[Section]:
+def score_sections(
+    scores: Sequence[ScoreRow], pairs: Sequence[PairRow], missing: Mapping[str, Sequence[str]]
+) -> list[Section]:
     """What scores.csv says, block by block: the main one first, the checks that nothing is gained where nothing can be
-    last."""
+    last.
+
+    Args:
+        missing: arms that are not measured, by block; its sections say so.
+    """
     blocks = list(dict.fromkeys(row.block for row in scores))
     blocks.sort(key=lambda block: (block != MAIN, block.startswith(NULL)))
     out = []
     for block in blocks:
         own = [row for row in scores if row.block == block]
         tested = [row for row in own if row.split == "test"]
+        on_the_way = [row for row in own if row.split == "validation"]
         ours = [pair for pair in pairs if pair.block == block]
-        if block == MAIN:
-            out += [*_main(tested, ours), *_learning([row for row in own if row.split == "validation"])]
-        elif tested:
-            out.append(_sweep(block, tested, ours) if block in SWEEPS else _other(block, tested, ours))
+        sections = _of_block(block, tested, ours) if tested else []
+        if on_the_way and block in _LEARNING:
+            sections.append(learning_section(block, on_the_way))
+        if absent := missing.get(block, ()):
+            some = f"{', '.join(absent[:_NAMED])}{', ...' if len(absent) > _NAMED else ''}"
+            said = f"Not whole: {words.counted(len(absent), 'models')} not measured ({some})."
+            sections = [replace(section, sentences=[said, *section.sentences]) for section in sections]
+        out += sections
     return out
+
+
+def _of_block(block: str, rows: Sequence[ScoreRow], pairs: Sequence[PairRow]) -> list[Section]:
+    if block == MAIN:
+        return _main(rows, pairs)
+    if block == _ORDER:
+        return [_other(block, rows, pairs), *_orders(rows)]
+    return [_sweep(block, rows, pairs) if block in SWEEPS else _other(block, rows, pairs)]
 
 
 def _main(rows: Sequence[ScoreRow], pairs: Sequence[PairRow]) -> list[Section]:
@@ -64,7 +85,7 @@ def _main(rows: Sequence[ScoreRow], pairs: Sequence[PairRow]) -> list[Section]:
             Section(
                 "Differences",
                 f"{ScoreRow.FILE} and {PairRow.FILE}" if any(one.p is None for one in found) else ScoreRow.FILE,
-                [*sentences, *_task_sentences(found), _by_chance(found)],
+                [*sentences, *_said(found)],
                 [_forest("differences", found)],
                 [*gains, *difference_tables(found)],
             )
@@ -72,11 +93,15 @@ def _main(rows: Sequence[ScoreRow], pairs: Sequence[PairRow]) -> list[Section]:
     if pairs:
         out.append(_seed_by_seed(pairs))
     if measured:
-        shown = partial(accuracy_figure, measured, blind_guesses(rows))
-        caption = "Accuracy on the test split, with 95 % intervals; dashed: the best guess that sees no picture."
+        shown = [_accuracy_picture("accuracy", measured, blind_guesses(rows))]
         table = accuracy_table("Accuracy on the test split, with 95 % intervals", measured)
-        out.append(Section("Accuracy", ScoreRow.FILE, pictures=[Picture("accuracy", caption, shown)], tables=[table]))
+        out.append(Section("Accuracy", ScoreRow.FILE, pictures=shown, tables=[table]))
     return out
+
+
+def _accuracy_picture(name: str, measured: Sequence[Measured], blind: Mapping[Questions, float]) -> Picture:
+    caption = "Accuracy on the test split, with 95 % intervals; dashed: the best guess that sees no picture."
+    return Picture(name, caption, partial(accuracy_figure, measured, blind))
 
 
 def _gains(rows: Sequence[ScoreRow]) -> tuple[list[str], list[Table]]:
@@ -88,15 +113,12 @@ def _gains(rows: Sequence[ScoreRow]) -> tuple[list[str], list[Table]]:
     names = place_labels(gain.place for gain in gains if gain.place is not None)
     count = len({(row.task, row.family) for row in rows})
     families = "1 family" if count == 1 else f"{count} families"
-    sentences = []
-    for arm, mine in grouped(gains, lambda gain: gain.arm).items():
-        overall = [gain for gain in mine if gain.place is None] or mine
-        values = "; ".join(
-            f"{words.percents(gain.estimate)} over {words.counted(gain.estimate.count, gain.estimate.unit)}, "
-            f"{words.judged_gain(gain.estimate)}"
-            for gain in overall
-        )
-        sentences.append(f"Relative gain of {arm.label} on {mine[0].baseline.label}, mean over {families}: {values}.")
+    sentences = [f"{said}, mean over {families}: {values}." for said, values in _overall(gains)]
+    for task, own in (tasks := grouped(rows, lambda row: row.task)).items():
+        if len(tasks) > 1:
+            sentences += [
+                f"{said}, families of {task} alone: {values}." for said, values in _overall(relative_gains(own))
+            ]
     table = Table(
         "Relative gain: the mean over families of (accuracy - baseline's) / baseline's, with 95 % intervals",
         ("policy", "baseline", "where", "gain", "over"),
@@ -104,7 +126,7 @@ def _gains(rows: Sequence[ScoreRow]) -> tuple[list[str], list[Table]]:
             (
                 gain.arm.label,
                 gain.baseline.label,
-                "all" if gain.place is None else names[gain.place],
+                names[gain.place] if gain.place is not None else gain.backbone or "all",
                 marked(words.percents(gain.estimate), gain.estimate),
                 words.counted(gain.estimate.count, gain.estimate.unit),
             )
@@ -115,6 +137,21 @@ def _gains(rows: Sequence[ScoreRow]) -> tuple[list[str], list[Table]]:
     return sentences, [table] if gains else []
 
 
+def _overall(gains: Sequence[Gain]) -> list[tuple[str, str]]:
+    """Of each arm whose gain it is, and its gains over all places in words; of its places, where there is one."""
+    return [
+        (
+            f"Relative gain of {arm.label} on {mine[0].baseline.label}",
+            "; ".join(
+                f"{words.percents(gain.estimate)} over {words.counted(gain.estimate.count, gain.estimate.unit)}, "
+                f"{words.judged_gain(gain.estimate)}"
+                for gain in [gain for gain in mine if gain.is_of_all] or mine
+            ),
+        )
+        for arm, mine in grouped(gains, lambda gain: gain.arm).items()
+    ]
+
+
 def _seed_by_seed(pairs: Sequence[PairRow]) -> Section:
     """How often one seed's interval over questions lies above 0, holds it, lies below: a replication count."""
     families = list(dict.fromkeys(Questions(pair.task, pair.family) for pair in pairs))
@@ -123,7 +160,6 @@ def _seed_by_seed(pairs: Sequence[PairRow]) -> Section:
     names = place_labels(map(place_of, pairs))
     arms = grouped(pairs, lambda pair: (Arm(pair.policy, pair.order), Arm(pair.baseline, pair.order), place_of(pair)))
     counts, single, drawn = [], [], []
-    totals = {arm: [0, 0, 0] for arm, *_ in arms}
     for (arm, baseline, place), ours in arms.items():
         by_seed = sorted(grouped(ours, lambda pair: pair.seed).items())
         cells = [
@@ -135,8 +171,6 @@ def _seed_by_seed(pairs: Sequence[PairRow]) -> Section:
             for questions in columns
         ]
         parts = [_parted(of_seeds.values()) for of_seeds in cells]
-        for part in parts[: len(families)]:
-            totals[arm] = [total + count for total, count in zip(totals[arm], part, strict=True)]
         counts.append(
             (f"{arm.label} - {baseline.label}", names[place], *(" / ".join(map(str, part)) for part in parts))
         )
@@ -146,11 +180,6 @@ def _seed_by_seed(pairs: Sequence[PairRow]) -> Section:
         for seed, _ in by_seed:
             row = (marked(words.points(own[seed]), own[seed]) if seed in own else "-" for own in cells)
             single.append((f"{arm.label} - {baseline.label}", names[place], str(seed), *row))
-    sentences = [
-        f"{arm.label}: of {sum(total)} intervals over the questions of one seed and family, {total[0]} lie above 0, "
-        f"{total[2]} below, {total[1]} hold 0."
-        for arm, total in totals.items()
-    ]
     header = [questions.label for questions in columns]
     tables = [
         Table("Seeds whose interval lies above 0 / holds 0 / lies below", ("difference", "where", *header), counts, 2),
@@ -167,69 +196,22 @@ def _seed_by_seed(pairs: Sequence[PairRow]) -> Section:
         "A hollow dot: its interval holds 0."
     )
     shown = [Picture("seeds", caption, partial(seeds_figure, drawn, _DRAWN))] if drawn else []
-    return Section("Seed by seed, on the same questions", PairRow.FILE, sentences, shown, tables)
+    return Section("Seed by seed, on the same questions", PairRow.FILE, _seed_sentences(pairs), shown, tables)
 
 
-def _learning(rows: Sequence[ScoreRow]) -> list[Section]:
-    if not rows:
-        return []
-    lines: list[tuple[str, ...]] = []
-    parts: dict[Arm, list[tuple[float, float] | None]] = {}
-    for questions in [Questions(task) for task in dict.fromkeys(row.task for row in rows)]:
-        found = curves(rows, questions)
-        names = place_labels(place for place, _ in found)
-        for (place, arm), by_seed in found.items():
-            theirs = found.get((place, Arm(BASELINE, arm.order)), {})
-            shared = sorted(by_seed.keys() & theirs.keys())
-            curve, baseline = (mean_curve([of[seed] for seed in shared]) for of in (by_seed, theirs))
-            if arm.policy == BASELINE or not (curve and baseline and baseline[-1].seconds):  # or nothing trained yet
-                continue
-            last, end, then = baseline[-1], caught_up(curve, baseline, _MARGIN), reached(curve, baseline[-1].accuracy)
-            reach = "never" if then is None else f"{then.samples:,.0f} samples, {then.seconds:,.0f} s"
-            catch = "not by the end" if end is None else f"{end.samples:,.0f} samples"
-            if end is not None and end.samples == baseline[0].samples:
-                catch = "was never behind"
-            values = (f"{100 * last.accuracy:.1f} %", f"{100 * curve[-1].accuracy:.1f} %")
-            lines.append((names[place], questions.task, arm.label, *values, reach, catch))
-            part = None if then is None else (then.samples / last.samples, then.seconds / last.seconds)
-            parts.setdefault(arm, []).append(part)
-    sentences = [_sooner(arm, of_curves) for arm, of_curves in parts.items()]
-    header = (
-        "where",
-        "task",
-        "policy",
-        "causal's last",
-        "its last",
-        "comes to causal's last after",
-        "causal catches up",
-    )
-    caption = (
-        f"On mean curves, with no interval. Caught up: from there on never more than {100 * _MARGIN:g} point behind. "
-        "Seconds: steps by the median time of a step"
-    )
-    line = "Lines: means over seeds; bands: from the lowest seed to the highest."
-    shown = [
-        Picture(
-            "learning-curves", f"Accuracy on the validation split while training. {line}", partial(curves_figure, rows)
-        ),
-        Picture(
-            "learning-curves-by-time", f"The same against time. {line}", partial(curves_figure, rows, by_time=True)
-        ),
-        Picture("learning-curves-by-family", f"The same by family. {line}", partial(family_curves_figure, rows)),
-    ]
-    tables = [Table(caption, header, lines, 3)] if lines else []
-    return [Section("Learning curves", f"{ScoreRow.FILE}, split validation", sentences, shown, tables)]
+def _seed_sentences(pairs: Sequence[PairRow]) -> list[str]:
+    """By arm, how many intervals over the questions of one seed and family lie on either side of 0.
 
-
-def _sooner(arm: Arm, parts: Sequence[tuple[float, float] | None]) -> str:
-    """In how many curves an arm comes to causal's last accuracy, and after what share of its samples and seconds."""
-    there = [part for part in parts if part is not None]
-    said = f"{arm.label} comes to {BASELINE}'s last accuracy in {len(there)} of {words.counted(len(parts), 'curves')}"
-    if not there:
-        return f"{said}."
-    ends = (dict.fromkeys(f"{100 * end(of):.0f}" for end in (min, max)) for of in zip(*there, strict=True))
-    samples, seconds = (f"{' to '.join(of)} %" for of in ends)
-    return f"{said}, after {samples} of {BASELINE}'s samples and {seconds} of its seconds."
+    They vary with the seed more than such an interval knows, also where nothing can be gained: see the null checks.
+    """
+    out = []
+    for arm, mine in grouped(pairs, lambda pair: Arm(pair.policy, pair.order)).items():
+        above, holding, below = _parted(_pooled([pair]) for pair in mine)
+        out.append(
+            f"{arm.label}: of {len(mine)} intervals over the questions of one seed and family, {above} lie above 0, "
+            f"{below} below, {holding} hold 0."
+        )
+    return out
 
 
 def _sweep(block: str, rows: Sequence[ScoreRow], pairs: Sequence[PairRow]) -> Section:
@@ -244,22 +226,35 @@ def _sweep(block: str, rows: Sequence[ScoreRow], pairs: Sequence[PairRow]) -> Se
         )
         shown.append(Picture(name, caption, partial(sweep_figure, own, pairs)))
     tables = [accuracy_table("Accuracy, with 95 % intervals", measured, folded=True), *difference_tables(found)]
-    return Section(f"Sweep: {block}", ScoreRow.FILE, _task_sentences(found), shown, tables)
+    sentences = [_SWEPT[block]] if block in _SWEPT else []
+    return Section(f"Sweep: {block}", ScoreRow.FILE, [*sentences, *_said(found)], shown, tables)
 
 
 def _other(block: str, rows: Sequence[ScoreRow], pairs: Sequence[PairRow]) -> Section:
     measured, found = accuracies(rows), differences(rows, pairs)
-    sentences = _task_sentences(found)
+    sentences = _said(found)
     if block.startswith(NULL) and found:
-        seen = [one for one in found if one.estimate.excludes_zero]
-        sentences.append(
-            f"Where nothing can be gained, {len(seen)} of {len(found)} intervals leave out 0; by chance alone "
-            f"about {len(found) / 20:.1f} would."
-        )
+        sentences = ["Nothing can be gained here.", *sentences, *_seed_sentences(pairs)]
     shown = [_forest(f"differences-{stem(block)}", found)] if found else []
+    if blind := blind_guesses(rows):
+        shown.append(_accuracy_picture(f"accuracy-{stem(block)}", measured, blind))
     tables = [accuracy_table("Accuracy, with 95 % intervals", measured, folded=True), *difference_tables(found)]
     heading = f"Null check: {block.removeprefix(NULL)}" if block.startswith(NULL) else f"Block: {block}"
     return Section(heading, ScoreRow.FILE, sentences, shown, tables)
+
+
+def _orders(rows: Sequence[ScoreRow]) -> list[Section]:
+    """What the order of picture and question does under one policy, beside what a policy does in one order."""
+    found = differences(rows, baseline_of=image_first_of)
+    if not found:
+        return []
+    shown = [_forest("differences-order-of-one-policy", found, "with the picture first")]
+    heading = "Block: order, under the same policy"
+    return [Section(heading, ScoreRow.FILE, _said(found), shown, difference_tables(found))]
+
+
+def _said(found: Sequence[Difference]) -> list[str]:
+    return [*_task_sentences(found), _by_chance(found)] if found else []
 
 
 def _is_overall(questions: Questions, found: Iterable[Difference]) -> bool:
@@ -288,12 +283,11 @@ def _by_chance(found: Sequence[Difference]) -> str:
     )
 
 
-def _forest(name: str, found: Sequence[Difference]) -> Picture:
-    baselines = " or ".join(dict.fromkeys(one.baseline.label for one in found))
+def _forest(name: str, found: Sequence[Difference], against: str = BASELINE) -> Picture:
     caption = (
-        f"Points more than {baselines}, paired by seed, with 95 % intervals. A whisker through 0: no difference seen."
+        f"Points more than {against}, paired by seed, with 95 % intervals. A whisker through 0: no difference seen."
     )
-    return Picture(name, caption, partial(forest_figure, found))
+    return Picture(name, caption, partial(forest_figure, found, against))
 
 
 def _parted(estimates: Iterable[Estimate]) -> tuple[int, int, int]:

@@ -8,7 +8,8 @@ from typing import Any
 
 from mutua.evaluation.intervals import Estimate
 from mutua.figures import blank_figure
-from mutua.study.summary import IMAGE_FIRST, Arm
+from mutua.study.plan import DUAL_ORDER, IMAGE_FIRST, TWO_STAGES
+from mutua.study.summary import Arm
 
 # Okabe and Ito's colours, told apart by colour-blind readers too (jfly.uni-koeln.de/color); the markers help in grey.
 _POLICIES = {
@@ -22,7 +23,14 @@ _POLICIES = {
     "concentric": ("#8a8a8a", "P"),
 }
 _UNKNOWN = ("#8c6d1f", "X")
-_ORDERS = {IMAGE_FIRST: ("-", "full"), "text-first": ("--", "none"), "both": (":", "left")}
+_ORDERS = {
+    IMAGE_FIRST: ("-", "full"),
+    "text-first": ("--", "none"),
+    DUAL_ORDER: (":", "left"),
+    TWO_STAGES: ("-.", "right"),
+    f"{DUAL_ORDER}>{IMAGE_FIRST}": ("-.", "top"),
+    f"{IMAGE_FIRST}>{DUAL_ORDER}": ("-.", "bottom"),
+}
 
 WIDTH = 9.0  # inches; shown on a page about 1,000 pixels wide
 _LEGEND_COLUMNS = 5

@@ -10,15 +10,10 @@ from typing import TypeVar
 from mutua.attention.policy import POLICIES
 from mutua.evaluation.accuracy import Score
 from mutua.evaluation.intervals import Estimate, mean_over, paired_proportions
+from mutua.study.plan import IMAGE_FIRST, TWO_STAGES
 from mutua.study.results import BASELINE, BLIND, TRUTH, PairRow, ScoreRow, YesRow
-from mutua.study.statistics import (
-    Point,
-    paired_by_seed,
-    relative_gain,
-    sign_flip_test,
-)
+from mutua.study.statistics import Point, paired_by_seed, relative_gain, sign_flip_test
 
-IMAGE_FIRST = "image-first"
 ALL = "all"  # in the place of a family: all questions of the task
 NO_ARM = (BLIND, TRUTH)
 
@@ -34,7 +29,7 @@ class Place:
     connector: str
     layers: int
     side: int
-    samples: int
+    length: int
 
 
 @dataclass(frozen=True)
@@ -46,7 +41,7 @@ class Arm:
 
     @property
     def label(self) -> str:
-        return self.policy if self.order == IMAGE_FIRST else f"{self.policy}, {self.order}"
+        return self.policy if self.order == IMAGE_FIRST else f"{self.policy}, {self.order.replace('>', ' then ')}"
 
 
 @dataclass(frozen=True)
@@ -90,18 +85,23 @@ class Difference:
 class Gain:
     """The mean over families of an arm's relative gain on its baseline, in percent.
 
-    Of one place over its seeds; or, with no place, of all places: over the seeds (other runs in these places), and over
-    the places (other backbones; "settings", where a backbone has several places).
+    Of one place over its seeds; of one backbone, the mean over its places, over its seeds; or, with neither, of all
+    places: over the seeds (other runs in these places), and over the backbones (other language models).
     """
 
     arm: Arm
     baseline: Arm
-    place: Place | None
     estimate: Estimate
+    place: Place | None = None
+    backbone: str | None = None
+
+    @property
+    def is_of_all(self) -> bool:
+        return self.place is None and self.backbone is None
 
 
 def place_of(row: ScoreRow | PairRow | YesRow) -> Place:
-    return Place(row.backbone, row.connector, row.layers, row.side, row.samples)
+    return Place(row.backbone, row.connector, row.layers, row.side, row.length)
 
 
 def grouped(items: Iterable[Item], key: Callable[[Item], Group]) -> dict[Group, list[Item]]:
@@ -119,9 +119,14 @@ def arms_in_order(arms: Iterable[Arm]) -> list[Arm]:
     return sorted(known, key=lambda arm: (known[arm], arm.policy, arm.order != IMAGE_FIRST, arm.order))
 
 
-def baseline_of(arm: Arm, block: str) -> Arm:
-    """What an arm is compared with: causal, in the same order of image and question unless that is what is studied."""
-    return Arm(BASELINE, IMAGE_FIRST if block == "order" else arm.order)
+def causal_of(arm: Arm) -> Arm:
+    """What a policy is compared with: causal attention, in the same order of image and question."""
+    return Arm(BASELINE, arm.order)
+
+
+def image_first_of(arm: Arm) -> Arm:
+    """What an order is compared with: the picture first under the same policy, in as many stages."""
+    return Arm(arm.policy, TWO_STAGES if ">" in arm.order else IMAGE_FIRST)
 
 
 def questions_of(rows: Iterable[ScoreRow]) -> list[Questions]:
@@ -150,7 +155,9 @@ def accuracies(rows: Iterable[ScoreRow]) -> list[Measured]:
     return out
 
 
-def differences(rows: Iterable[ScoreRow], pairs: Iterable[PairRow] = ()) -> list[Difference]:
+def differences(
+    rows: Iterable[ScoreRow], pairs: Iterable[PairRow] = (), baseline_of: Callable[[Arm], Arm] = causal_of
+) -> list[Difference]:
     """Of every arm from its baseline, in every place and family where both are; rows of one block and one split.
 
     Raises:
@@ -162,7 +169,7 @@ def differences(rows: Iterable[ScoreRow], pairs: Iterable[PairRow] = ()) -> list
         asked = [row for row in rows if asks(questions, row)]
         arms = grouped(asked, lambda row: (place_of(row), Arm(row.policy, row.order)))
         for (place, arm), mine in arms.items():
-            baseline = baseline_of(arm, mine[0].block)
+            baseline = baseline_of(arm)
             theirs = arms.get((place, baseline))
             if arm == baseline or theirs is None:
                 continue
@@ -203,22 +210,33 @@ def relative_gains(rows: Iterable[ScoreRow]) -> list[Gain]:
         by_seed.setdefault(row.seed, {})[Questions(row.task, row.family).label] = row.correct / row.total
     out = []
     for arm in arms_in_order(arm for _, arm in scores):
-        baseline = baseline_of(arm, rows[0].block)
+        baseline = causal_of(arm)
         by_place: dict[Place, dict[int, float]] = {}
         for place in sorted(place for place, other in scores if other == arm != baseline):
             one, other = scores[place, arm], scores.get((place, baseline), {})
             if shared := sorted(one.keys() & other.keys()):
                 by_place[place] = {seed: relative_gain(one[seed], other[seed]) for seed in shared}
-        out += [Gain(arm, baseline, place, mean_over(list(by_seed.values()))) for place, by_seed in by_place.items()]
-        if len(by_place) > 1:
-            everywhere = sorted(set.intersection(*map(set, by_place.values())))
-            if everywhere:
-                means = [sum(gains[seed] for gains in by_place.values()) / len(by_place) for seed in everywhere]
-                out.append(Gain(arm, baseline, None, mean_over(means)))
-            means = [sum(gains.values()) / len(gains) for gains in by_place.values()]
-            is_one_each = len({place.backbone for place in by_place}) == len(by_place)
-            out.append(Gain(arm, baseline, None, mean_over(means, "backbones" if is_one_each else "settings")))
+        out += [Gain(arm, baseline, mean_over(list(of.values())), place) for place, of in by_place.items()]
+        by_backbone = {
+            backbone: _mean_by_seed([by_place[place] for place in places])
+            for backbone, places in grouped(by_place, lambda place: place.backbone).items()
+        }
+        if len(by_backbone) < len(by_place):
+            of_backbones = ((backbone, of) for backbone, of in by_backbone.items() if of)
+            out += [Gain(arm, baseline, mean_over(list(of.values())), None, name) for name, of in of_backbones]
+        if len(by_backbone) > 1:
+            if over_seeds := _mean_by_seed(list(by_place.values())):
+                out.append(Gain(arm, baseline, mean_over(list(over_seeds.values()))))
+            if all(by_backbone.values()):
+                means = [sum(of.values()) / len(of) for of in by_backbone.values()]
+                out.append(Gain(arm, baseline, mean_over(means, "backbones")))
     return out
+
+
+def _mean_by_seed(of_places: Sequence[Mapping[int, float]]) -> dict[int, float]:
+    """The mean over places by seed, for the seeds that each place has."""
+    everywhere = sorted(set.intersection(*map(set, of_places)))
+    return {seed: sum(gains[seed] for gains in of_places) / len(of_places) for seed in everywhere}
 
 
 def over_seeds(shares: Mapping[int, Score]) -> Estimate:
@@ -260,10 +278,10 @@ def blind_guesses(rows: Iterable[ScoreRow]) -> dict[Questions, float]:
 
 
 def curves(rows: Iterable[ScoreRow], questions: Questions) -> dict[tuple[Place, Arm], dict[int, list[Point]]]:
-    """Learning curves by place (its `samples` are 0) and arm, then by seed; rows of one block and one split."""
+    """Learning curves by place and arm, then by seed; rows of one block and one split."""
     asked = [row for row in rows if asks(questions, row) and row.policy not in NO_ARM]
     out: dict[tuple[Place, Arm], dict[int, list[Point]]] = {}
-    for (place, arm), mine in grouped(asked, lambda row: (_any_length(row), Arm(row.policy, row.order))).items():
+    for (place, arm), mine in grouped(asked, lambda row: (place_of(row), Arm(row.policy, row.order))).items():
         for seed, own in grouped(mine, lambda row: row.seed).items():
             by_samples = sorted(grouped(own, lambda row: row.samples).items())
             measured = [(samples, there[0].seconds, _shares(there)[seed]) for samples, there in by_samples]
@@ -277,10 +295,6 @@ def curves(rows: Iterable[ScoreRow], questions: Questions) -> dict[tuple[Place, 
     return out
 
 
-def _any_length(row: ScoreRow) -> Place:
-    return Place(row.backbone, row.connector, row.layers, row.side, 0)
-
-
 def place_labels(places: Iterable[Place]) -> dict[Place, str]:
     """The backbone, and of the rest only what differs among these places."""
     places = sorted(set(places))
@@ -288,7 +302,7 @@ def place_labels(places: Iterable[Place]) -> dict[Place, str]:
         ("connector", lambda place: place.connector),
         ("layers", lambda place: f"{place.layers} layer{'s' * (place.layers != 1)}"),
         ("side", lambda place: f"{place.side} x {place.side} cells"),
-        ("samples", lambda place: f"{place.samples:,} samples"),
+        ("length", lambda place: f"{place.length:,} samples"),
     ]
     varied = [word for name, word in shown if len({getattr(place, name) for place in places}) > 1]
     return {place: ", ".join([place.backbone, *(word(place) for word in varied)]) for place in places}
@@ -319,5 +333,7 @@ def _check_same_questions(
 
 
 def _cut(estimate: Estimate, low: float, high: float) -> Estimate:
-    """Student's interval knows no end of the scale."""
+    """Student's interval knows no end of the scale; where there is none, none is made."""
+    if not estimate.is_bounded:
+        return estimate
     return replace(estimate, low=max(estimate.low, low), high=min(estimate.high, high))

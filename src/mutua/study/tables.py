@@ -17,14 +17,19 @@ def difference_tables(found: Sequence[Difference]) -> list[Table]:
     families = list(dict.fromkeys(one.questions for one in found))
     lines, tests = [], []
     for (arm, baseline, place), mine in grouped(found, lambda one: (one.arm, one.baseline, one.place)).items():
-        cells = {one.questions: marked(words.points(one.estimate), one.estimate) for one in mine}
+        cells = {
+            one.questions: words.points(one.estimate)
+            if one.p is None
+            else marked(words.points(one.estimate), one.estimate)
+            for one in mine
+        }
         lines.append((f"{arm.label} - {baseline.label}", names[place], *(cells.get(q, "-") for q in families)))
         tests += [
             (
                 f"{arm.label} - {baseline.label}",
                 names[place],
                 one.questions.label,
-                words.verdict(one.estimate) if one.estimate.is_bounded else "one seed, no interval",
+                words.verdict(one.estimate) if one.estimate.is_bounded else "no interval",
                 words.counted(one.estimate.count, one.estimate.unit),
                 "-" if one.p is None else f"{one.p:.3g}",
             )
@@ -32,7 +37,7 @@ def difference_tables(found: Sequence[Difference]) -> list[Table]:
         ]
     return [
         Table(
-            "Differences in points, with 95 % intervals; strong where the interval leaves out 0",
+            "Differences in points, with 95 % intervals; strong where one over several seeds leaves out 0",
             ("difference", "where", *(questions.label for questions in families)),
             lines,
             words=2,

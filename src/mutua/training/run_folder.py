@@ -186,20 +186,28 @@ def _expect_same(folder: RunFolder, old: Recipe, new: Recipe) -> None:
 
     Once a run is finished it may get more steps.
     """
+    goes_on = new.train.steps > old.train.steps and folder.finished(old.train.steps) is not None
+    if goes_on and not checkpoints(folder.checkpoints):
+        raise RecipeError(
+            f"train.steps: {new.train.steps}, but the finished run in {new.output} has no checkpoint to go on from; "
+            f"choose another output and start from its model (model.path: {folder.model})"
+        )
+    may_change = (*_MAY_CHANGE, "train.steps") if goes_on else _MAY_CHANGE
+    if found := first_difference(old, new, lambda key: key in may_change or key.startswith(_MAY_CHANGE_WHOLE)):
+        key, before, now = found
+        raise RecipeError(
+            f"{key}: {now!r}, but the run in {new.output} has {before!r}. Choose another output for the new run, or "
+            f"remove {new.output} to start over"
+        )
+
+
+def first_difference(old: Recipe, new: Recipe, may_differ: Callable[[str], bool]) -> tuple[str, Any, Any] | None:
+    """The first dotted key that differs and must not, with its old and its new value."""
     before, now = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
-    if new.train.steps > old.train.steps and folder.finished(old.train.steps):
-        del before["train.steps"], now["train.steps"]
-        if not checkpoints(folder.checkpoints):
-            raise RecipeError(
-                f"train.steps: {new.train.steps}, but the finished run in {new.output} has no checkpoint to go on "
-                f"from; choose another output and start from its model (model.path: {folder.model})"
-            )
     for key in [*now, *before]:
-        if key not in _MAY_CHANGE and not key.startswith(_MAY_CHANGE_WHOLE) and before.get(key) != now.get(key):
-            raise RecipeError(
-                f"{key}: {now.get(key)!r}, but the run in {new.output} has {before.get(key)!r}. Choose another output "
-                f"for the new run, or remove {new.output} to start over"
-            )
+        if not may_differ(key) and before.get(key) != now.get(key):
+            return key, before.get(key), now.get(key)
+    return None
 
 
 def _flat(content: Any, prefix: str = "") -> dict[str, Any]:
