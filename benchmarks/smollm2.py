@@ -26,7 +26,8 @@ from mutua.study.statistics import Point
 from mutua.study.style import legend, panels, title
 from mutua.study.summary import ALL, Arm, grouped
 from mutua.study.work import curve
-from mutua.training.recipe_file import load_recipe
+from mutua.training.recipe_file import RecipeError, load_recipe
+from mutua.training.run_folder import open_run
 
 EXAMPLES = """examples:
   python benchmarks/smollm2.py --vision runs/full/encoders/scenes-6/model --processes 6    on a GPU: 6 minutes
@@ -66,7 +67,8 @@ class Run:
     def test(self) -> Path:
         return self.folder / "test.json"
 
-    def training(self, options: argparse.Namespace) -> Job:
+    def settings(self, options: argparse.Namespace) -> list[str]:
+        """What of the recipe is an arm's own, as `key=value`."""
         evaluate = {"sources": {"easy-vqa": {"type": "easy-vqa", "split": "test"}}, "batch_size": 400}
         evaluate |= {"limit": ON_THE_WAY, "every": max(1, options.steps // EVALUATIONS)}
         values = {"name": self.folder.name, "seed": self.seed, "output": str(self.folder), "evaluate": evaluate}
@@ -74,7 +76,18 @@ class Run:
         values |= {"train.warmup_steps": options.steps // 6}
         if options.vision is not None:
             values["model.vision"] = str(options.vision)
-        settings = [word for name, value in values.items() for word in ("--set", f"{name}={json.dumps(value)}")]
+        return [f"{name}={json.dumps(value)}" for name, value in values.items()]
+
+    def is_trained(self, options: argparse.Namespace) -> bool:
+        """RecipeError where the folder holds a run of other settings: its figures are not for this mean."""
+        if not self.folder.is_dir():
+            return False
+        recipe = load_recipe(options.recipe, self.settings(options))
+        with open_run(recipe) as run:
+            return run.finished(recipe.train.steps) is not None
+
+    def training(self, options: argparse.Namespace) -> Job:
+        settings = [word for setting in self.settings(options) for word in ("--set", setting)]
         return Job(
             self.folder.name, ("mutua", "train", str(options.recipe), *settings), self.folder.with_suffix(".txt")
         )
@@ -113,8 +126,11 @@ def run(options: argparse.Namespace) -> list[ScoreRow]:
         said = "" if left is None else f", {duration(left)} left"
         return f"{done / whole:.0%} trained{said}; now {', '.join(job.name for job in running)}"
 
+    to_train = [run for run in runs if not run.is_trained(options)]
+    for run in to_train:
+        run.test.unlink(missing_ok=True)  # of a shorter training
     for jobs in (
-        [run.training(options) for run in runs if not (run.folder / "model").is_dir() and not run.test.is_file()],
+        [run.training(options) for run in to_train],
         [run.question() for run in runs if not run.test.is_file()],
     ):
         run_jobs(jobs, options.processes, lambda running, _: lines.tell(lambda: line(running)))
@@ -186,7 +202,10 @@ def main() -> None:
             sys.exit(f"--draw {options.draw}: no rows in {options.draw / ScoreRow.FILE}; name the folder of a run")
         print(report(options.draw, drawn))
         return
-    rows = run(options)
+    try:
+        rows = run(options)
+    except RecipeError as error:
+        sys.exit(str(error))
     write_rows(options.out, ScoreRow, rows)
     print(report(options.out, rows))
 

@@ -70,3 +70,8 @@ def test_all_of_it_in_small_and_again_with_nothing_left_to_do(tmp_path: Path) ->
     assert "now" not in done.stdout
     assert len(changed) >= 2
     assert changed == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.safetensors")}
+    words[words.index("--steps") + 1] = "4"
+    command = [sys.executable, str(ROOT / "benchmarks/smollm2.py"), *words]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 1
+    assert done.stderr.strip().startswith("train.steps: 4, but the run in out/causal-0 has 6")
