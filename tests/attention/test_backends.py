@@ -209,3 +209,34 @@ def test_a_sliding_window_keeps_what_lies_behind(name, policy, past):
     with torch.compiler.set_stance("force_eager"):
         out = BACKENDS[name].attend(module_of(case), *tensors[:3], mask)[0].transpose(1, 2)
     torch.testing.assert_close(out.double(), expected(case, tensors, allowed_BNK)[0], atol=2e-5, rtol=0.0)
+
+
+@pytest.mark.parametrize("name", [sdpa.NAME, flex.NAME, auto.NAME, "mutua_reference"])
+def test_a_mask_of_the_models_own_is_each_rows_own(name):
+    """As Gemma 3's: an image sees all of itself, by arrays with a row for each of the batch that end with the keys."""
+    case = case_of(conversation(36, 20, 60, images=2), past=30)
+    keys = 30 + case.shape[1]
+    item_BK = torch.full((case.shape[0], keys), -1)
+    for row in range(case.shape[0]):
+        item_BK[row, 40 + 7 * row : 52 + 7 * row] = 0
+
+    def base(b, h, q, k):
+        return (k <= q) | ((item_BK[b, q] == item_BK[b, k]) & (item_BK[b, q] >= 0))
+
+    allowed_BNK, tensors = case.allowed(base), case.tensors()
+    assert not torch.equal(allowed_BNK[0], allowed_BNK[1]), "the oracle itself"
+    mask = case.mask(BACKENDS[name].build_mask, mask_function=base)
+    with torch.compiler.set_stance("force_eager"):
+        out = BACKENDS[name].attend(module_of(case), *tensors[:3], mask)[0].transpose(1, 2)
+    torch.testing.assert_close(out.double(), expected(case, tensors, allowed_BNK)[0], atol=2e-5, rtol=0.0)
+
+
+def test_auto_takes_the_mask_to_layers_on_another_device():
+    """With `device_map`, layers come after layers of another device; here the other one is "meta"."""
+    case = case_of(conversation(300, 200, 100), policy=POLICIES["mma"])
+    deferred = case.mask(auto.build_mask)
+    q, _, v, _ = case.tensors()
+    here, _ = deferred.resolve(q, v, 0.0, None)
+    there, mask = deferred.resolve(q.to("meta"), v.to("meta"), 0.0, None)
+    assert (here.NAME, there.NAME, mask.device.type) == (split.NAME, sdpa.NAME, "meta")
+    assert mask.shape == (case.shape[0], 1, case.shape[1], case.shape[1])

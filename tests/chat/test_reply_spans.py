@@ -339,6 +339,27 @@ def test_marks_in_wrong_places():
     assert_all_in(refused(talk, empty), "does not mark what the assistant says")
 
 
+def test_a_mark_is_of_one_reply():
+    """That the last reply holds the words of the first one marks only the last one."""
+    last = MARKED.replace("{% if message['role'] == 'assistant' %}", "{% if loop.last %}")
+    talk = [user("a"), assistant("yes"), user("b"), assistant("yes, it is red")]
+    assert_all_in(refused(talk, last), "marks miss the reply 'yes'")
+    for first, then in (("yes", "yes"), ("yes, it is red", "yes"), ("yes", "yes, it is red")):
+        said = [said for _, said in runs(encode([user("a"), assistant(first), user("b"), assistant(then)], MARKED))]
+        assert said == [False, True, False, True]
+
+
+def test_tool_calls_are_part_of_the_reply():
+    """A special token may open them (Mistral's, Granite's), which does not end the reply."""
+    calls = CHATML.replace(
+        "+ '<|im_end|>' + '\n' }}",
+        "}}{% if message['tool_calls'] %}{{ '<|eot_id|>' ~ message['tool_calls'][0] }}{% endif %}{{ '<|im_end|>\n' }}",
+    )
+    asked = {"role": "assistant", "content": "", "tool_calls": ["look left"]}
+    said = [text for text, said in runs(encode([user("a"), asked, user("b"), assistant("c")], calls)) if said]
+    assert said == ["<|eot_id|>look left<|im_end|>", "c<|im_end|>"]
+
+
 # The border between prompt and reply, in tokens.
 
 

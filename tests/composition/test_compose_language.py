@@ -145,6 +145,23 @@ def test_look_ahead_reaches_beyond_a_sliding_window():
     torch.testing.assert_close(ours, expected, atol=1e-5, rtol=0.0)
 
 
+def test_a_window_wider_than_any_text_stays_where_layers_ask_for_it():
+    """Gemma 3, Olmo 3 make a mask of the window for such layers, and fail if there is none."""
+    language = LANGUAGE["gemma3"](vocab_size=300, sliding_window=4096)
+    model, processor = mutua.compose(
+        vision=VISION["siglip"](), connector="mlp", language=language, tokenizer=text_tokenizer()
+    )
+    assert model.config.text_config.sliding_window == 4096
+    assert logits(model, encode(processor, CHATS[0])).isfinite().all()
+    wide = mutua.compose(
+        vision=VISION["siglip"](),
+        connector="mlp",
+        language=LANGUAGE["phi3"](vocab_size=300, sliding_window=4096),
+        tokenizer=text_tokenizer(),
+    )[0]
+    assert wide.config.text_config.sliding_window is None
+
+
 @pytest.mark.parametrize("with_image", [True, False])
 def test_longrope_past_the_switch(with_image, tmp_path):
     """Short factors up to 48 positions, long ones from there on: what is cached by then no longer fits."""

@@ -307,3 +307,29 @@ def test_what_generate_is_given(encode):
         model.generate(**inputs, **GREEDY, assistant_model=make_model("mma"))
     with pytest.raises(ValueError, match="images came without token_type_ids"):
         model.generate(**without(inputs, "token_type_ids"), num_beams=2, max_new_tokens=2)
+
+
+@pytest.mark.parametrize("first", [ROWS[:1], ROWS[1:2]])
+def test_padding_that_comes_in_a_later_turn(encode, first):
+    """Turn one has no padding, and no mask is ever passed: the cache still knows which of its tokens are padding."""
+    model, turn = make_model("mma"), encode([*first, *first], add_generation_prompt=True)
+    later = encode([[user("is it?")], [user("a longer question, is it not?")]], add_generation_prompt=True)
+    step = {"input_ids": torch.full((2, 1), 5)}
+    with torch.no_grad():
+        cache = DynamicCache()
+        for inputs in (turn, step, later, step):
+            said = model(**without(inputs, "attention_mask"), past_key_values=cache).logits
+        known, mask = DynamicCache(), torch.ones(2, 0, dtype=torch.long)
+        for inputs in (turn, step, later, step):
+            mask = torch.cat([mask, inputs.get("attention_mask", torch.ones(2, 1, dtype=torch.long))], 1)
+            expected = model(**{**inputs, "attention_mask": mask}, past_key_values=known).logits
+    assert not bool(later["attention_mask"].all())
+    torch.testing.assert_close(said, expected, **TOLERANCE)
+
+
+def test_a_language_model_of_another_backend_is_never_causal_without_a_word(encode):
+    """`resolve` sees what `set_attn_implementation` of the whole model is given, and not what is done to its parts."""
+    model = make_model("mma")
+    model.config.text_config._attn_implementation = "sdpa"
+    with pytest.raises(ValueError, match=r"was changed to 'sdpa', which cannot apply a look-ahead mask"):
+        model(**encode(ASKED))

@@ -93,6 +93,28 @@ def test_a_chat_goes_on_from_its_cache(family: Family, model: Any):
         )
 
 
+def test_a_chat_goes_on_with_new_ids_alone():
+    """Transformers takes them where the mask is of all tokens; the roles may be of the new ones, too."""
+    family = BY_NAME["llava"]
+    model = mutua.unlock(family.model(), pattern())
+    both, roles = family.batch([[*PROMPT, *REPLY, END, USER, None, *QUESTION, ASSISTANT]])
+    codes, behind = roles.to_codes(), int((roles.is_response_BN[0]).nonzero()[-1]) + 1
+    cache = DynamicCache(config=model.config.get_text_config())
+    cached = {"input_ids": both["input_ids"][:, :behind], "pixel_values": both["pixel_values"][:1]}
+    logits(model, cached, token_roles=codes[:, :behind], past_key_values=cache, use_cache=True)
+    new = {"input_ids": both["input_ids"][:, behind:], "pixel_values": both["pixel_values"][1:]}
+    new["attention_mask"] = both["attention_mask"]
+    assert new["input_ids"].shape[1] < behind, "shorter than what is cached"
+    options = {**OPTIONS, "do_sample": False, "return_dict_in_generate": True, "output_logits": True}
+    whole = torch.stack(model.generate(**both, **options).logits)
+    for given in (codes[:, behind:], codes):
+        goes_on = model.generate(**new, token_roles=given, **options, past_key_values=copy.deepcopy(cache)).logits
+        close(torch.stack(goes_on), whole)
+    with pytest.raises(ValueError, match=r"token_roles hold \d+ tokens, input_ids \d+, the attention_mask"):
+        model.generate(**new, token_roles=codes[:, 1:], past_key_values=cache)
+    mutua.lock(model)
+
+
 def test_decoding_by_hand(family: Family, model: Any):
     inputs, roles = family.batch([[*PROMPT, *REPLY]])
     whole, length = logits(model, inputs), inputs["input_ids"].shape[1] - len(REPLY)
@@ -155,6 +177,10 @@ def test_without_a_processor_the_prompt_is_one_block(family: Family, model: Any)
     for use_cache in (True, False):
         assert torch.equal(model.generate(**inputs, **options, use_cache=use_cache), said)
     labels = inputs["input_ids"].clone()
+    cache = DynamicCache(config=model.config.get_text_config())
+    logits(model, inputs, past_key_values=cache, use_cache=True)
+    with pytest.raises(ValueError, match="which of the cached tokens are replies is not known"):
+        model.generate(**inputs, past_key_values=cache)
     with pytest.raises(ValueError, match="unlocked without its processor"):
         model(**inputs, labels=labels)
     with pytest.raises(ValueError, match="unlocked without its processor"):

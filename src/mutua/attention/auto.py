@@ -63,10 +63,13 @@ class DeferredMask:
 
     def __init__(self, request: MaskRequest, has_window: bool, build: Callable[[ModuleType], Any]) -> None:
         self._request, self._has_window, self._build = request, has_window, build
-        self._built: dict[str, Any] = {}
+        self._built: dict[tuple[str, torch.device], Any] = {}
 
     def resolve(self, query: Tensor, value: Tensor, dropout: float, softcap: float | None) -> tuple[ModuleType, Any]:
-        """The backend for these tensors, and its mask."""
+        """The backend for these tensors, and its mask.
+
+        Layers on another device than the tokens' (`device_map`) take the dense mask, which can be moved there.
+        """
         forward = Forward(
             policy=self._request.policy,
             device=query.device.type,
@@ -78,10 +81,13 @@ class DeferredMask:
             softcap=softcap,
             needs_backward=torch.is_grad_enabled() and (query.requires_grad or value.requires_grad),
         )
-        backend = choose(forward, query.shape[2], self._request.is_padded).backend
-        if backend.NAME not in self._built:
-            self._built[backend.NAME] = self._build(backend)
-        return backend, self._built[backend.NAME]
+        is_here = query.device == self._request.roles.document_BN.device
+        backend = choose(forward, query.shape[2], self._request.is_padded).backend if is_here else sdpa
+        key = backend.NAME, query.device
+        if key not in self._built:
+            mask = self._build(backend)
+            self._built[key] = mask if is_here or mask is None else mask.to(query.device)
+        return backend, self._built[key]
 
 
 def build_mask(

@@ -87,6 +87,8 @@ def _block_mask(
     if is_real_BK is None:
         is_real_BK = torch.ones(request.shape[0], kv_offset + kv_length, dtype=torch.bool, device=device)
     is_real_BK = pad(is_real_BK[:, kv_offset : kv_offset + kv_length], (0, k_bucket - kv_length)).to(device)
+    if mask_function is not causal_mask_function:  # its arrays may end where the text does
+        mask_function = _up_to(mask_function, first_q + (q_length - 1), first_k + (kv_length - 1))
     allowed = rule.mask_function(request, first_q, mask_function, room=q_bucket + 1 - q_length)
 
     def in_buckets(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
@@ -97,6 +99,15 @@ def _block_mask(
     return create_block_mask(
         in_buckets, request.shape[0], None, q_bucket, k_bucket, device, BLOCK_SIZE=_BLOCK, _compile=is_compiled
     )
+
+
+def _up_to(base: Callable[..., Any], last_q: Tensor, last_k: Tensor) -> Callable[..., Any]:
+    """A mask function that is not asked beyond the last query and key: what lies there, in a bucket, is masked."""
+
+    def bounded(b: Any, h: Any, q: Any, k: Any) -> Any:
+        return base(b, h, torch.minimum(q, last_q), torch.minimum(k, last_k))
+
+    return bounded
 
 
 def bucket(length: int) -> int:

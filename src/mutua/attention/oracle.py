@@ -47,10 +47,10 @@ def allowed_mask(
     """
     batch, tokens = roles.document_BN.shape
     keys = past + tokens - first_key if keys is None else keys
-    is_behind = _behind(base, past, tokens, first_key, keys)
     # Lists until the end: one cell of a tensor takes ten times as long to write.
     allowed = [[[False] * keys for _ in range(tokens)] for _ in range(batch)]
     for row in range(batch):
+        is_behind = _behind(base, row, past, tokens, first_key, keys)
         document, block, modality, item = (
             column[row].tolist() for column in (roles.document_BN, roles.block_BN, roles.modality_BN, roles.item_BN)
         )
@@ -80,13 +80,15 @@ def allowed_mask(
     return torch.tensor(allowed, dtype=torch.bool, device=roles.document_BN.device).view(batch, tokens, keys)
 
 
-def _behind(base: Callable[..., Any] | None, past: int, tokens: int, first_key: int, keys: int) -> list[list[bool]]:
-    """Query by key: what the model's own mask shows."""
+def _behind(
+    base: Callable[..., Any] | None, row: int, past: int, tokens: int, first_key: int, keys: int
+) -> list[list[bool]]:
+    """Query by key: what the model's own mask shows in a row of the batch."""
     if base is None:
         return [[first_key + column <= past + q for column in range(keys)] for q in range(tokens)]
     queries_Q1, keys_1K = past + torch.arange(tokens)[:, None], first_key + torch.arange(keys)[None]
-    zero = torch.zeros((), dtype=torch.long)
-    return base(zero, zero, queries_Q1, keys_1K).expand(tokens, keys).tolist()
+    head = torch.zeros((), dtype=torch.long)
+    return base(torch.tensor(row), head, queries_Q1, keys_1K).expand(tokens, keys).tolist()
 
 
 def _ring(place: int, item: list[int], document: list[int]) -> int:

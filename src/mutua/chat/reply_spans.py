@@ -109,6 +109,8 @@ class _Steps:
                 self._refuse(f"after the reply that is to be continued, it writes {_short(reply[tail:])}.")
             return len(whole)
         found = end_token.match(reply, tail)
+        if self.messages[place].get("tool_calls"):  # they are said, too, and a special token may open them
+            *_, found = None, *end_token.finditer(reply, tail)
         if found is None:
             after = f"comes {_short(reply[tail:])}" if reply[tail:].strip() else "comes nothing more"
             self._refuse(
@@ -122,23 +124,37 @@ class _Steps:
 
     def marked(self) -> Rendering:
         whole, marks = self.template.render_marked(self.messages, **self.options)
-        said = [text.strip() for place in self.places for text in texts_of(self.messages[place])]
+        said = [[text.strip() for text in texts_of(self.messages[place]) if text.strip()] for place in self.places]
         if any(said) and not marks:
             self._refuse("it has {% generation %} marks, but does not mark what the assistant says here.")
         if any(start < end for (_, end), (start, _) in pairwise(marks)):
             self._refuse("its {% generation %} marks lie within one another.")
-        texts = [whole[start:end] for start, end in marks]
-        for text in said:
-            # A template may drop what was said earlier; what it shows must be marked.
-            if text and text in whole and not any(text in marked for marked in texts):
-                found = f"they enclose {_short(texts[0])}" if texts else "they enclose nothing"
-                self._refuse(
-                    f"its {{% generation %}} marks miss the reply {_short(text)}: {found}. Marks inside a macro or a "
-                    "block assignment are not seen in their place: put them into the loop over the messages."
-                )
+        self._expect_marked(said, whole, marks)
         if marks and self.places[-1:] == [len(self.messages) - 1] and not self._begins_with_reply(whole, marks[-1]):
             self._refuse_marked_header(whole, marks[-1])
         return Rendering(whole, marks)
+
+    def _expect_marked(self, said: Sequence[Sequence[str]], whole: str, marks: Sequence[Span]) -> None:
+        """A template may drop what was said earlier; what it shows must be marked, each reply by a mark of its own.
+
+        Replies are laid beside marks from the last ones on; one that finds none must not stand outside of them, either.
+        """
+        texts = [whole[start:end] for start, end in marks]
+        ends = [0, *(place for mark in marks for place in mark), len(whole)]
+        outside = "\n".join(whole[start:end] for start, end in zip(ends[::2], ends[1::2], strict=True))
+        left = len(texts)
+        for reply in reversed(said):
+            free = left  # the texts of one reply may share a mark, or have several
+            for text in reversed(reply):
+                place = next((place for place in reversed(range(free)) if text in texts[place]), None)
+                if place is not None:
+                    free, left = place + 1, place
+                elif text in outside:
+                    found = f"they enclose {_short(texts[0])}" if texts else "they enclose nothing"
+                    self._refuse(
+                        f"its {{% generation %}} marks miss the reply {_short(text)}: {found}. Marks inside a macro or "
+                        "a block assignment are not seen in their place: put them into the loop over the messages."
+                    )
 
     def _begins_with_reply(self, whole: str, mark: Span) -> bool:
         """Whether the mark begins with what was said, so no header can be in it (and no rendering is needed to see)."""

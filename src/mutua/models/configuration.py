@@ -62,7 +62,8 @@ class MutuaConfig(PreTrainedConfig):
         # Phi-3.5's config names a window of 262,144 tokens, of which no text of at most 131,072 can feel anything, but
         # a backend that computes no windows would have to refuse it.
         window = getattr(self.text_config, "sliding_window", None)
-        if window is not None and window >= self.text_config.max_position_embeddings:
+        is_asked_for = "sliding_attention" in (getattr(self.text_config, "layer_types", None) or ())
+        if window is not None and window >= self.text_config.max_position_embeddings and not is_asked_for:
             self.text_config.sliding_window = None
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:

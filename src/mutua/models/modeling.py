@@ -136,7 +136,7 @@ class MutuaModel(MutuaPreTrainedModel):
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("pass exactly one of input_ids and inputs_embeds.")
-        self._refuse_weights(kwargs.get("output_attentions"))
+        self._expect_backend(kwargs.get("output_attentions"))
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
         past = 0 if past_key_values is None else past_key_values.get_seq_length()
@@ -202,11 +202,17 @@ class MutuaModel(MutuaPreTrainedModel):
         side = image_side(self.config.vision_config, self.config.image_size)
         return 0.0 * self.connector(self.get_vision_features(like.new_zeros(1, 3, side, side))).sum().to(like.dtype)
 
-    def _refuse_weights(self, output_attentions: bool | None) -> None:
-        """Raises ValueError where attention weights are asked for and the backend has none: they would be missing."""
+    def _expect_backend(self, output_attentions: bool | None) -> None:
+        """Raises ValueError where the language model's backend is none of ours, which may be causal without a word, or
+        where attention weights are asked for that it does not have: they would be missing."""
+        backend = self.config.text_config._attn_implementation
+        if backend not in BACKENDS:
+            raise ValueError(
+                f"the attention implementation of the language model was changed to {backend!r}, which cannot apply a "
+                f"look-ahead mask: model.set_attn_implementation(...) takes {', '.join(BACKENDS)}."
+            )
         if output_attentions is None:
             output_attentions = self.config.text_config.output_attentions
-        backend = self.config.text_config._attn_implementation
         if output_attentions and not getattr(ABILITIES.get(backend), "weights", False):
             raise ValueError(
                 f"output_attentions=True: attn_implementation {backend!r} computes no attention weights: "

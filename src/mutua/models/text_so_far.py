@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import Cache
 
 from mutua.attention import Policy
@@ -154,7 +155,9 @@ class TextSoFar:
         if cache is None or self._past is None or torch.compiler.is_compiling():
             return
         roles, before = self._roles, self._before
-        real_BK = roles.is_token_BN if self.padding_BK is None else self.padding_BK
+        real_BK = self.padding_BK
+        if real_BK is None:  # then nothing cached is padding
+            real_BK = pad(roles.is_token_BN, (self._past, 0), value=True)
         if self._is_step and before is not None:
             has_padding = before.is_real_BK is not None
             block_BK = before.block_BK[:, : self._past]

@@ -78,6 +78,11 @@ class RolesFinder:
             )
         return cls(by_config, processor if is_learned else ReplyPattern.learn(processor), ahead)
 
+    @property
+    def is_ignorant(self) -> bool:
+        """Whether it takes all tokens for one prompt block, and that matters."""
+        return self.pattern is None and bool(self.ahead)
+
     def find(self, input_ids: Tensor, attention_mask: Tensor | None, is_prompt: bool = False) -> Tensor:
         """The role codes of token ids, (B, N).
 

@@ -36,7 +36,9 @@ class Generate(_Method):
 
     def __call__(self, inputs: Tensor | None = None, generation_config: Any = None, *args: Any, **kwargs: Any) -> Any:
         ids_BN = kwargs.get("input_ids") if inputs is None else inputs
-        self._refuse(generation_config or self.model.generation_config, ids_BN, kwargs)
+        cache = kwargs.get("past_key_values")
+        past = 0 if cache is None else int(cache.get_seq_length())
+        self._refuse(generation_config or self.model.generation_config, ids_BN, past, kwargs)
         if kwargs.get(ROLES) is None:
             if ids_BN is None or ids_BN.ndim != 2 or ids_BN.is_floating_point():
                 raise ValueError(
@@ -44,12 +46,14 @@ class Generate(_Method):
                     "(mutua.chat.roles_of) beside inputs_embeds."
                 )
             kwargs[ROLES] = self.finder.find(ids_BN, kwargs.get("attention_mask"), is_prompt=True)
+        elif past and ids_BN is not None:
+            kwargs[ROLES] = _roles_of_all(kwargs[ROLES], past, ids_BN.shape[1], kwargs.get("attention_mask"))
         kwargs[_PROMPT] = kwargs[ROLES].shape[1]
         if kwargs.get("assistant_model") is not None:
             kwargs["assistant_model"] = _Assistant(kwargs["assistant_model"])
         return self._call(inputs, generation_config, *args, **kwargs)
 
-    def _refuse(self, config: Any, ids_BN: Tensor | None, kwargs: dict[str, Any]) -> None:
+    def _refuse(self, config: Any, ids_BN: Tensor | None, past: int, kwargs: dict[str, Any]) -> None:
         """Raises ValueError for what would cut a prompt block, or lose the look-ahead."""
         chunk = kwargs.get("prefill_chunk_size", getattr(config, "prefill_chunk_size", None))
         if chunk is not None:
@@ -69,15 +73,38 @@ class Generate(_Method):
                 "assistant_model is unlocked, but Transformers lets an assistant go on from a cache that is cut inside "
                 "a prompt: mutua.lock(assistant_model). It only guesses; what is said is the model's own."
             )
-        cache, mask_BK = kwargs.get("past_key_values"), kwargs.get("attention_mask")
-        past = 0 if cache is None else int(cache.get_seq_length())
+        mask_BK = kwargs.get("attention_mask")
         if past and ids_BN is not None and kwargs.get(ROLES) is None:
+            if self.finder.is_ignorant:
+                raise ValueError(
+                    "the model was unlocked without its processor, so which of the cached tokens are replies is not "
+                    f"known: mutua.unlock(model, processor), or pass {ROLES} (mutua.chat.roles_of)."
+                )
             tokens = ids_BN.shape[1]
             if tokens <= past or (mask_BK is not None and mask_BK.shape[1] != tokens):
                 raise ValueError(
                     f"input_ids hold {tokens} tokens and the cache {past}: pass the ids of the whole conversation, "
                     "cached ones included, and an attention_mask of the same shape."
                 )
+
+
+def _roles_of_all(codes_BN: Tensor, past: int, tokens: int, mask_BK: Tensor | None) -> Tensor:
+    """The role codes that were given, of the whole conversation: cached tokens without codes are past looking ahead.
+
+    Raises:
+        ValueError: there are neither as many codes as tokens in all, nor as many as ids behind the cached tokens.
+    """
+    whole = tokens if mask_BK is None else mask_BK.shape[1]
+    if whole == past + tokens == past + codes_BN.shape[1]:  # Transformers takes the new ids alone, too
+        said_B1 = response_codes(codes_BN[:, :1])
+        return torch.cat([said_B1.expand(-1, past), codes_BN], 1)
+    if whole <= past or codes_BN.shape[1] != whole:
+        raise ValueError(
+            f"{ROLES} hold {codes_BN.shape[1]} tokens, input_ids {tokens}, the attention_mask {whole} and the cache "
+            f"{past}: pass ids, mask and roles of the whole conversation; or ids and roles of what comes behind the "
+            "cache, and the mask of all."
+        )
+    return codes_BN
 
 
 class _Assistant:
