@@ -88,6 +88,18 @@ def whole_file(target: Path) -> Iterator[Callable[[Callable[[Path], object]], No
             partial.unlink(missing_ok=True)
 
 
+def replace_file(path: Path, text: str) -> None:
+    """Puts a text in the place of a file: whatever ends the process or the machine, one of the two is there, whole.
+
+    Raises:
+        OSError: as the file system has it.
+    """
+    partial = path.with_name(path.name + PARTIAL)
+    partial.write_text(text, encoding="utf-8")
+    _flush(partial)
+    partial.replace(path)
+
+
 @contextmanager
 def told_with_its_place(path: Path) -> Iterator[None]:
     """An error of the file system that a write into an open file ends in does not name the file by itself."""

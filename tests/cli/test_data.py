@@ -109,6 +109,15 @@ def recipe_of(folder: Path, *sources: str) -> Path:
     return recipe
 
 
+def test_check_of_a_packed_recipe_knows_what_a_row_holds(tmp_path, model):
+    recipe = recipe_of(tmp_path, "type: scenes, split: train, size: 3")
+    recipe.write_text(recipe.read_text().replace("data: {", "data: {packing: {tokens: 20}, "))
+    result = mutua("data", "check", recipe, "-m", model)
+    assert result.exit_code == 1
+    assert "3 too long" in result.stdout
+    assert "tokens, and 20 are allowed" in result.stdout
+
+
 def test_check_of_a_recipe_on_the_papers_sources(tmp_path):
     paths = {kind: write(tmp_path / kind) for kind, write in SETS.items()}
     result = mutua(

@@ -157,7 +157,10 @@ class Together(World):
         self.drawn = drawn
 
     def sums(self, numbers: list[int]) -> list[int]:
-        counted = [[one.supervised_tokens, *(n for c in one.counts for n in vars(c).values())] for one in self.drawn]
+        counted = [
+            [one.supervised_tokens, one.tokens, one.places, *(n for c in one.counts for n in vars(c).values())]
+            for one in self.drawn
+        ]
         assert list(numbers) in counted
         return [sum(column) for column in zip(*counted, strict=True)]
 
@@ -184,6 +187,8 @@ def test_the_shares_of_all_processes_are_the_batch(ranks: int, micro_batch_size:
     assert {share.supervised_tokens for share in shares} == {batch.supervised_tokens}
     assert {share.counts for share in shares} == {batch.counts}
     assert {share.samples for share in shares} == {len(batch.sample_ids)}
+    assert {share.tokens for share in shares} == {batch.tokens}
+    assert len({share.utilisation for share in shares}) == 1
 
     def supervised(one: StepBatch) -> list[tuple[tuple[int, ...], float]]:
         """Rows with something to predict, and the pixels that go with them."""
@@ -211,6 +216,18 @@ def test_the_shares_of_all_processes_are_the_batch(ranks: int, micro_batch_size:
     whole, summed = gradient([batch]), gradient(shares)
     assert ((summed[0] - whole[0]).norm() / whole[0].norm()).item() < 1e-6
     assert summed[1:] == (pytest.approx(whole[1], rel=1e-6), whole[2])
+
+
+def test_no_process_meets_one_source_only(recipe_of, model) -> None:
+    """Two sources in turn, two processes: each would be fed by one of them."""
+    lines = [turns(f"s{nth}", "what?" + "!" * nth, "red") for nth in range(16)]
+    one = recipe_of(lines, "train.batch_size=8")
+    source = one.data.train[0]
+    recipe = one.model_copy(update={"data": one.data.model_copy(update={"train": (source, source)})})
+    drawn = [next(batches(open_mixture(recipe), model[1], recipe, 0, rank=rank, ranks=2)) for rank in range(2)]
+    for share in drawn:
+        assert [counts.drawn > 0 for counts in share.counts] == [True, True]
+    assert sum(counts.drawn for share in drawn for counts in share.counts) == 8
 
 
 # Samples that cannot be used
@@ -310,3 +327,15 @@ def test_pictures_of_turns_that_are_cut_go_with_them(recipe_of, model) -> None:
     batch = first_batch(recipe, model[1], max_tokens=30)
     assert batch.counts == (SampleCounts(drawn=2, cut=1),)
     assert len(batch.micro_batches[0]["pixel_values"]) == 1
+
+
+def test_pictures_are_counted_in_what_a_cut_leaves(recipe_of, model) -> None:
+    """Too many of them for a packed row are skipped, not met when rows are shared out; those cut off do not count."""
+    first, later = (turns(name, "look", "one", "second " * 40, "two", image="red.png") for name in ("first", "later"))
+    first["messages"][0]["content"].insert(0, {"type": "image", "image": "noise.png"})
+    later["messages"][2]["content"].insert(0, {"type": "image", "image": "noise.png"})
+    recipe = recipe_of([first, later], "data.too_long=cut", "data.packing={tokens: 60, max_images: 1}")
+    batch = first_batch(recipe, model[1])
+    assert batch.sample_ids == ("later",)
+    assert batch.counts == (SampleCounts(drawn=2, bad=1, cut=1),)
+    assert batch.skips[0].reason == "2 images, and data.packing.max_images allows 1 in a row"

@@ -24,7 +24,7 @@ OVERRIDES = (
         "train.micro_batch_size=2",
         "train.workers=1",
     ),
-    *("data.packing={tokens: 90}", "data.order=both", "data.train.0.flip=0.5", "evaluate.every=30"),
+    *("data.packing={tokens: 90}", "data.order=both", "data.train.1.flip=0.5", "evaluate.every=30"),
 )
 KILLS = 20
 

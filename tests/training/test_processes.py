@@ -212,6 +212,11 @@ def test_adapters_are_trained_in_shards_as_in_one(recipe_in, tmp_path: Path) -> 
             torch.testing.assert_close(got, theirs[name], atol=1e-4, rtol=1e-3, msg=name)
     fresh = (*words, f"output={tmp_path / 'fresh'}", "model={preset: tiny, text: {num_hidden_layers: 1}}")
     assert "Finished" in run(tmp_path, 2, *fresh), "the base is made on the way"
+    moved = (*fresh, f"output={tmp_path / 'moved'}")
+    assert "Finished" not in run(tmp_path, 1, *moved, at=4, name="SIGKILL", rank=0)
+    told = run(tmp_path, 2, *moved)
+    assert "Finished" in told, "or where a run of one process goes on in two"
+    expect_close(tmp_path / "moved", tmp_path / "fresh")
 
 
 @pytest.mark.slow

@@ -66,6 +66,10 @@ def test_adapters_are_asked_for_by_their_section(tmp_path: Path, recipe_in) -> N
         ("seed=many", "seed: got 'many', expected an integer"),
         ("seed={weights: 1, order: -2}", "seed.order: got -2, expected a number of at least 0"),
         ("seed={weigths: 1}", "seed.weigths: unknown key; did you mean 'weights'? allowed: weights, order, dropout"),
+        (
+            "data.train.0.flip=0.5",
+            "data.train.0: flip 0.5: scenes lists objects from left to right in some answers",
+        ),
         ("data.order=image", "data.order: got 'image', expected 'image-first', 'text-first' or 'both'"),
         ("evaluate.order=both", "evaluate.order: got 'both', expected 'image-first' or 'text-first'"),
         ("train=3", "train: got 3, expected keys and values"),

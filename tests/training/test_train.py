@@ -27,6 +27,7 @@ from mutua.training import (
     train,
 )
 from mutua.training import checkpoint as checkpoint_module
+from mutua.training import run as run_module
 from mutua.training.batches import StepBatch
 from mutua.training.signals import StopRequest
 from mutua.training.step import Stepper
@@ -136,6 +137,29 @@ def test_sigterm_is_as_good_as_ctrl_c(
     # An evaluation was due after this step: the signal broke it off, and the resumed run does it.
     assert lines(tmp_path / "run", "evaluations.jsonl") == []
     train(recipe_in(tmp_path), console)
+    expect_equal(tmp_path / "run", reference[0])
+
+
+def test_a_stop_in_the_last_evaluation_is_no_end(
+    tmp_path: Path, recipe_in, reference: tuple[Path, TrainResult], console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without it the model would carry the figures of the evaluation before, and the next run call it finished."""
+    calls = iter(range(3))
+
+    def stopped(*args: Any, **options: Any) -> Any:
+        if next(calls) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate(*args, **options)
+
+    evaluate = run_module.evaluate
+    monkeypatch.setattr(run_module, "evaluate", stopped)
+    recipe = recipe_in(tmp_path)
+    result = train(recipe, console)
+    assert (result.interrupted, result.step, result.metrics["evaluation"]) == (True, 9, {})
+    assert not (tmp_path / "run/model").exists()
+    assert "Stopped at step 9 of 9, in its evaluation." in console.file.getvalue()  # type: ignore[attr-defined]
+    monkeypatch.undo()
+    assert train(recipe, console).metrics["evaluation"]
     expect_equal(tmp_path / "run", reference[0])
 
 

@@ -15,6 +15,9 @@ from mutua.cli.common import FAILED, INTERRUPTED, err, out, report_errors, resul
 if TYPE_CHECKING:
     from mutua.data.check import Report
     from mutua.data.sample import Sample
+    from mutua.training.recipe import DataSettings
+
+_MEASURED = "evaluate.sources."
 
 EXAMPLES = """Examples:
 
@@ -58,24 +61,29 @@ def check(
         from mutua.cli.evaluate import progress
         from mutua.data.check import SHOWN, check_source
         from mutua.data.sheet import sheet
+        from mutua.training.samples import SampleLimits, sample_limits
 
-        opened, max_tokens, cuts = _open(source, images)
-        processor = None
+        opened, data = _open(source, images)
+        processor, longest = None, None
         if model is not None:
             from mutua.models.loading import load_processor
             from mutua.models.longest_text import longest_text
 
             config, processor = load_processor(model)
-            max_tokens = max_tokens or longest_text(config.text_config)
+            longest = longest_text(config.text_config)
         reports = []
         with result_file("--output", output, (".html",)) as save:
             with progress() as bar:
                 for name, samples in opened.items():
+                    limits, cuts = SampleLimits(longest), False
+                    if data is not None and not name.startswith(_MEASURED):
+                        limits, cuts = sample_limits(data, longest), data.too_long == "cut"
                     report = check_source(
                         samples,
                         name,
                         processor=processor,
-                        max_tokens=max_tokens if processor else None,
+                        max_tokens=limits.tokens if processor else None,
+                        max_images=limits.images if processor else None,
                         cuts=cuts,
                         show=SHOWN if show is None else show,
                         progress=partial(bar, "", name),
@@ -97,8 +105,8 @@ def check(
             raise typer.Exit(FAILED)
 
 
-def _open(name: str, images: Path | None) -> tuple[Mapping[str, Sequence[Sample]], int | None, bool]:
-    """The sources that are meant, by name; how long a sample may be, and whether a longer one is cut."""
+def _open(name: str, images: Path | None) -> tuple[Mapping[str, Sequence[Sample]], DataSettings | None]:
+    """The sources that are meant, by name, and of a recipe what it says of its data."""
     from mutua.data.readers import LlavaSource
     from mutua.data.readers.looking import source_at
     from mutua.evaluation import open_source as open_named
@@ -110,21 +118,21 @@ def _open(name: str, images: Path | None) -> tuple[Mapping[str, Sequence[Sample]
         found = source_at(name)
         if not isinstance(found, LlavaSource):
             raise ValueError(f"--images is for files of LLaVA and its like, and {name} is read as {found.type}.")
-        return {name: found.model_copy(update={"images": images}).open()}, None, False
+        return {name: found.model_copy(update={"images": images}).open()}, None
     if not is_recipe:
-        return {name: open_named(name)}, None, False
+        return {name: open_named(name)}, None
     from mutua.training import load_recipe
     from mutua.training.batches import open_sources
     from mutua.training.samples import source_names
 
     recipe = load_recipe(name)
     trained = zip(source_names(recipe), (weighted.source for weighted in recipe.data.train), strict=True)
-    measured = ((f"evaluate.sources.{key}", source) for key, source in recipe.evaluate.sources.items())
+    measured = ((f"{_MEASURED}{key}", source) for key, source in recipe.evaluate.sources.items())
     try:
         opened = open_sources(dict([*trained, *measured]))
     except ValueError as error:
         raise ValueError("\n".join(f"{name}: {line}" for line in str(error).splitlines())) from None
-    return opened, recipe.data.max_tokens, recipe.data.too_long == "cut"
+    return opened, recipe.data
 
 
 def _print(report: Report) -> None:

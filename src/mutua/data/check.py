@@ -28,6 +28,7 @@ SKIPPED = {
     "control": "control token in a text",
     "unanswered": "no answer to learn from",
     "long": "too long",
+    "many pictures": "more pictures than a row may hold",
 }
 """What a training run skips, or stops at."""
 
@@ -121,6 +122,7 @@ def check_source(
     *,
     processor: MutuaProcessor | None = None,
     max_tokens: int | None = None,
+    max_images: int | None = None,
     cuts: bool = False,
     keep: int = 5,
     show: int = SHOWN,
@@ -131,14 +133,14 @@ def check_source(
     Args:
         name: what the report calls the source.
         processor: of the model that is to use it: finds its control tokens, and counts tokens.
-        max_tokens: what a sample may have; needs a processor.
+        max_tokens, max_images: what a sample may have; need a processor.
         cuts: whether longer samples are cut to the turns that fit, as with `data.too_long: cut` in a recipe.
         keep: how many findings of each kind the report holds; all are counted.
         show: how many samples the report holds.
         progress: called after every sample with (samples done, samples in all).
     """
     report = Report(name, len(source), max_tokens=max_tokens)
-    look = _Look(source, processor, max_tokens, cuts)
+    look = _Look(source, processor, max_tokens, max_images, cuts)
     show = min(show, len(source))
     shown = {nth * len(source) // show for nth in range(show)}
 
@@ -173,9 +175,15 @@ class _Look:
     """Goes through a source, and remembers what must not come twice."""
 
     def __init__(
-        self, source: Sequence[Sample], processor: MutuaProcessor | None, max_tokens: int | None, cuts: bool
+        self,
+        source: Sequence[Sample],
+        processor: MutuaProcessor | None,
+        max_tokens: int | None,
+        max_images: int | None,
+        cuts: bool,
     ) -> None:
-        self.source, self.processor, self.max_tokens, self.cuts = source, processor, max_tokens, cuts
+        self.source, self.processor, self.cuts = source, processor, cuts
+        self.max_tokens, self.max_images = max_tokens, max_images
         self.tokens = array("L")
         self._control_tokens: tuple[str, ...] = ()
         if processor is not None:
@@ -226,10 +234,13 @@ class _Look:
         try:
             tokens = encode([sample], processor)["input_ids"].shape[1]
             self.tokens.append(tokens)
-            if self.max_tokens is None or tokens <= self.max_tokens:
-                return
-            if not self.cuts or cut_to_turns(sample, processor, self.max_tokens) is None:
+            used: Sample | None = sample
+            if self.max_tokens is not None and tokens > self.max_tokens:
+                used = cut_to_turns(sample, processor, self.max_tokens) if self.cuts else None
+            if used is None:
                 yield "long", f"{tokens} tokens, and {self.max_tokens} are allowed"
+            elif self.max_images is not None and len(_pictures(used)) > self.max_images:
+                yield "many pictures", f"{len(_pictures(used))} pictures, and {self.max_images} are allowed"
         except (ValueError, OSError) as error:
             yield "unreadable", str(error)
 

@@ -14,7 +14,7 @@ from mutua.training.build import texts_of_mixture
 from mutua.training.origin import TinyModel
 from mutua.training.recipe import Recipe
 from mutua.training.rehearsal import Shape
-from mutua.training.samples import SAMPLE_ERRORS, source_names
+from mutua.training.samples import SAMPLE_ERRORS, SampleLimits, sample_limits, source_names
 
 LOOKED_AT = 16
 """Samples of a source."""
@@ -99,7 +99,7 @@ def look_at_sources(
     if tokens is not None and tokens < config.num_image_tokens + 2:
         raise ValueError(f"--tokens {tokens}: a picture alone takes {config.num_image_tokens}; give more.")
     looks = []
-    limits = [limit for limit in (longest, recipe.data.packing and recipe.data.packing.tokens) if limit]
+    limits = sample_limits(recipe.data, longest)
     for name, weighted in zip(source_names(recipe), recipe.data.train, strict=True):
         if tokens is not None:
             look = SourceLook(name, weighted.weight, None, (_shape_of(tokens, config),), "as --tokens says")
@@ -107,10 +107,11 @@ def look_at_sources(
             try:
                 source = open_sources({name: weighted.source})[name]
             except ValueError as error:
-                usual = min([config.num_image_tokens + _ASSUMED_TEXT, *limits])
+                usual = config.num_image_tokens + _ASSUMED_TEXT
+                usual = usual if limits.tokens is None else min(usual, limits.tokens)
                 look = SourceLook(name, weighted.weight, None, (_shape_of(usual, config),), _reason(name, error))
             else:
-                shapes = _look(name, source, processor, min(limits, default=None), recipe.data.too_long == "cut")
+                shapes = _look(name, source, processor, limits, recipe.data.too_long == "cut")
                 look = SourceLook(name, weighted.weight, len(source), shapes)
         looks.append(look)
     return tuple(looks)
@@ -137,7 +138,7 @@ def batch_shape(recipe: Recipe, looks: Sequence[SourceLook], processes: int) -> 
 
 
 def _look(
-    name: str, source: Sequence[Sample], processor: MutuaProcessor, longest: int | None, cuts: bool
+    name: str, source: Sequence[Sample], processor: MutuaProcessor, limits: SampleLimits, cuts: bool
 ) -> tuple[SampleShape, ...]:
     """Of the first samples of a source, those that a run would use."""
     shapes: list[SampleShape] = []
@@ -149,13 +150,16 @@ def _look(
             reason = str(error)
             continue
         tokens, supervised = batch["input_ids"].shape[1], len(supervised_positions(batch["labels"]))
-        if longest is not None and tokens > longest:
-            reason = f"{tokens} tokens, and {longest} are allowed"
+        if limits.tokens is not None and tokens > limits.tokens:
+            reason = f"{tokens} tokens, and {limits.key} allows {limits.tokens}"
             if not cuts:
                 continue
-            tokens, supervised = longest, min(supervised, longest)
-        if supervised:
-            shapes.append(SampleShape(tokens, int(images_of(batch["token_type_ids"])), supervised))
+            tokens, supervised = limits.tokens, min(supervised, limits.tokens)
+        images = int(images_of(batch["token_type_ids"]))
+        if limits.images is not None and images > limits.images:
+            reason = f"{images} images, and data.packing.max_images allows {limits.images} in a row"
+        elif supervised:
+            shapes.append(SampleShape(tokens, images, supervised))
     if not shapes:
         raise ValueError(f"{name}: none of its first samples can be used: {reason}; mutua data check looks at them all")
     return tuple(shapes)

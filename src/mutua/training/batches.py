@@ -13,14 +13,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from mutua.data.collate import IGNORE, cut_to_turns, encode, role_codes, supervised_positions
 from mutua.data.flip import flipped, is_flipped
-from mutua.data.mixture import Draw, Mixture
+from mutua.data.mixture import Draw, Mixture, shuffled
 from mutua.data.order import InOrder, drawn_order, in_order
 from mutua.data.packing import images_of, pack_rows, share_rows
 from mutua.data.readers import Source
 from mutua.data.sample import Sample
 from mutua.roles import TokenRoles
 from mutua.training.recipe import Recipe
-from mutua.training.samples import SAMPLE_ERRORS, SampleCounts, Skip, source_names
+from mutua.training.samples import SAMPLE_ERRORS, SampleCounts, SampleLimits, Skip, sample_limits, source_names
 from mutua.training.signals import detach_worker
 from mutua.world import World
 
@@ -35,6 +35,7 @@ class StepBatch:
         micro_batches: what the model's forward takes, each; none at all where every sample had to be skipped.
         sample_ids: of all samples in them.
         supervised_tokens: what the loss is divided by: those in them, or once `joined` those of the whole step.
+        tokens, places: in all their rows, and with the padding; once `joined`, in the whole step.
         skips: the samples that were left out.
         counts: by source, what was drawn, skipped and cut; once `joined`, in the whole step.
     """
@@ -42,6 +43,8 @@ class StepBatch:
     micro_batches: tuple[MicroBatch, ...]
     sample_ids: tuple[str, ...]
     supervised_tokens: int
+    tokens: int = 0
+    places: int = 0
     skips: tuple[Skip, ...] = ()
     counts: tuple[SampleCounts, ...] = ()
 
@@ -53,9 +56,7 @@ class StepBatch:
     @property
     def utilisation(self) -> float:
         """The share of all places in its rows that hold a token and no padding; 1 where there are none."""
-        masks = [batch["attention_mask"] for batch in self.micro_batches]
-        places = sum(mask.numel() for mask in masks)
-        return sum(int(mask.sum()) for mask in masks) / places if places else 1.0
+        return self.tokens / self.places if self.places else 1.0
 
     @property
     def samples(self) -> int:
@@ -70,8 +71,9 @@ class StepBatch:
         """
         if world.size == 1:
             return self
-        numbers = [self.supervised_tokens, *(number for counts in self.counts for number in vars(counts).values())]
-        supervised, *counted = world.sums(numbers)
+        own = self.supervised_tokens, self.tokens, self.places
+        numbers = [*own, *(number for counts in self.counts for number in vars(counts).values())]
+        supervised, tokens, places, *counted = world.sums(numbers)
         fields = len(vars(self.counts[0]))
         counts = tuple(SampleCounts(*counted[i : i + fields]) for i in range(0, len(counted), fields))
         skips = self.skips
@@ -79,7 +81,7 @@ class StepBatch:
             skips = tuple(world.lists(list(skips)))
         missing = world.largest(len(self.micro_batches)) - len(self.micro_batches)
         micro_batches = (*self.micro_batches, *[_nothing_to_learn(text_id)] * missing)
-        return replace(self, micro_batches=micro_batches, supervised_tokens=supervised, skips=skips, counts=counts)
+        return StepBatch(micro_batches, self.sample_ids, supervised, tokens, places, skips, counts)
 
 
 def _nothing_to_learn(text_id: int) -> MicroBatch:
@@ -104,23 +106,19 @@ class _Steps(Dataset):
         mixture: Mixture,
         processor: Any,
         recipe: Recipe,
-        max_tokens: int | None,
+        limits: SampleLimits,
         pixels: torch.dtype,
-        share: slice,
+        rank: int,
+        ranks: int,
     ) -> None:
-        self.mixture, self.processor, self.pixels, self.share = mixture, processor, pixels, share
-        self.max_tokens, self.cuts = max_tokens, recipe.data.too_long == "cut"
+        self.mixture, self.processor, self.pixels, self.rank, self.ranks = mixture, processor, pixels, rank, ranks
+        self.limits, self.cuts = limits, recipe.data.too_long == "cut"
         self.order, self.packing = recipe.data.order, recipe.data.packing
-        self.limit, self.max_images = "data.max_tokens", None
-        if self.packing is not None:
-            self.max_images = self.packing.max_images
-            if max_tokens is None or max_tokens > self.packing.tokens:
-                self.limit, self.max_tokens = "data.packing.tokens", self.packing.tokens
         self.flips = [weighted.flip for weighted in recipe.data.train]
         self.micro_batch_size = recipe.train.micro_batch_size or recipe.train.batch_size
 
     def __getitem__(self, step: int) -> StepBatch:
-        draws = self.mixture.draws(step)[self.share]
+        draws = self._share(self.mixture.draws(step), step)
         size = self.micro_batch_size if self.packing is None else len(draws)  # any two of a step may share a row
         drawn = Counter(draw.place for draw in draws)
         counts = [SampleCounts(drawn[place]) for place in range(len(self.mixture.sources))]
@@ -142,7 +140,17 @@ class _Steps(Dataset):
         for skip in skips:
             counts[skip.source] += SampleCounts(too_long=1) if skip.too_long else SampleCounts(bad=1)
         supervised = sum(len(batch["supervised_positions"]) for batch in micro_batches)
-        return StepBatch(tuple(micro_batches), tuple(ids), supervised, tuple(skips), tuple(counts))
+        masks = [batch["attention_mask"] for batch in micro_batches]
+        tokens, places = sum(int(mask.sum()) for mask in masks), sum(mask.numel() for mask in masks)
+        return StepBatch(tuple(micro_batches), tuple(ids), supervised, tokens, places, tuple(skips), tuple(counts))
+
+    def _share(self, draws: list[Draw], step: int) -> list[Draw]:
+        """This process's draws of a step. In the mixture's order, sources and processes could go round in step, and
+        each process meet one source only, with samples of its length."""
+        if self.ranks == 1:
+            return draws
+        mine = range(self.rank, len(draws), self.ranks)
+        return [draws[shuffled(place, len(draws), f"{self.mixture.seed}/{step}/share")] for place in mine]
 
     def _rows(self, batch: MicroBatch) -> list[MicroBatch]:
         """The batch as it is, or packed into micro-batches."""
@@ -195,13 +203,16 @@ class _Steps(Dataset):
         try:
             batch = encode([sample], self.processor)
             tokens = batch["input_ids"].shape[1]
-            if self.max_tokens is not None and tokens > self.max_tokens:
-                shorter = cut_to_turns(sample, self.processor, self.max_tokens) if self.cuts else None
-                reason = f"{tokens} tokens, and {self.limit} allows {self.max_tokens}"
-                return shorter or Skip(place, sample.id, reason, too_long=True)
+            most = self.limits.tokens
+            if most is not None and tokens > most:
+                shorter = cut_to_turns(sample, self.processor, most) if self.cuts else None
+                if shorter is None:
+                    reason = f"{tokens} tokens, and {self.limits.key} allows {most}"
+                    return Skip(place, sample.id, reason, too_long=True)
+                sample, batch = shorter, encode([shorter], self.processor)
             images = int(images_of(role_codes(batch)))
-            if self.max_images is not None and images > self.max_images:
-                raise ValueError(f"{images} images, and data.packing.max_images allows {self.max_images} in a row")
+            if self.limits.images is not None and images > self.limits.images:
+                raise ValueError(f"{images} images, and data.packing.max_images allows {self.limits.images} in a row")
             if not len(supervised_positions(batch["labels"])):
                 raise ValueError("no token is supervised, for it holds no reply: give it an assistant message")
         except SAMPLE_ERRORS as error:
@@ -211,10 +222,10 @@ class _Steps(Dataset):
     def _is_usable(self, batch: MicroBatch) -> Tensor:
         """(B,) whether a row is no longer than allowed and has something to learn from."""
         is_usable_B = (batch["labels"][:, 1:] != IGNORE).any(-1)
-        if self.max_tokens is not None:
-            is_usable_B &= batch["attention_mask"].sum(-1) <= self.max_tokens
-        if self.max_images is not None:
-            is_usable_B &= images_of(role_codes(batch)) <= self.max_images
+        if self.limits.tokens is not None:
+            is_usable_B &= batch["attention_mask"].sum(-1) <= self.limits.tokens
+        if self.limits.images is not None:
+            is_usable_B &= images_of(role_codes(batch)) <= self.limits.images
         return is_usable_B
 
     def _finish(self, batch: MicroBatch) -> MicroBatch:
@@ -280,13 +291,14 @@ def batches(
     """The batches of the steps from `start` (counted from 0) to the end of the run.
 
     Args:
-        max_tokens: longer samples are treated as `data.too_long` says.
+        max_tokens: that the language model has positions for. Samples longer than that, or than the recipe allows, are
+            treated as `data.too_long` says.
         pixels: the type in which pictures travel.
-        rank, ranks: of each step, the samples that are this process's (counted from 0): each rank-th one.
+        rank, ranks: of each step, this process's share of the samples (counted from 0).
     """
     return iter(
         DataLoader(
-            _Steps(mixture, processor, recipe, max_tokens, pixels, slice(rank, None, ranks)),
+            _Steps(mixture, processor, recipe, sample_limits(recipe.data, max_tokens), pixels, rank, ranks),
             sampler=range(start, recipe.train.steps),
             batch_size=None,
             num_workers=recipe.train.workers,

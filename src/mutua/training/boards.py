@@ -16,7 +16,7 @@ from uuid import uuid4
 
 from packaging.version import Version
 
-from mutua.folders import PARTIAL, told_with_its_place
+from mutua.folders import replace_file, told_with_its_place
 from mutua.training.recipe import Recipe
 from mutua.training.run_folder import RunFolder
 
@@ -196,11 +196,9 @@ class _Sent:
         self._write()
 
     def _write(self) -> None:
-        partial = self.path.with_name(self.path.name + PARTIAL)
         with told_with_its_place(self.path):
             self.path.parent.mkdir(exist_ok=True)
-            partial.write_text(json.dumps({"id": self.id, "last": self._last}), encoding="utf-8")
-            partial.replace(self.path)
+            replace_file(self.path, json.dumps({"id": self.id, "last": self._last}))
 
 
 def _package(name: str, oldest: str) -> Any:

@@ -97,7 +97,7 @@ def sharded_model(
         if newest is None:  # what is there may be of another recipe, which was mended
             for old in (folder.start, folder.start_adapters):
                 rmtree(old, ignore_errors=True)
-        if newest is None and place == folder.start:
+        if place == folder.start and not place.is_dir():  # a run of one process that goes on in several has none, too
             model, processor = build_model(recipe.model, mixture, recipe.data.tokenizer_texts, say)
             with whole_folder(place) as partial, quiet():
                 model.save_pretrained(partial)

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from mutua.folders import PARTIAL, told_with_its_place
+from mutua.folders import replace_file, told_with_its_place
 from mutua.training.boards import open_boards
 from mutua.training.checkpoint import Progress
 from mutua.training.recipe import Recipe
@@ -31,9 +31,7 @@ class StepLog:
     def __init__(self, path: Path, step: int) -> None:
         self._path = path
         kept = [line for line in _lines(path) if line["step"] <= step]
-        partial = path.with_name(path.name + PARTIAL)
-        partial.write_text("".join(f"{json.dumps(line)}\n" for line in kept), encoding="utf-8")
-        partial.replace(path)
+        replace_file(path, "".join(f"{json.dumps(line)}\n" for line in kept))
         self.first: dict[str, Any] | None = kept[0] if kept else None
         self.last: dict[str, Any] | None = kept[-1] if kept else None
         self._file = path.open("a", encoding="utf-8")

@@ -150,7 +150,7 @@ def train(recipe: Recipe, console: Console | None = None) -> TrainResult:
                 processor,
                 recipe,
                 progress.step,
-                max_tokens=recipe.data.max_tokens or longest_text(model.config.get_text_config()),
+                max_tokens=longest_text(model.config.get_text_config()),
                 pixels=torch.bfloat16 if stepper.bf16 else torch.float32,
                 rank=world.rank,
                 ranks=world.size,
@@ -180,18 +180,18 @@ def train(recipe: Recipe, console: Console | None = None) -> TrainResult:
                 raise
 
             # 8. Interrupted: save, and say how to go on.
-            if progress.step < recipe.train.steps:
+            if progress.step < recipe.train.steps or run.broke_off:
                 run.save_checkpoint(progress)
                 saver.wait()
                 say(
-                    f"Stopped at step {progress.step} of {recipe.train.steps}. "
-                    "Run the same command again to go on from there."
+                    f"Stopped at step {progress.step} of {recipe.train.steps}"
+                    f"{', in its evaluation' if run.broke_off else ''}. Run the same command again to go on from there."
                 )
-                return TrainResult(None, progress.step, run.metrics(), interrupted=True)
+                return TrainResult(None, progress.step, run.metrics(progress), interrupted=True)
 
             # 9. Finished: the model, adapters merged, with its recipe and its results beside it.
             saver.wait()
-            metrics = run.metrics()
+            metrics = run.metrics(progress)
             record = {**run.record(progress), "metrics": metrics}
             if adapters is None:
                 with folder_of_all(world, folder.new_model) as partial:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from mutua.data.order import Order
-from mutua.data.readers import BLIP3OCRSource, KALESource, Source
+from mutua.data.readers import BLIP3OCRSource, GridSource, KALESource, ScenesSource, Source
 from mutua.training.origin import ModelSettings, OtherModel
 from mutua.training.section import Section
 
@@ -46,8 +46,17 @@ class WeightedSource(Section):
     flip: Fraction = Field(
         default=0.0,
         description="share of this source's samples that are mirrored left to right, drawn anew every epoch; those "
-        "whose text says left or right, or holds a box, are left alone",
+        "whose text says left or right (in English), or holds a box, are left alone",
     )
+
+    @model_validator(mode="after")
+    def _may_be_mirrored(self) -> WeightedSource:
+        if self.flip and isinstance(self.source, ScenesSource | GridSource):
+            raise ValueError(
+                f"flip {self.flip}: {self.source.type} lists objects from left to right in some answers, and keeps "
+                "layouts apart by split, and a mirror changes both; leave it out"
+            )
+        return self
 
 
 class PackingSettings(Section):

@@ -54,6 +54,7 @@ class Run:
     evaluation: dict[str, Sequence[Sample]]
     world: World
     saved: int  # the step of the newest checkpoint
+    broke_off: bool = False  # a signal came during the last evaluation, which is to be done on resuming
 
     @cached_property
     def saved_processor(self) -> Any:
@@ -164,12 +165,15 @@ class Run:
                             progress=report,
                         )
                 except _Stopped:
+                    self.broke_off = True
                     return
                 except NotFiniteError as error:
                     raise TrainingError(f"step {step}, evaluating {name}: {error} {NOT_FINITE}") from error
             results[name] = accuracy.summary()
         self.log.evaluation(step, results)
 
-    def metrics(self) -> dict[str, Any]:
-        """The last lines of both logs."""
-        return {"train": self.log.training.last, "evaluation": (self.log.evaluations.last or {}).get("results", {})}
+    def metrics(self, progress: Progress) -> dict[str, Any]:
+        """The last line of the log, and the evaluation of this step, if there was one."""
+        last = self.log.evaluations.last
+        is_of_now = last is not None and last["step"] == progress.step
+        return {"train": self.log.training.last, "evaluation": last["results"] if last and is_of_now else {}}

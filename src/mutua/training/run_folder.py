@@ -23,7 +23,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from mutua.folders import PARTIAL, remove_leftovers
+from mutua.folders import PARTIAL, remove_leftovers, replace_file
 from mutua.training.checkpoint import CheckpointError, Progress, checkpoints, read_progress
 from mutua.training.recipe import Recipe
 from mutua.training.recipe_file import RecipeError, dump_recipe, load_recipe
@@ -165,9 +165,7 @@ def open_run(recipe: Recipe) -> Iterator[RunFolder]:
         folder.place_results()
         if folder.finished(recipe.train.steps) is None:  # else the recipe stays that of what was done
             with _blamed_on_output(folder):
-                partial = folder.recipe.with_name(folder.recipe.name + PARTIAL)
-                partial.write_text(dump_recipe(recipe), encoding="utf-8")
-                partial.replace(folder.recipe)
+                replace_file(folder.recipe, dump_recipe(recipe))
         yield folder
 
 

@@ -25,6 +25,25 @@ class Skip:
 
 
 @dataclass(frozen=True)
+class SampleLimits:
+    """What a sample may hold: `tokens`, by the recipe's `key`, and `images`; None where there is no limit."""
+
+    tokens: int | None
+    images: int | None = None
+    key: str = "data.max_tokens"
+
+
+def sample_limits(data: DataSettings, longest: int | None) -> SampleLimits:
+    """The limits of a recipe for a language model of so many positions: a packed row, too, holds whole samples."""
+    tokens = data.max_tokens or longest
+    if data.packing is None:
+        return SampleLimits(tokens)
+    if tokens is not None and tokens <= data.packing.tokens:
+        return SampleLimits(tokens, data.packing.max_images)
+    return SampleLimits(data.packing.tokens, data.packing.max_images, "data.packing.tokens")
+
+
+@dataclass(frozen=True)
 class SampleCounts:
     """Of one source, over the run so far: samples drawn, skipped as bad, skipped as too long, and cut."""
 

@@ -21,8 +21,9 @@ from mutua.unlocking import is_unlocked, reply_logits
 from mutua.world import World
 
 NOT_FINITE = (
-    "Checkpoints from before are intact. Lower train.learning_rate, lengthen train.warmup_steps, or set "
-    "train.precision to fp32"
+    "Checkpoints from before are intact, and the same command would come to the same place. Start another output, from "
+    "one of them (model.path) or anew, with a lower train.learning_rate, longer train.warmup_steps, or train.precision "
+    "fp32"
 )
 """What to do where training has left the numbers."""
 
