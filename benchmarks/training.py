@@ -42,10 +42,10 @@ from mutua.world import World
 
 EXAMPLES = """examples:
   python benchmarks/training.py                                       a small model on the CPU, a minute
-  python benchmarks/training.py --size medium --precision fp32 --threads 2 --memory      70 million weights, ten minutes
+  python benchmarks/training.py --size medium --precision fp32 --threads 2 --memory      90 million weights, ten minutes
   python benchmarks/training.py --size medium --samples 1             one chat of 1,024 tokens
   python benchmarks/training.py --size aki-4b --device cuda --samples 64 --tokens 4096 --rows 2 --recompute
-                                                                      the paper's model: 70 GiB, needs an H200
+                                                                      the paper's model: needs an H200
 """
 VARIANTS = {
     "causal": ("causal", "mutua_auto"),
