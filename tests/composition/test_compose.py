@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -39,6 +40,7 @@ from mutua.composition.compose import compose_config
 from mutua.composition.presets import PRESETS
 from mutua.inspection.leakage import prove
 from mutua.models import MutuaForConditionalGeneration
+from mutua.models.model_folder import PACKAGED
 from mutua.roles import TokenRoles
 
 SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -350,3 +352,39 @@ def test_smollm2_from_its_gguf_file(tmp_path):
     loaded, _ = mutua.load(tmp_path, device="cpu")
     with torch.no_grad():
         assert torch.equal(loaded(**inputs).logits, model(**inputs).logits)
+
+
+def with_chatml() -> Any:
+    tokens = text_tokenizer()
+    tokens.add_special_tokens({"extra_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    return tokens
+
+
+def test_a_reply_ends_with_what_its_template_ends_it_with(tmp_path):
+    """Not with what the language model's own configs name: that of another vocabulary, or of the model before chats."""
+    language = LlamaConfig(**{**SMALL, "vocab_size": 2000, "eos_token_id": 2})
+    foreign, processor = compose(language=language, tokenizer=str(PACKAGED))
+    assert foreign.generation_config.eos_token_id == processor.tokenizer.convert_tokens_to_ids("<|end|>")
+    folder = compose_from_folders(tmp_path, "siglip", "llama", eos_token_id=7).folder / "language"
+    with_chatml().save_pretrained(folder)
+    base, processor = mutua.compose(vision=VISION["siglip"](), language=folder, chat_template="chatml")
+    assert base.generation_config.eos_token_id == [7, processor.tokenizer.convert_tokens_to_ids("<|im_end|>")]
+
+
+def test_chatml_by_name():
+    with pytest.raises(ComposeError, match=r"chat_template 'chatml': the tokenizer has no <\|im_start\|>"):
+        compose(chat_template="chatml")
+    _, processor = compose(tokenizer=with_chatml(), chat_template="chatml")
+    chat = [user(picture(1), "is it red?"), assistant("yes")]
+    inputs = processor.apply_chat_template(chat, tokenize=True, return_dict=True, return_tensors="pt")
+    said = inputs["input_ids"][0][TokenRoles.from_codes(inputs["token_type_ids"]).is_response_BN[0]]
+    assert processor.tokenizer.decode(said) == "yes<|im_end|>"
+    assert {PRESETS[name].chat_template for name in ("qwen3-2b", "smollm3-3b")} == {"chatml"}
+
+
+def test_a_clip_checkpoint_of_old_holds_its_positions_numbers(tmp_path):
+    vision = compose_from_folders(tmp_path, "clip", "llama").folder / "vision"
+    weights = load_file(vision / "model.safetensors")
+    weights["vision_model.embeddings.position_ids"] = torch.arange(17)[None]
+    save_file(weights, vision / "model.safetensors", metadata={"format": "pt"})
+    compose(vision=str(vision))

@@ -253,6 +253,27 @@ def test_exports_bit_for_bit(tmp_path, files):
     assert (back / "config.json").is_file()
 
 
+def test_what_was_released_beside_the_weights_comes_back(released, tmp_path):
+    source = tmp_path / "released"
+    shutil.copytree(released, source)
+    (source / "README.md").write_text("a card")
+    back = export(convert(source, tmp_path / "converted"), tmp_path / "back")
+    there = {path.name: path.read_bytes() for path in source.iterdir() if path.is_file()}
+    assert "tokenizer.json" in there
+    assert {path.name: path.read_bytes() for path in back.iterdir()} == there
+
+
+@pytest.mark.parametrize("name", ["../out.safetensors", "/tmp/out.safetensors", "out.txt"])
+def test_a_layout_names_files_of_its_folder_alone(converted, tmp_path, name):
+    shutil.copytree(converted, tmp_path / "converted")
+    layout = tmp_path / "converted/aki/layout.json"
+    (content,) = json.loads(layout.read_text()).values()
+    layout.write_text(json.dumps({name: content}))
+    with pytest.raises(AkiError, match="which is no safetensors file of this folder"):
+        export(tmp_path / "converted", tmp_path / "back")
+    assert not (tmp_path / "out.safetensors").exists()
+
+
 def test_shards_are_read_back(released, tmp_path, monkeypatch, model):
     monkeypatch.setattr(aki, "_SHARD_BYTES", 1 << 20)
     seen: list[tuple[int, int]] = []
@@ -340,7 +361,7 @@ def lost_shard(folder: Path) -> None:
             r"vision_tokenizer.norm.bias is stored as I8",
         ),
         (lambda f: edit_config(f / "vision", hidden_size=0), r"no model can be built"),
-        (lambda f: edit_config(f / "vision", hidden_size="abc"), r"no configuration at 'vision': with --vision"),
+        (lambda f: edit_config(f / "vision", hidden_size="abc"), r"vision': with --vision"),
         (lambda f: edit_config(f / "vision", num_attention_heads=0), r"no model can be built .*ZeroDivisionError"),
         (
             lambda f: edit_weights(f, **{ADDED_ROWS["lm_head.bias"]: torch.tensor(1.0)}),
@@ -361,7 +382,7 @@ def test_a_config_class_that_fails_without_a_word(released, tmp_path, monkeypatc
         raise AssertionError
 
     monkeypatch.setattr(aki.AutoConfig, "from_pretrained", fail)
-    with pytest.raises(AkiError, match=r"no configuration at 'vision'.*\(AssertionError\)"):
+    with pytest.raises(AkiError, match=r"no configuration at '.*vision'.*\(AssertionError\)"):
         convert(released, tmp_path / "target")
 
 

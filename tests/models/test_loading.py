@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny_model import make_model, make_processor
 from transformers.utils import logging
 
+from mutua.models import MutuaProcessor, model_folder
 from mutua.models.loading import copy_weights, load_model, load_processor
 from mutua.models.model_folder import ModelError
 from mutua.quiet import quiet
+from mutua.unlocking import is_another_model
+from mutua.unlocking.loading import load_other_processor
 
 
 @pytest.fixture
@@ -75,3 +80,44 @@ def test_quiet_ends_where_its_block_ends():
     finally:
         logging.set_verbosity(verbosity)
         (logging.enable_progress_bar if bars else logging.disable_progress_bar)()
+
+
+def test_weights_in_two_places_are_refused(folder):
+    """Transformers would load the first of them, which a later save in shards leaves as it was."""
+    index = {"metadata": {}, "weight_map": {"a": "model-00001-of-00001.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelError, match=r"in model.safetensors, and model.safetensors.index.json names other files"):
+        load_model(folder)
+
+
+def test_what_reads_no_weight_fetches_none(monkeypatch):
+    asked = []
+
+    def fetch(name, allow_patterns):
+        asked.append("*.safetensors" in allow_patterns)
+        raise OSError("no network")
+
+    monkeypatch.setattr(model_folder, "snapshot_download", fetch)
+    for load in (load_processor, is_another_model, load_other_processor, load_model):
+        with pytest.raises(ModelError, match="no network"):
+            load("owner/name")
+    assert asked == [False, False, False, True]
+
+
+def test_an_image_processor_of_torchvision_becomes_ours_again(folder):
+    """Transformers makes the other one of what we save, where torchvision is."""
+    _, processor = load_model(folder)
+    ours = processor.image_processor
+    other = type("SiglipImageProcessor", (), {"to_dict": lambda self: ours.to_dict()})()
+    again = MutuaProcessor(other, processor.tokenizer, num_image_tokens=4).image_processor
+    assert (type(again), again.to_dict()) == (type(ours), ours.to_dict())
+
+
+def test_a_frozen_vision_encoder_is_as_in_use_while_the_rest_is_trained(folder):
+    model, _ = load_model(folder)
+    assert model.train().model.vision_tower.training
+    for weight in model.model.vision_tower.parameters():
+        weight.requires_grad_(False)
+    model.train()
+    assert (model.model.vision_tower.training, model.model.language_model.training) == (False, True)
+    assert not model.eval().model.language_model.training

@@ -84,10 +84,13 @@ def test_adapters_are_asked_for_by_their_section(tmp_path: Path, recipe_in) -> N
         ("model.path=somewhere", "model: give exactly one of preset and path"),
         ("model={vision: a}", "model: give exactly one of preset and path, or vision and language"),
         ("model={preset: tiny, vision: 3}", "model.vision: got 3, expected a text or keys and values"),
-        ("model.language=somewhere", "model: preset tiny has its own language model (text has its type and sizes) and"),
+        (
+            "model.language=somewhere",
+            "model: preset tiny has its own language model (text has its type and sizes), tokenizer",
+        ),
         (
             "model.tokenizer=somewhere",
-            "model: preset tiny has its own language model (text has its type and sizes) and",
+            "model: preset tiny has its own language model (text has its type and sizes), tokenizer",
         ),
         (
             "model.text.model_type=lama",

@@ -66,6 +66,8 @@ def chat(
         while (line := _read()) is not None and line != "/quit":
             try:
                 talk.take(line)
+            except BrokenPipeError:  # nobody reads on
+                raise
             except (ValueError, OSError) as error:  # a slip of the fingers does not end a conversation
                 _note(str(error), style="red")
 

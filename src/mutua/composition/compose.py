@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from mutua.chat.template import ChatTemplateError
 from mutua.composition.language import expect_equal_logits, prove_mask, refuse_unfit, text_logits, text_probe
 from mutua.composition.parts import (
     ComposeError,
@@ -22,7 +23,7 @@ from mutua.composition.parts import (
     vision_config,
 )
 from mutua.composition.presets import PRESETS
-from mutua.composition.tokenizer import IMAGE, chat_template_of, prepare_tokenizer, rows_needed
+from mutua.composition.tokenizer import IMAGE, chat_template_of, prepare_tokenizer, reply_end, rows_needed
 from mutua.models.configuration import MutuaConfig
 from mutua.models.connectors import connector_keys
 from mutua.models.generation_config import reply_config
@@ -59,15 +60,16 @@ def compose(
         vision_feature_layer: see `MutuaConfig`; None is what suits the encoder (-2 for CLIP, -1 otherwise).
         image_size: pixels a side, for encoders that take any; None is what the checkpoint's image processor says.
         tokenizer: a tokenizer, its folder or its hub id; None is the language model's own. Needed with a bare config.
-        chat_template: Jinja source; None is the tokenizer's own, and for one without it plain lines.
+        chat_template: Jinja source, or "chatml"; None is the preset's or the tokenizer's own, and for one without it
+            plain lines.
         dtype: of the whole model; None is the language model's own.
 
     Raises:
         ComposeError: a part cannot be found or loaded, or cannot be used; the message says which and why.
     """
-    parts = _parts(preset, vision, connector, language, attention_policy)
+    parts = _parts(preset, vision, connector, language, attention_policy, chat_template)
     try:
-        return _compose(parts, vision_feature_layer, image_size, tokenizer, chat_template, dtype)
+        return _compose(parts, vision_feature_layer, image_size, tokenizer, dtype)
     except ComposeError:
         raise
     except ValueError as error:
@@ -82,13 +84,14 @@ def outline(
     language: Part | None = None,
     attention_policy: str | None = None,
     tokenizer: Any = None,
+    chat_template: str | None = None,
 ) -> tuple[MutuaConfig, MutuaProcessor]:
     """The config and the processor of what `compose` would make; weights are neither read nor made.
 
     Raises:
         ComposeError: as `compose`, but for what only the weights show.
     """
-    parts = _parts(preset, vision, connector, language, attention_policy)
+    parts = _parts(preset, vision, connector, language, attention_policy, chat_template)
     try:
         tokens = prepare_tokenizer(load_tokenizer(parts["language"], tokenizer))
         with quiet(), torch.device("meta"):
@@ -107,7 +110,7 @@ def outline(
             is_tied=head.weight is model.get_input_embeddings().weight,
             lm_head_bias=head.bias is not None,
         )
-        return config, _processor(config, tokens, given, None)
+        return config, _processor(config, tokens, given, chat_template_of(tokens, parts["chat_template"]))
     except ComposeError:
         raise
     except ValueError as error:
@@ -115,11 +118,14 @@ def outline(
 
 
 def _parts(preset: str | None, *given: Any) -> dict[str, Any]:
-    """Vision, connector, language and attention policy, each as given or the preset's."""
-    parts = dict(zip(("vision", "connector", "language", "attention_policy"), given, strict=True))
+    """Vision, connector, language, attention policy and chat template, each as given or the preset's."""
+    parts = dict(zip(("vision", "connector", "language", "attention_policy", "chat_template"), given, strict=True))
     if preset is not None:
         found = _preset(preset)
-        parts = {key: getattr(found, key) if value is None else value for key, value in parts.items()}
+        own = {key: getattr(found, key) for key in parts}
+        if parts["language"] is not None:
+            own["chat_template"] = None  # it was the other language model's
+        parts = {key: own[key] if value is None else value for key, value in parts.items()}
     for key in ("vision", "language"):
         if parts[key] is None:
             raise ComposeError(f"{key} is missing: give a hub id, a folder or a config, or a preset's name.")
@@ -142,10 +148,10 @@ def _compose(
     vision_feature_layer: int | None,
     image_size: int | None,
     tokenizer: Any,
-    chat_template: str | None,
     dtype: torch.dtype | None,
 ) -> tuple[MutuaForConditionalGeneration, MutuaProcessor]:
     tokens = prepare_tokenizer(load_tokenizer(parts["language"], tokenizer))
+    template = chat_template_of(tokens, parts["chat_template"])
     image_token_id = tokens.convert_tokens_to_ids(IMAGE)
     language = load_language(parts["language"], dtype).eval()
     refuse_unfit(language)
@@ -174,23 +180,35 @@ def _compose(
     model = _assemble(config, vision, language)
     prove_mask(model.model.language_model)
     expect_equal_logits(text_logits(model, probe), alone, config.text_config)
-    own = language.generation_config
+    own = deepcopy(language.generation_config)
+    if tokenizer is not None:
+        own.eos_token_id = None  # a token of the language model's own vocabulary
     model.generation_config = reply_config(
         own,
         pad=tokens.pad_token_id,
-        ends=[tokens.eos_token_id] if own.eos_token_id is None else [],
+        ends=[*_end(tokens, template), *([tokens.eos_token_id] if own.eos_token_id is None else [])],
         never=[image_token_id],
     )
-    return model, _processor(config, tokens, given, chat_template)
+    return model, _processor(config, tokens, given, template)
 
 
-def _processor(config: MutuaConfig, tokens: Any, given: Mapping[str, Any], chat_template: str | None) -> MutuaProcessor:
+def _end(tokens: Any, template: str) -> list[int]:
+    """What ends a reply by the chat template, which is what a training teaches to say; a base model's own configs have
+    another token. Of a template that only variables of the call make sense of (a date), nothing is known."""
+    try:
+        end = reply_end(tokens, template)
+    except ChatTemplateError:
+        return []
+    return [] if end is None else [end]
+
+
+def _processor(config: MutuaConfig, tokens: Any, given: Mapping[str, Any], chat_template: str) -> MutuaProcessor:
     return MutuaProcessor(
         image_processor=image_processor(config.vision_config, config.image_size, given),
         tokenizer=tokens,
         num_image_tokens=config.num_image_tokens,
         image_token=IMAGE,
-        chat_template=chat_template or chat_template_of(tokens),
+        chat_template=chat_template,
     )
 
 

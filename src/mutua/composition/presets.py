@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from mutua.composition.tokenizer import CHATML
+
 
 @dataclass(frozen=True)
 class Preset:
@@ -16,6 +18,7 @@ class Preset:
     language: str
     connector: Mapping[str, Any] = field(default_factory=dict)
     attention_policy: str = "mma"
+    chat_template: str | None = None
 
 
 PRESETS: dict[str, Preset] = {
@@ -30,12 +33,14 @@ PRESETS: dict[str, Preset] = {
         vision="google/siglip2-so400m-patch14-384",
         language="HuggingFaceTB/SmolLM3-3B",
         connector={"type": "resampler", "latents": 144},
+        chat_template=CHATML,
     ),
     "qwen3-2b": Preset(
         "SigLIP 2 and Qwen3-1.7B, 2.2 billion weights",
         vision="google/siglip2-so400m-patch14-384",
         language="Qwen/Qwen3-1.7B",
         connector={"type": "resampler", "latents": 144},
+        chat_template=CHATML,
     ),
     "smollm2-360m": Preset(
         "one GPU or a patient CPU: every patch is a token, 196 an image, 0.5 billion weights",

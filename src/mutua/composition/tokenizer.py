@@ -5,6 +5,10 @@ from __future__ import annotations
 from copy import deepcopy
 from typing import Any
 
+from mutua.chat.control_tokens import control_tokens_of
+from mutua.chat.reply_spans import find_replies
+from mutua.chat.template import ChatTemplate, to_template_form
+
 IMAGE = "<image>"
 
 _PADDING_NAMES = ("<pad>", "<|pad|>", "[PAD]", "<|finetune_right_pad_id|>")
@@ -17,6 +21,22 @@ TEXT_MACRO = (
     "{%- if part['type'] == 'image' -%}{{- '<image>' -}}{%- else -%}{{- part['text'] -}}{%- endif -%}"
     "{%- endfor -%}{%- endif -%}"
     "{%- endmacro -%}"
+)
+
+
+CHATML = "chatml"
+"""A chat template by name, for language models whose own does not say which text is the reply: Qwen3's and SmolLM3's
+write empty reasoning before it, or a date."""
+
+_TURN, _END = "<|im_start|>", "<|im_end|>"
+_CHATML = (
+    TEXT_MACRO + "{%- for message in messages -%}"
+    "{{- '<|im_start|>' + message['role'] + '\\n' -}}"
+    "{%- if message['role'] == 'assistant' -%}"
+    "{%- generation -%}{{- text(message['content']) + '<|im_end|>' -}}{%- endgeneration -%}{{- '\\n' -}}"
+    "{%- else -%}{{- text(message['content']) + '<|im_end|>\\n' -}}{%- endif -%}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}"
 )
 
 
@@ -48,8 +68,19 @@ def rows_needed(tokenizer: Any) -> int:
     return max(tokenizer.get_vocab().values()) + 1
 
 
-def chat_template_of(tokenizer: Any) -> str:
-    """The tokenizer's own chat template; for a base model that has none, a plain one."""
+def chat_template_of(tokenizer: Any, given: str | None = None) -> str:
+    """The chat template that was given, as Jinja source or as `CHATML`; else the tokenizer's own; for a base model that
+    has none, a plain one.
+
+    Raises:
+        ValueError: the tokenizer does not know ChatML's tokens; or it has no end token, so a reply could not end.
+    """
+    if given == CHATML:
+        if missing := [token for token in (_TURN, _END) if token not in tokenizer.get_vocab()]:
+            raise ValueError(f"chat_template {CHATML!r}: the tokenizer has no {' and no '.join(missing)}.")
+        return _CHATML
+    if given is not None:
+        return given
     if tokenizer.chat_template:
         return tokenizer.get_chat_template()
     return plain_template(tokenizer)
@@ -75,6 +106,21 @@ def plain_template(tokenizer: Any) -> str:
         "{%- endfor -%}"
         "{%- if add_generation_prompt -%}{{- 'Assistant:' -}}{%- endif -%}"
     )
+
+
+def reply_end(tokenizer: Any, chat_template: str) -> int | None:
+    """The control token that ends a reply under this template; None where it marks replies without one.
+
+    Raises:
+        ChatTemplateError: it does not follow from the template which text is a reply.
+    """
+    controls = control_tokens_of(tokenizer)
+    template = ChatTemplate(chat_template, tokenizer.special_tokens_map)
+    asked: list[dict[str, Any]] = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    rendering = find_replies(template, to_template_form(template, asked, IMAGE), controls)
+    said = rendering.text[slice(*rendering.replies[-1])].rstrip()
+    ends = [token for token in controls if said.endswith(token)]
+    return controls[max(ends, key=len)] if ends else None
 
 
 def _add(tokenizer: Any, token: str) -> None:

@@ -25,6 +25,7 @@ from mutua.convert.aki_format import (
     EMBED,
     END,
     LAYOUT,
+    OTHERS,
     TURNS,
     UNUSED,
     AkiConfig,
@@ -46,6 +47,7 @@ Progress = Callable[[int, int], None]
 
 _RESAMPLER_HEAD_DIM = 64  # the released code's default, and no tensor tells it
 _SHARD_BYTES = 1 << 30
+_KEPT = (".json", ".model", ".txt", ".jinja", ".md")  # an index of the weights, tokenizer files
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # as safetensors and as torch call them
 
 
@@ -73,11 +75,13 @@ def convert(
     if target.exists():
         raise AkiError(f"{target} exists already: name a new folder, or remove it")
     released, files = read_config(source), TensorFiles.of(source)
+    vision = vision_encoder or _folder_or_id(released.vision_encoder_path, source)
+    language = language_model or _folder_or_id(released.lang_model_path, source)
     config = _our_config(
         released,
         files,
-        _part_config(vision_encoder or released.vision_encoder_path, source, "--vision-encoder", "vision_config"),
-        _part_config(language_model or released.lang_model_path, source, "--language-model", "text_config"),
+        _part_config(vision, "--vision-encoder", "vision_config"),
+        _part_config(language, "--language-model", "text_config"),
     )
     origin = _find_all(config, released, files, source)
 
@@ -87,11 +91,12 @@ def convert(
         processor = _processor(source, released, config)
         if processor is not None:
             processor.save_pretrained(partial)
-        _generation_config(language_model or released.lang_model_path, source, config, processor).save_pretrained(
-            partial
-        )
+        _generation_config(language, config, processor).save_pretrained(partial)
         aside = partial / ASIDE
-        aside.mkdir()
+        (aside / OTHERS).mkdir(parents=True)
+        for path in source.iterdir():
+            if path.is_file() and path.suffix in _KEPT and path.name != CONFIG:
+                shutil.copyfile(path, aside / OTHERS / path.name)
         shutil.copyfile(source / CONFIG, aside / CONFIG)
         (aside / LAYOUT).write_text(json.dumps(files.metadata()), encoding="utf-8")
         kept = released.initial_tokenizer_len
@@ -105,10 +110,10 @@ def _folder_or_id(name: str, source: Path) -> str:
     return str(source / name) if (source / name).is_dir() else name
 
 
-def _part_config(name: str, source: Path, option: str, part: str) -> PreTrainedConfig:
+def _part_config(name: str, option: str, part: str) -> PreTrainedConfig:
     """The configuration of the vision encoder or the language model, out of a composite one where it is part of one."""
     try:
-        config = AutoConfig.from_pretrained(_folder_or_id(name, source), trust_remote_code=False)
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     except Exception as error:  # whatever the checks of some hundred config classes raise
         raise AkiError(
             f"no configuration at {name!r}: with {option}, give a folder with its config.json or a hub id "
@@ -259,12 +264,10 @@ def _processor(source: Path, released: AkiConfig, config: MutuaConfig) -> MutuaP
     )
 
 
-def _generation_config(
-    language_model: str, source: Path, config: MutuaConfig, processor: MutuaProcessor | None
-) -> GenerationConfig:
+def _generation_config(language: str, config: MutuaConfig, processor: MutuaProcessor | None) -> GenerationConfig:
     """The language model's own, which knows the tokens that end a reply; no placeholder is said, no turn opened."""
     try:
-        ours = GenerationConfig.from_pretrained(_folder_or_id(language_model, source))
+        ours = GenerationConfig.from_pretrained(language)
     except OSError:  # it has none
         ours = GenerationConfig.from_model_config(config.text_config)
     ends, never = [], [config.image_token_id]

@@ -14,6 +14,7 @@ from mutua.convert.aki_format import (
     ASIDE,
     CONFIG,
     LAYOUT,
+    OTHERS,
     AkiError,
     read_config,
     refuse_difference,
@@ -47,6 +48,8 @@ def export(source: str | Path, target: str | Path, converted: str | Path | None 
             "`mutua convert aki` wrote with --converted"
         )
     layout = json.loads((aside / LAYOUT).read_text(encoding="utf-8"))
+    if strange := [name for name in layout if Path(name).name != name or not name.endswith(".safetensors")]:
+        raise AkiError(f"{aside / LAYOUT} names {strange[0]!r}, which is no safetensors file of this folder")
     kept = read_config(aside).initial_tokenizer_len
     files, unused = TensorFiles.of(source), TensorFiles.of(aside)
     ours_of = {released_name(ours): ours for ours in files.tensors} | {
@@ -67,4 +70,6 @@ def export(source: str | Path, target: str | Path, converted: str | Path | None 
                 released[name] = tensor
             save_file(released, partial / file_name, metadata=file["metadata"])
         shutil.copyfile(aside / CONFIG, partial / CONFIG)
+        for path in sorted((aside / OTHERS).glob("*")):
+            shutil.copyfile(path, partial / path.name)
     return target

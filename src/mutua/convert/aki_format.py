@@ -53,6 +53,7 @@ _RENAMED = (
 )
 ASIDE = "aki"  # folder beside the converted model
 UNUSED, LAYOUT, CONFIG = "unused_rows.safetensors", "layout.json", "config.json"
+OTHERS = "files"  # folder in it: what else was released, but for weights
 
 
 class AkiError(ValueError):

@@ -110,8 +110,8 @@ def check_folder(folder: Path, *, policy: str | None = None) -> tuple[MutuaConfi
 def load_processor(
     name_or_path: str | Path | None = None, *, policy: str | None = None
 ) -> tuple[MutuaConfig, MutuaProcessor]:
-    """As `load_model`, with the configuration in place of the model: no weight is read."""
-    folder = find_folder(name_or_path)
+    """As `load_model`, with the configuration in place of the model: no weight is read, nor fetched."""
+    folder = find_folder(name_or_path, weights=False)
     config = _load_config(folder)
     if policy is not None:
         config.attention_policy = get_policy(policy).name

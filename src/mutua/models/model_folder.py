@@ -27,7 +27,7 @@ NAMED = {"packaged": PACKAGED, "packaged-causal": PACKAGED.with_name("packaged_c
 one's causal twin: the same stages, data and steps under another policy."""
 
 ADAPTER = "adapter_config.json"
-_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]  # no pickles, no code
+_FILES, _WEIGHTS = ("*.json", "*.jinja", "*.model", "*.txt"), "*.safetensors"  # no pickles, no code
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _AT_LEAST_1 = (
     *("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim", "vocab_size"),
@@ -39,14 +39,18 @@ _SMALLEST = {**dict.fromkeys(_AT_LEAST_1, 1), "num_hidden_layers": 0, "resampler
 _LAYERS = ("num_hidden_layers", "resampler_depth")
 _LONGEST = 300  # characters of a library's error: some list hundreds of names
 _FLOATS = ("F64", "F32", "F16", "BF16")
+_COUNTED = (
+    ".position_ids"  # 0, 1, 2 ...: a buffer of old checkpoints (OpenAI's CLIP), which Transformers leaves out, too
+)
 
 
 class ModelError(ValueError):
     """A model that cannot be loaded; the message names it and the remedy."""
 
 
-def find_folder(name_or_path: str | Path | None) -> Path:
-    """The folder of a model: a path, a name of `NAMED`, or a hub id, which is fetched (or taken from the hub's cache).
+def find_folder(name_or_path: str | Path | None, *, weights: bool = True) -> Path:
+    """The folder of a model: a path, a name of `NAMED`, or a hub id, which is fetched (or taken from the hub's cache),
+    without its weights if they are not wanted.
 
     Raises:
         ModelError: there is none; where something like it is near, the message names that.
@@ -73,7 +77,7 @@ def find_folder(name_or_path: str | Path | None) -> Path:
     if not _may_be_hub_id(name):
         raise ModelError(f"no model at {name}: there is no such folder{_near(path)}.")
     try:
-        return Path(snapshot_download(name, allow_patterns=_FILES))
+        return Path(snapshot_download(name, allow_patterns=[*_FILES, *([_WEIGHTS] if weights else [])]))
     except (OSError, ValueError) as error:
         raise ModelError(
             f"no model at {name}: there is no such folder{_near(path)}, and from the hub it cannot be had "
@@ -208,7 +212,7 @@ def expect_same(
 
 
 def read_shapes(paths: Iterable[Path]) -> dict[str, list[int]]:
-    """The shape of every tensor in safetensors files, by name; only their headers are read.
+    """The shape of every weight in safetensors files, by name; only their headers are read.
 
     Raises:
         ModelError: a file is damaged, a tensor is in two of them, or holds numbers that are no weights.
@@ -218,6 +222,8 @@ def read_shapes(paths: Iterable[Path]) -> dict[str, list[int]]:
         try:
             with safe_open(path, "pt") as file:
                 for name in file.keys():  # noqa: SIM118 (it is no mapping)
+                    if name.endswith(_COUNTED):
+                        continue
                     piece = file.get_slice(name)
                     if piece.get_dtype() not in _FLOATS:
                         raise ModelError(
@@ -239,6 +245,11 @@ def read_shapes(paths: Iterable[Path]) -> dict[str, list[int]]:
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a model, all of them there."""
     index = folder / SAFE_WEIGHTS_INDEX_NAME
+    if index.is_file() and (folder / SAFE_WEIGHTS_NAME).is_file():
+        raise ModelError(
+            f"{folder} has weights in {SAFE_WEIGHTS_NAME}, and {index.name} names other files: Transformers would take "
+            "the first, which may be the older one. Remove what is not meant, or save into a new folder."
+        )
     if index.is_file():
         content = read_json(index)
         places = content.get("weight_map")

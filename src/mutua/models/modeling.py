@@ -91,6 +91,14 @@ class MutuaModel(MutuaPreTrainedModel):
         self.has_head = False  # whether a language-model head takes what this model returns
         self.post_init()
 
+    def train(self, mode: bool = True) -> MutuaModel:
+        """As any module's. But a vision encoder of which nothing is trained stays as it is in use: DINOv3 would scale
+        its positions at random."""
+        super().train(mode)
+        if not any(weight.requires_grad for weight in self.vision_tower.parameters()):
+            self.vision_tower.eval()
+        return self
+
     def get_input_embeddings(self) -> nn.Module:
         return self.language_model.get_input_embeddings()
 

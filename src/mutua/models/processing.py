@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import BatchFeature, ProcessorMixin
 from transformers.image_utils import make_flat_list_of_images
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 from transformers.processing_utils import MultiModalData
 
 from mutua.chat.control_tokens import control_tokens_of
@@ -29,6 +30,7 @@ from mutua.images import open_images
 from mutua.models.saved_folder import PROCESSOR_MAP, write_module
 from mutua.roles import NONE, Modality, TokenRoles
 
+_OF_TORCHVISION = "SiglipImageProcessor"
 # Arguments of Transformers' method that are no options of the call, whatever the template does with them.
 _VARIABLES = ("tools", "documents", "load_audio_from_video", "sanitize_control_tokens")
 # Options of the call, and what they add to its result.
@@ -55,6 +57,9 @@ class MutuaProcessor(ProcessorMixin):
     ) -> None:
         self.num_image_tokens = num_image_tokens
         self.image_token = image_token
+        if type(image_processor).__name__ == _OF_TORCHVISION:
+            # Transformers saves ours under this name, and makes the other of it where torchvision is: other pixels.
+            image_processor = SiglipImageProcessorPil.from_dict(image_processor.to_dict())
         self.image_token_id = tokenizer.convert_tokens_to_ids(image_token)
         # A checkpoint may hold the tokenizer alone: AutoProcessor is to say what is missing, not to go on with half.
         tokenizer.init_kwargs["auto_map"] = PROCESSOR_MAP

@@ -16,9 +16,11 @@ import torch
 from torch import nn
 from transformers import AutoConfig, GenerationConfig
 
+from mutua.chat.template import ChatTemplateError
 from mutua.composition import compose
 from mutua.composition.parts import load_vision, read_image_processor
 from mutua.composition.tiny import tiny_config, tiny_model, train_tokenizer
+from mutua.composition.tokenizer import CHATML, reply_end
 from mutua.data.mixture import Mixture
 from mutua.data.sample import Sample
 from mutua.folders import whole_folder
@@ -230,11 +232,44 @@ def _compose(settings: PartsModel | PresetModel, preset: str | None) -> Model:
             connector=settings.connector,
             language=language,
             tokenizer=settings.tokenizer,
+            chat_template=chat_template(settings),
             attention_policy=settings.attention_policy,
             dtype=torch.float32,
         )
+    expect_replies(processor)
     copy_weights(model)
     return model, processor
+
+
+def chat_template(settings: PartsModel | PresetModel) -> str | None:
+    """What the recipe names: Jinja source, or a template by name.
+
+    Raises:
+        ValueError: the file cannot be read.
+    """
+    named = settings.chat_template
+    if named is None or named == CHATML:
+        return named
+    try:
+        return Path(named).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"model.chat_template {named}: cannot be read ({error}); name a Jinja file, or {CHATML}"
+        ) from None
+
+
+def expect_replies(processor: MutuaProcessor) -> None:
+    """A template in which replies cannot be found would have every sample left out.
+
+    Raises:
+        ValueError: there is none; with the remedy.
+    """
+    try:
+        reply_end(processor.tokenizer, processor.chat_template)
+    except ChatTemplateError as error:
+        raise ValueError(
+            f"model: {error} Or name another template: model.chat_template, a Jinja file or {CHATML}."
+        ) from None
 
 
 def load_to_train(folder: Path, policy: str | None = None) -> Model:

@@ -52,6 +52,7 @@ PresetName = Annotated[str, AfterValidator(lambda name: expect_known("preset", [
 
 _POLICIES, _CONNECTORS = " or ".join(POLICIES), "mlp or resampler, or with sizes {type: resampler, latents: 64}"
 _TOKENIZER = "folder or hub id; left out: the language model's own"
+_TEMPLATE = "a Jinja file, or chatml"
 
 
 class TinyModel(Section):
@@ -94,6 +95,9 @@ class PresetModel(Section):
     language: Part | None = Field(default=None, description="as below")
     connector: Connector | None = Field(default=None, description=f"{_CONNECTORS}; left out: the preset's")
     tokenizer: str | None = Field(default=None, description=_TOKENIZER)
+    chat_template: str | None = Field(
+        default=None, description=f"{_TEMPLATE}; left out: the preset's or the tokenizer's"
+    )
     attention_policy: PolicyName | None = Field(default=None, description=f"{_POLICIES}; left out: the preset's")
 
     @model_validator(mode="after")
@@ -113,6 +117,7 @@ class PartsModel(Section):
     )
     connector: Connector | None = Field(default=None, description=f"{_CONNECTORS}; left out: resampler")
     tokenizer: str | None = Field(default=None, description=f"{_TOKENIZER}. Needed where that is a config")
+    chat_template: str | None = Field(default=None, description=f"{_TEMPLATE}; left out: the tokenizer's")
     attention_policy: PolicyName | None = Field(default=None, description=f"{_POLICIES}; left out: mma")
 
     @model_validator(mode="after")
@@ -151,12 +156,15 @@ def _one_origin(given: Any) -> Any:
     preset, keys = given.get("preset"), given.keys()
     if keys >= {"preset", "path"} or not (keys & {"preset", "path"} or keys >= {"vision", "language"}):
         raise ValueError("give exactly one of preset and path, or vision and language")
-    if "path" in keys and keys & {"connector", "vision", "text", "language", "tokenizer"}:
+    if "path" in keys and keys & {"connector", "vision", "text", "language", "tokenizer", "chat_template"}:
         raise ValueError(
-            "connector, vision, language, tokenizer and text make a new model; a model from a path has its own"
+            "connector, vision, language, tokenizer, chat_template and text make a new model; a model from a path has "
+            "its own"
         )
-    if preset == _TINY and keys & {"language", "tokenizer"}:
-        raise ValueError("preset tiny has its own language model (text has its type and sizes) and tokenizer")
+    if preset == _TINY and keys & {"language", "tokenizer", "chat_template"}:
+        raise ValueError(
+            "preset tiny has its own language model (text has its type and sizes), tokenizer and chat template"
+        )
     if "text" in keys and (preset is None or preset in PRESETS):
         raise ValueError("text is for the sizes of preset tiny; give language a config instead")
     return given

@@ -21,7 +21,7 @@ from mutua.models import MutuaConfig, MutuaForConditionalGeneration, MutuaProces
 from mutua.models.loading import load_processor
 from mutua.models.model_folder import ModelError, blamed_on
 from mutua.quiet import quiet
-from mutua.training.build import tiny_sizes
+from mutua.training.build import chat_template, expect_replies, tiny_sizes
 from mutua.training.origin import FolderModel, ModelSettings, OtherModel, PartsModel, PresetModel, TinyModel
 
 Outline: TypeAlias = tuple[MutuaConfig, MutuaProcessor]
@@ -80,14 +80,17 @@ def _composed(settings: PartsModel | PresetModel, preset: str | None) -> Outline
         for part in (settings.vision, settings.language)
     )
     with quiet():
-        return outline(
+        config, processor = outline(
             preset,
             vision=vision,
             connector=settings.connector,
             language=language,
             tokenizer=settings.tokenizer,
+            chat_template=chat_template(settings),
             attention_policy=settings.attention_policy,
         )
+    expect_replies(processor)
+    return config, processor
 
 
 def model_without_weights(config: MutuaConfig) -> MutuaForConditionalGeneration:

@@ -26,7 +26,7 @@ def is_another_model(name_or_path: str | Path | None) -> bool:
     """Whether it is a multimodal model of Transformers that is not Mutua's own."""
     if name_or_path is None or (Path(name_or_path) / ADAPTER).is_file():
         return False
-    path = find_folder(name_or_path) / "config.json"
+    path = find_folder(name_or_path, weights=False) / "config.json"
     kind = read_json(path).get("model_type") if path.is_file() else None
     return kind != MutuaConfig.model_type and kind in MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
 
@@ -71,8 +71,8 @@ def load_another(
 
 
 def load_other_processor(name_or_path: str | Path) -> tuple[Any, Any]:
-    """Its configuration and its processor; no weight is read."""
-    folder = find_folder(name_or_path)
+    """Its configuration and its processor; no weight is read, nor fetched."""
+    folder = find_folder(name_or_path, weights=False)
     with blamed_on(folder, "Its processor or its config.json is damaged, or needs another package."):
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
