@@ -36,6 +36,11 @@ class Answer:
     tokens: int
 
 
+GREEDY: dict[str, Any] = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
+"""Of `generate`, for answers that are measured: the likeliest token each time, whatever the model's own generation
+config says for chats. A penalty on repetition, say, would fall on the letters of the options, too."""
+
+
 def respond(
     model: Any,
     processor: Any,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import math
 from pathlib import Path
 
 import pytest
 
+from mutua.data.sample import SampleError
 from mutua.evaluation.benchmark import Benchmark, Judged, Question, Verdict
 from mutua.evaluation.benchmarks import BENCHMARKS, PAPER
 from mutua.evaluation.fixtures import write_parquet, write_tsv
@@ -152,3 +154,50 @@ def test_the_papers_figures_stand_beside_ours():
     told = {"SEED-Bench image accuracy": 2.8, "LLaVA-Bench in the wild overall": 10.4, "MMMU val accuracy": 7.8}
     told |= {"MathVista mini accuracy": 3.1, "MM-Vet overall": 4.1, "CV-Bench 2D": 3.2, "CV-Bench 3D": 2.1}
     assert {figure: round(gains[figure], 1) for figure in told} == told
+
+
+def test_a_question_of_pope_in_several_splits_is_drawn_as_one(data: Path):
+    """The published rows ask the same about the same picture up to three times; VLMEvalKit's ask it once."""
+    published = open_questions(BENCHMARKS["pope"], data / "parquet")
+    assert all(question.group for question in published.all)
+    by_group = [{published.all[place].text for place in group} for group in published.groups()]
+    assert all(len(texts) == 1 for texts in by_group)
+    assert not any(question.group for question in open_questions(BENCHMARKS["pope"], data / "tsv").all)
+
+
+def rewritten(data: Path, folder: Path, name: str, change) -> Path:
+    """A copy of a table of VLMEvalKit's, its rows changed."""
+    folder.mkdir(exist_ok=True)
+    csv.field_size_limit(1 << 30)
+    with next(data.rglob(name)).open(encoding="utf-8", newline="") as file:
+        rows = list(csv.reader(file, delimiter="\t"))
+    with (folder / name).open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, delimiter="\t").writerows(change(rows))
+    return folder
+
+
+def test_mmbench_without_all_rotations_is_refused(data: Path, tmp_path: Path):
+    folder = rewritten(data / "tsv", tmp_path / "cut", "MMBench_DEV_EN.tsv", lambda lines: lines[:-1])
+    with pytest.raises(SampleError, match=r"mmbench: question \d+ has \d options and is asked \d times in MMBench"):
+        open_questions(BENCHMARKS["mmbench"], folder)
+
+
+def test_a_picture_by_its_row_is_of_the_same_file(data: Path, tmp_path: Path):
+    """Both tables of CV-Bench count from 0."""
+
+    def refers(rows: list[list[str]]) -> list[list[str]]:
+        image, index = (rows[0].index(column) for column in ("image", "index"))
+        rows[-1][image] = rows[1][index]
+        return rows
+
+    for name in ("CV-Bench-2D.tsv", "CV-Bench-3D.tsv"):
+        rewritten(data / "tsv", tmp_path / "both", name, refers)
+    shown, known = (
+        {question.id: questions.pictures(place)[0].tobytes() for place, question in enumerate(questions.all)}
+        for questions in (
+            open_questions(BENCHMARKS["cv_bench"], folder) for folder in (tmp_path / "both", data / "tsv")
+        )
+    )
+    by_file = {kind: [id for id in known if (id.split("/")[0] == "Omni3D") == (kind == "3D")] for kind in ("2D", "3D")}
+    for ids in by_file.values():
+        assert shown[ids[-1]] == known[ids[0]] != known[ids[-1]]

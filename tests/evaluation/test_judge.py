@@ -281,6 +281,13 @@ def test_a_full_disk_is_told_and_nothing_is_left_half(judge_of, tmp_path, monkey
         assert grade(judge_of(served), "which?", "x", "y") == (0.3, "")
 
 
+def test_what_was_of_no_use_is_asked_again_by_the_next_run(judge_of):
+    with scripted(lambda nth, _: says("8 7" if nth else "Answer 1: 8, Answer 2: 7")) as served:
+        assert grade_pair(judge_of(served), "which?", "a cat", "x", "y")[0] is None
+        assert grade_pair(judge_of(served), "which?", "a cat", "x", "y")[0] == (8, 7)
+        assert len(served.requests) == 2
+
+
 def test_what_failed_is_not_remembered(judge_of):
     with scripted(lambda nth, _: says("0.3", status=500 if nth == 0 else 200)) as served:
         assert grade(judge_of(served, retries=0), "which?", "x", "y")[0] is None

@@ -71,9 +71,9 @@ def test_ours_are_opened_as_ours():
 
 
 def test_a_policy_unlocks_it(llava: Path):
-    locked, _ = open_model(str(llava), None, CPU)
-    unlocked, _ = open_model(str(llava), "mma", CPU)
-    assert [settings_of(model, "llava", 1, None).policy for model in (locked, unlocked)] == ["", "mma"]
+    locked, unlocked = (settings_of(*open_model(str(llava), policy, CPU), "llava", 1, None) for policy in (None, "mma"))
+    assert (locked.policy, unlocked.policy) == ("", "mma")
+    assert locked.processor == unlocked.processor
 
 
 def test_what_cannot_be_asked_is_refused(llava: Path, tmp_path: Path):

@@ -13,18 +13,21 @@ from pathlib import Path
 import pytest
 
 from mutua.data.sample import SampleError
+from mutua.evaluation import suite
 from mutua.evaluation.benchmarks import BENCHMARKS, PAPER
 from mutua.evaluation.fixtures import write_tsv
 from mutua.evaluation.predictions import Predictions, key_of
 from mutua.evaluation.questions import Questions
 from mutua.evaluation.results import score, write_results
 from mutua.evaluation.suite import PREDICTIONS, Settings, ask, chosen, open_all, open_output, settings_of
-from mutua.evaluation.suite_report import warnings_of
+from mutua.evaluation.suite_report import warnings_of, write_report
 from mutua.folders import FolderError
+from mutua.models.loading import load_model
+from mutua.models.model_folder import PACKAGED
 from mutua.respond import Answer
 from mutua.world import EndedElsewhere, World
 
-SETTINGS = Settings("scripted", "0", "mma", "float32", 3, None)
+SETTINGS = Settings("scripted", "0", "0", "mma", "float32", 3, None)
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +190,7 @@ def test_a_limit_takes_whole_groups(opened):
         assert places == sorted(places)
 
 
-def test_a_folder_keeps_to_one_evaluation(tmp_path, model):
+def test_a_folder_keeps_to_one_evaluation(tmp_path):
     with open_output(tmp_path, SETTINGS, World()):
         pass
     other = replace(SETTINGS, model="by another path", policy="causal", limit=5)
@@ -199,11 +202,53 @@ def test_a_folder_keeps_to_one_evaluation(tmp_path, model):
     (tmp_path / "run.json").write_text("[]")
     with pytest.raises(ValueError, match="is no record of an evaluation"), open_output(tmp_path, SETTINGS, World()):
         pass
-    before = settings_of(model, "m", 64, None)
-    weight = next(model.parameters())
+
+
+def test_what_makes_an_evaluation_another_one():
+    """Weights, and what turns questions into tensors and tokens into answers; not where it lies or how it computes."""
+    network, processor = load_model(PACKAGED)
+    before = settings_of(network, processor, "m", 64, None)
+    weight = next(network.parameters())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(weight, "data", weight.data + 1e-6)
-        assert settings_of(model, "m", 64, None) != before
+        assert settings_of(network, processor, "m", 64, None) != before
+    for changed, name, value in (
+        (processor, "chat_template", processor.chat_template + "!"),
+        (processor.image_processor, "image_mean", [0.1, 0.2, 0.3]),
+        (network.generation_config, "suppress_tokens", [1]),
+        (network.config.text_config, "rms_norm_eps", 1e-3),
+    ):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(changed, name, value)
+            assert settings_of(network, processor, "m", 64, None).processor != before.processor, name
+    assert settings_of(*load_model(PACKAGED, attn_implementation="mutua_sdpa"), "m", 64, None) == before
+
+
+def test_a_part_of_a_set_is_said_to_be_one(opened, tmp_path, monkeypatch):
+    monkeypatch.setattr("mutua.evaluation.suite.respond", scripted)
+    some = replace(SETTINGS, limit=2)
+    with open_output(tmp_path, some, World()):
+        ask(None, None, opened["mme"], tmp_path, some, World(), lambda *_: None)
+    outcome = score(opened["mme"], tmp_path, some, None)
+    assert not outcome.is_of_all
+    asked, whole = len(outcome.records), len(opened["mme"].all)
+    assert f"MME: {asked} of its {whole} questions were asked (--limit)." in warnings_of({"mme": outcome})
+    report = write_report(tmp_path, some, {"mme": outcome}, None).read_text()
+    assert "| MME perception (a part of the set: not to be compared) |" in report
+
+
+def test_measured_answers_are_greedy_whatever_the_model_does_in_chats(opened, tmp_path, monkeypatch):
+    asked = []
+
+    def seen(model, processor, conversations, **options):
+        asked.append(options)
+        return scripted(model, processor, conversations, names=options["names"])
+
+    monkeypatch.setattr(suite, "respond", seen)
+    evaluate({"mme": opened["mme"]}, tmp_path)
+    assert {tuple(options[name] for name in ("do_sample", "num_beams", "repetition_penalty")) for options in asked} == {
+        (False, 1, 1.0)
+    }
 
 
 def test_a_folder_that_cannot_be_made_is_told_with_its_option(tmp_path):

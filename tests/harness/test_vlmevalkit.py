@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from io import BytesIO
 from pathlib import Path
 
@@ -23,13 +25,13 @@ import mutua
 from mutua.data.sample import SampleError
 from mutua.evaluation.benchmarks import BENCHMARKS
 from mutua.evaluation.fixtures import write_tsv
-from mutua.evaluation.harness.vlmevalkit import VLMEvalKitModel, main
+from mutua.evaluation.harness.vlmevalkit import VLMEvalKitModel, main, name_of
 from mutua.evaluation.harness.vlmevalkit_files import write_predictions
 from mutua.evaluation.judge import Judge
 from mutua.evaluation.predictions import Predictions, key_of
 from mutua.evaluation.questions import Questions, open_questions
 from mutua.evaluation.results import score
-from mutua.evaluation.suite import PREDICTIONS, Settings
+from mutua.evaluation.suite import PREDICTIONS, RUN, Settings
 from mutua.respond import Answer, respond
 
 DATASETS = {"mme": "MME", "pope": "POPE", "mmbench": "MMBench_DEV_EN", "seed": "SEEDBench_IMG"}
@@ -44,6 +46,9 @@ JUDGED_FIGURES = {
 }
 JUDGED_FIGURES |= {"mm_vet": ("Category", "acc", "Overall")}
 ALL = [*DATASETS.values(), *CV_BENCH[1:], *JUDGED.values()]
+
+
+SETTINGS = Settings("packaged", "0123456789abcdef", "", "mma", "float32", 8, None)
 
 
 def judged(_: int, request: dict) -> Judgement:
@@ -96,7 +101,7 @@ def causal():
 def test_vlmevalkit_gets_the_answers_of_mutua(data, inferred, causal, name):
     questions = open_questions(BENCHMARKS[name], data)
     tables = CV_BENCH if name == "cv_bench" else [{**DATASETS, **JUDGED}[name]]
-    files = [{path.resolve() for path in inferred.rglob(f"mutua_{table}.xlsx")}.pop() for table in tables]
+    files = [{path.resolve() for path in inferred.rglob(f"mutua-packaged-*_{table}.xlsx")}.pop() for table in tables]
     given = pd.concat([pd.read_excel(file, dtype=str, keep_default_na=False) for file in files])
     rows = {(row.source + "/" if name == "cv_bench" else "") + row.index: row for row in given.itertuples(index=False)}
     assert len(rows) == len(questions.all)
@@ -122,6 +127,22 @@ def test_pictures_and_texts_keep_their_order(data, tmp_path):
         model.generate_inner([{"type": "video", "value": "a.mp4"}])
 
 
+def test_another_model_policy_or_weights_have_another_name(tmp_path):
+    """The harness takes over what lies under a name."""
+    for run in ("one", "two"):
+        (tmp_path / run).mkdir()
+        (tmp_path / run / "model.safetensors").write_bytes(b"weights")
+    one, two = (str(tmp_path / run) for run in ("one", "two"))
+    names = [name_of(None, None), name_of(None, "causal"), name_of(one, None), name_of(two, None), name_of(one, "mma")]
+    names.append(name_of("owner/some-model-1.5", None))
+    assert names[-1].startswith("mutua-owner-some-model-1_5-")
+    before = name_of(one, None)
+    os.utime(tmp_path / "one/model.safetensors", (1, 1))
+    names.append(name_of(one, None))
+    assert len({*names, before}) == len(names) == 7
+    assert name_of(two, None) == names[3]
+
+
 def replies(questions: Questions) -> list[str]:
     """Right, wrong and awkward ones, of one form to questions that count together."""
     forms = ("{}", "{}.", "({})", "The answer\x0bis {}", *REFUSALS[:5], "A", "no idea")
@@ -133,6 +154,7 @@ def replies(questions: Questions) -> list[str]:
 def output(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("output")
     (folder / PREDICTIONS).mkdir()
+    (folder / RUN).write_text(json.dumps(asdict(SETTINGS)))
     for name in (*DATASETS, *JUDGED):
         benchmark = BENCHMARKS[name]
         questions = open_questions(benchmark, data)
@@ -145,10 +167,9 @@ def output(data, tmp_path_factory):
 @pytest.mark.parametrize("name", DATASETS)
 def test_vlmevalkit_scores_the_answers_as_mutua_does(data, output, tmp_path, name):
     files = write_predictions(output, data, tmp_path)
-    (file,) = (file for file in files if file.name == f"mutua_{DATASETS[name]}.xlsx")
+    (file,) = (file for file in files if file.name == f"mutua-mma-01234567_{DATASETS[name]}.xlsx")
     theirs = build_dataset(DATASETS[name]).evaluate(str(file), model="exact_matching", nproc=1)
-    settings = Settings("packaged", "", "mma", "float32", 8, None)
-    ours = score(open_questions(BENCHMARKS[name], data), output, settings, None).figures
+    ours = score(open_questions(BENCHMARKS[name], data), output, SETTINGS, None).figures
     figure = ours["2D lenient" if name == "cv_bench" else BENCHMARKS[name].main[0]].value
     if name in ("mme", "pope"):
         assert figure == pytest.approx(theirs.iloc[0]["perception" if name == "mme" else "Overall"])
@@ -164,8 +185,7 @@ def test_what_a_judge_reads_and_grades_scores_as_in_vlmevalkit(data, output, tmp
     if name == "llava_w":  # ms-vlmeval 0.0.20 imports it from a place where it is not
         pytest.importorskip("vlmeval.dataset.utils.llavabench", exc_type=ImportError)
     files = write_predictions(output, data, tmp_path)
-    (file,) = (file for file in files if file.name == f"mutua_{JUDGED[name]}.xlsx")
-    settings = Settings("packaged", "", "mma", "float32", 8, None)
+    (file,) = (file for file in files if file.name == f"mutua-mma-01234567_{JUDGED[name]}.xlsx")
     with scripted(judged) as served:
         monkeypatch.setenv("OPENAI_API_KEY", "sk-none")
         monkeypatch.setenv("OPENAI_API_BASE", f"{served.url}/chat/completions")
@@ -173,7 +193,7 @@ def test_what_a_judge_reads_and_grades_scores_as_in_vlmevalkit(data, output, tmp
         by, column, row = JUDGED_FIGURES[name]
         theirs = build_dataset(JUDGED[name]).evaluate(str(file), model="gpt-4-turbo", nproc=1)
         judge = Judge("judge-1", tmp_path / "judge", url=served.url, retries=0)
-        ours = score(open_questions(BENCHMARKS[name], data), output, settings, judge)
+        ours = score(open_questions(BENCHMARKS[name], data), output, SETTINGS, judge)
     assert not ours.unscored
     assert ours.figures[ours.benchmark.main[0]].value == pytest.approx(theirs.set_index(by)[column][row])
 

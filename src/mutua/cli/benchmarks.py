@@ -183,7 +183,7 @@ def _run(world: World, wanted: Wanted) -> None:
     asked = _judge(wanted.judge, wanted.judge_url, output)
     opened = open_all(names, BENCHMARKS, wanted.data)
     network, processor = open_model(wanted.model, wanted.policy, world.device)
-    settings = settings_of(network, wanted.name, wanted.batch_size, wanted.limit)
+    settings = settings_of(network, processor, wanted.name, wanted.batch_size, wanted.limit)
     outcomes = {}
     with open_output(output, settings, world):
         with progress() if world.is_first else nullcontext(lambda *_: None) as show:

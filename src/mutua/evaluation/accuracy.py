@@ -10,7 +10,7 @@ from typing import Any
 from mutua.data.bulk import read_samples
 from mutua.data.collate import named
 from mutua.data.sample import Sample
-from mutua.respond import respond
+from mutua.respond import GREEDY, respond
 
 MAX_NEW_TOKENS = 16
 """Of a reply that is compared with an expected answer of a few words."""
@@ -146,6 +146,7 @@ def evaluate(
                 batch_size=batch_size,
                 names=[named(sample) for sample in read],
                 progress=show,
+                **GREEDY,
             )
             for index, sample, said in zip(some, read, answers, strict=True):
                 records[index] = Record(

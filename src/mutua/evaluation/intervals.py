@@ -77,7 +77,6 @@ def mean_over(values: Sequence[float], unit: str = "seeds") -> Estimate:
     """The mean with Student's interval: mean +- t * s / sqrt(n), t for n - 1 degrees of freedom (Student 1908).
 
     It speaks of other seeds on the same test questions. With two values it is wide (t = 12.7), with one it has no end.
-    Nor has it where all values are one and the same, which says nothing of how far others would lie; but for 0, a tie.
 
     Raises:
         ValueError: there are no values, or one is not finite.
@@ -85,8 +84,8 @@ def mean_over(values: Sequence[float], unit: str = "seeds") -> Estimate:
     if not len(values) or not all(map(math.isfinite, values)):
         raise ValueError(f"values {list(values)}: a mean needs at least one, and all of them finite.")
     count, mean = len(values), math.fsum(values) / len(values)
-    if min(values) == max(values) and (count == 1 or mean != 0):
-        return Estimate(mean, -math.inf, math.inf, count, unit)
+    if count == 1:
+        return Estimate(mean, -math.inf, math.inf, 1, unit)
     error = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1) / count)
     half = student_t_quantile(0.975, count - 1) * error
     return Estimate(mean, mean - half, mean + half, count, unit)

@@ -11,7 +11,7 @@ import base64
 import binascii
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -148,7 +148,8 @@ def _of_samples(benchmark: Benchmark, samples: Sequence[Sample]) -> Questions:
 def _of_table(benchmark: Benchmark, data: Path, name: Any, files: Sequence[Path]) -> Questions:
     layout = benchmark.layouts[name]
     shown = f"{benchmark.name}: {files[0]}{f' and {len(files) - 1} more' if len(files) > 1 else ''}"
-    table = _parquet(shown, files) if name == "parquet" else _tsv(shown, files)
+    tables = [_parquet(shown, files)] if name == "parquet" else _tsv(shown, files)
+    table = _joined(tables)
     missing = [column for column in (*layout.columns, layout.pictures[0]) if column not in table.column_names]
     if missing:
         raise SampleError(
@@ -173,14 +174,19 @@ def _of_table(benchmark: Benchmark, data: Path, name: Any, files: Sequence[Path]
                 )
         questions.append(question)
         rows.append(number)
-    by_index = {str(row["index"]): number for number, row in enumerate(texts)} if name == "tsv" else {}
+    file_of = [nth for nth, one in enumerate(tables) for _ in range(len(one))]
+    by_index = {}  # a reference is to a row of its own file
+    if name == "tsv":
+        by_index = {(file_of[number], str(row["index"])): number for number, row in enumerate(texts)}
 
     def pictures(place: int) -> list[Image.Image]:
         row, question = rows[place], questions[place]
         try:
             held = [held for column in columns for held in _held(table[column][row].as_py())]
             if name == "tsv":
-                held = [_decoded(one, table[columns[0]], by_index) for one in held]
+                held = [
+                    _decoded(one, table[columns[0]], lambda index: by_index.get((file_of[row], index))) for one in held
+                ]
             if len(held) < question.places:
                 raise ImageError(f"it asks for picture {question.places}, and there are {len(held)}.")
             return [open_image(one) for one in held]
@@ -235,6 +241,8 @@ def _check(opened: Questions) -> None:
                 f"or the files that hold it a second time ({', '.join(opened.files)})."
             )
         seen[question.id] = place
+    if opened.benchmark.all_must_hit:
+        _expect_rotations(opened)
     # As if all had been answered right: what is wrong with categories, pairs and rotations is told now.
     right = Verdict("", 1.0, {"lenient": 1.0, "reference": 1.0})
     groups = [[Judged(opened.all[place], right) for place in group] for group in opened.groups()]
@@ -244,12 +252,31 @@ def _check(opened: Questions) -> None:
         raise SampleError(f"{name}: {', '.join(opened.files)}: {error}") from error
 
 
+def _expect_rotations(opened: Questions) -> None:
+    """Raises SampleError where a question is not asked once for each of its options: with fewer it is easier."""
+    for group in opened.groups():
+        question = opened.all[group[0]]
+        if len(group) != len(question.choices):
+            raise SampleError(
+                f"{opened.benchmark.name}: question {question.group} has {len(question.choices)} options and is asked "
+                f"{len(group)} times in {', '.join(opened.files)}, not once for each: fetch the whole file again."
+            )
+
+
 def _parquet(shown: str, files: Sequence[Path]) -> pa.Table:
     return parquet_table(Path(shown), files).with_format("arrow")[:]
 
 
-def _tsv(shown: str, files: Sequence[Path]) -> pa.Table:
-    """Text columns alone. A cell may hold line breaks, and a picture of any size."""
+def _joined(tables: Sequence[pa.Table]) -> pa.Table:
+    if len(tables) == 1:
+        return tables[0]
+    import pyarrow as pa
+
+    return pa.concat_tables(tables, promote_options="default")
+
+
+def _tsv(shown: str, files: Sequence[Path]) -> list[pa.Table]:
+    """A table a file, of text columns alone. A cell may hold line breaks, and a picture of any size."""
     import_pyarrow()
     import pyarrow as pa
     from pyarrow import csv
@@ -272,7 +299,7 @@ def _tsv(shown: str, files: Sequence[Path]) -> pa.Table:
         except (OSError, ValueError, pa.ArrowInvalid) as error:
             raise SampleError(f"{shown}: cannot be read as a TSV file: {error!s:.300}") from error
         tables.append(table)
-    return pa.concat_tables(tables, promote_options="default")
+    return tables
 
 
 def _filled(column: Any) -> list[bool]:
@@ -298,12 +325,13 @@ def _held(cell: Any) -> list[Any]:
     return cell if isinstance(cell, list) else [cell]
 
 
-def _decoded(cell: str, column: Any, rows: Mapping[str, int]) -> bytes:
+def _decoded(cell: str, column: Any, row_of: Callable[[str], int | None]) -> bytes:
     """A picture of VLMEvalKit's: base64, or the index of the row that holds it."""
     if len(cell) <= _LONGEST_REFERENCE:
-        if cell not in rows:
+        row = row_of(cell)
+        if row is None:
             raise ImageError(f"its picture is that of row {cell!r}, which is not there.")
-        (cell,) = _held(column[rows[cell]].as_py())
+        (cell,) = _held(column[row].as_py())
     try:
         return base64.b64decode(cell, validate=True)
     except (binascii.Error, ValueError) as error:

@@ -14,7 +14,7 @@ from typing import Any
 
 from mutua.evaluation.benchmark import Benchmark, Group, Judged, Question, Verdict
 from mutua.evaluation.intervals import Estimate, bootstrap
-from mutua.evaluation.judge import Judge
+from mutua.evaluation.judge import PROMPTS, Judge
 from mutua.evaluation.predictions import Predictions, key_of
 from mutua.evaluation.questions import Questions
 from mutua.evaluation.suite import PREDICTIONS, RECORDS, RESULTS, Settings, chosen
@@ -52,6 +52,8 @@ class Outcome:
     Attributes:
         figures: by name, with 95 % intervals by the bootstrap over questions; nan where a verdict is missing.
         bounds: then, what the main ones are at least and at most.
+        judge: its name, where it is, and the version of what it is asked; None where it is not asked.
+        available: questions of the data, of which all were asked, or `limit`.
     """
 
     benchmark: Benchmark
@@ -63,6 +65,7 @@ class Outcome:
     digest: str
     is_whole: bool | None
     judge: str | None
+    available: int
 
     @property
     def cut(self) -> int:
@@ -77,6 +80,11 @@ class Outcome:
     def unscored(self) -> Counter[str]:
         """Replies that have no verdict, by the reason."""
         return Counter(record.verdict.why for record in self.records if record.verdict.score is None)
+
+    @property
+    def is_of_all(self) -> bool:
+        """Whether all questions of the set were asked, as far as that is known."""
+        return self.is_whole is not False and len(self.records) == self.available
 
     def summary(self) -> dict[str, Any]:
         """As plain JSON values; null for a figure that cannot be had."""
@@ -140,7 +148,8 @@ def score(
         questions.files,
         questions.digest,
         questions.is_whole,
-        asks_judge.name if asks_judge is not None else None,
+        None if asks_judge is None else f"{asks_judge.name} at {asks_judge.url}, prompts {PROMPTS}",
+        len(questions.all),
     )
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 from mutua.data.sample import SampleError
 from mutua.evaluation.accuracy import spread
@@ -25,11 +26,14 @@ from mutua.evaluation.benchmark import Benchmark
 from mutua.evaluation.predictions import Predictions, key_of
 from mutua.evaluation.questions import Questions, expect_folder, open_questions
 from mutua.folders import whole_file
-from mutua.respond import Answer, respond
+from mutua.respond import GREEDY, Answer, encode_prompts, respond
 from mutua.unlocking import policy_of
 from mutua.world import EndedElsewhere, World
 
 RUN, PREDICTIONS, RECORDS, RESULTS = "run.json", "predictions", "records", "results.json"
+
+# Of a config: none of these changes an answer, or it is told for itself.
+_PASSING = ("transformers_version", "auto_map", "architectures", "dtype", "torch_dtype", "attention_policy", "mutua")
 
 Progress = Callable[[str, str, int, int], None]
 
@@ -41,22 +45,24 @@ class Settings:
     Attributes:
         model: its name, as it was given; by another name it is the same model.
         weights: their digest (`digest_of`): a folder may hold another model tomorrow.
+        processor: the digest of what turns a question into tensors and an answer into text (`digest_of_processor`).
         policy: the attention policy; empty for models that have none.
         limit: questions of each benchmark; one that is asked in several forms counts once.
     """
 
     model: str
     weights: str
+    processor: str
     policy: str
     dtype: str
     batch_size: int
     limit: int | None
 
 
-def settings_of(model: Any, name: str, batch_size: int, limit: int | None) -> Settings:
+def settings_of(model: Any, processor: Any, name: str, batch_size: int, limit: int | None) -> Settings:
     policy = policy_of(model) or ""
     dtype = str(model.dtype).removeprefix("torch.")
-    return Settings(name, digest_of(model), policy, dtype, batch_size, limit)
+    return Settings(name, digest_of(model), digest_of_processor(model, processor), policy, dtype, batch_size, limit)
 
 
 def digest_of(model: torch.nn.Module) -> str:
@@ -66,6 +72,29 @@ def digest_of(model: torch.nn.Module) -> str:
         digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
         digest.update(weight.detach().flatten()[:64].to("cpu", torch.float64).numpy().tobytes())
     return digest.hexdigest()
+
+
+def digest_of_processor(model: Any, processor: Any) -> str:
+    """Of what it makes of a picture and a question, and of the configs that say how the model reads and answers."""
+    digest = blake2b(digest_size=8)
+    picture = Image.linear_gradient("L").convert("RGB").resize((301, 203))
+    asked = [
+        {"role": "user", "content": [{"type": "image", "image": picture}, {"type": "text", "text": "What is 1 + 1?"}]}
+    ]
+    for name, tensor in sorted(encode_prompts([asked], processor).items()):
+        digest.update(f"{name} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.to(torch.float64).numpy().tobytes())
+    for config in (model.config, model.generation_config):
+        digest.update(json.dumps(_lasting(config.to_dict()), sort_keys=True, default=str).encode())
+    return digest.hexdigest()
+
+
+def _lasting(content: Any) -> Any:
+    """A config without what changes no answer: where it lies, who wrote it, which backend computes attention."""
+    if not isinstance(content, dict):
+        return content
+    kept = {str(key): value for key, value in content.items() if str(key)[0] != "_" and key not in _PASSING}
+    return {key: _lasting(value) for key, value in kept.items()}
 
 
 @contextmanager
@@ -107,8 +136,8 @@ def _claimed(output: Path, settings: Settings) -> Any:
         return lock
     try:
         theirs = json.loads(run.read_text(encoding="utf-8"))
-        differing = {name: theirs[name] for name, value in ours.items() if theirs[name] != value and name != "model"}
-    except (ValueError, LookupError, TypeError) as error:
+        differing = {name: theirs.get(name) for name in ours if theirs.get(name) != ours[name] and name != "model"}
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(f"{run}: is no record of an evaluation ({error!r}): name another --output.") from None
     if differing:
         told = ", ".join(f"{name} {value!r}, not {ours[name]!r}" for name, value in differing.items())
@@ -176,6 +205,7 @@ def _answers(model: Any, processor: Any, questions: Questions, batch: Sequence[i
         max_new_tokens=questions.benchmark.protocol.max_new_tokens,
         batch_size=len(batch),
         names=[f"{questions.benchmark.name}: question {questions.all[place].id!r}" for place in batch],
+        **GREEDY,
     )
 
 

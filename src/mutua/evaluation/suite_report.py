@@ -115,8 +115,13 @@ def _rows(outcomes: Mapping[str, Outcome]) -> list[list[str]]:
 
 
 def _beside_the_paper(outcomes: Mapping[str, Outcome]) -> list[Section]:
+    of_all = {name: outcome.is_of_all for name, (outcome, _) in main_figures(outcomes).items()}
     rows = [
-        [row[0], row[1], *(shown(PUBLISHED[row[0]][model]) for model in MODELS)]
+        [
+            row[0] if of_all[row[0]] else f"{row[0]} (a part of the set: not to be compared)",
+            row[1],
+            *(shown(PUBLISHED[row[0]][model]) for model in MODELS),
+        ]
         for row in _rows(outcomes)
         if row[0] in PUBLISHED
     ]
@@ -135,6 +140,8 @@ def warnings_of(outcomes: Mapping[str, Outcome]) -> list[str]:
         for name, estimate in outcome.figures.items():
             if name in outcome.benchmark.main and math.isnan(estimate.value) and not outcome.unscored:
                 told.append(f"{title} {name}: no question of it was asked.")
+        if asked < outcome.available:
+            told.append(f"{title}: {asked:,} of its {outcome.available:,} questions were asked (--limit).")
         if outcome.is_whole is False:
             told.append(f"{title}: the data are not the whole set, which has {outcome.benchmark.size:,} questions.")
     return told

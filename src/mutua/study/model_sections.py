@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 
-from mutua.evaluation.intervals import Estimate, mean_over
+from mutua.evaluation.intervals import Estimate
 from mutua.page import Picture, Section, Table
 from mutua.study.figures import cost_figure, heads_figure, layers_figure, yes_figure
 from mutua.study.plan import IMAGE_FIRST
 from mutua.study.results import BASELINE, MAIN, CostRow, LookRow, YesRow
-from mutua.study.statistics import paired_by_seed
+from mutua.study.statistics import mean_of_few, paired_by_seed
 from mutua.study.summary import Arm, Place, arms_in_order, grouped, place_labels, right_yes_rates, yes_rates
 from mutua.study.tables import accuracy_table, marked, stem
 
@@ -86,9 +86,9 @@ def _whole_table(measure: str, rows: Sequence[LookRow]) -> Table:
         for arm in (arm for arm in arms if arm.policy in values):
             mine, apart = values[arm.policy], "-"
             if arm.policy != BASELINE and mine.keys() & base.keys():
-                found = mean_over(paired_by_seed(mine, base))
+                found = mean_of_few(paired_by_seed(mine, base))
                 apart = marked(_plain_number(found), found)
-            mean = mean_over(list(mine.values()))
+            mean = mean_of_few(list(mine.values()))
             lines.append((f"{backbone}, {connector}", arm.label, _plain_number(mean), apart, str(mean.count)))
     return Table(
         f"{measure}: mean over seeds, with 95 % intervals",

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+
+from mutua.evaluation.intervals import Estimate, mean_over
 
 _MOST_FLIPPED = 40  # numbers: two halves of 2 ** 20 sums each
 
@@ -35,6 +37,19 @@ def paired_by_seed(policy: Mapping[int, float], baseline: Mapping[int, float]) -
     if not seeds:
         raise ValueError(f"seeds {sorted(policy)} and {sorted(baseline)}: none is in both, so nothing can be paired.")
     return [policy[seed] - baseline[seed] for seed in seeds]
+
+
+def mean_of_few(values: Sequence[float], unit: str = "seeds") -> Estimate:
+    """`mean_over`, for a handful of values: where all are one and the same, they say nothing of how far others would
+    lie, and there is no interval; but for 0, a tie.
+
+    Raises:
+        ValueError: as `mean_over`.
+    """
+    mean = mean_over(values, unit)
+    if mean.value != 0 and min(values) == max(values):
+        return replace(mean, low=-math.inf, high=math.inf)
+    return mean
 
 
 def sign_flip_test(differences: Sequence[float]) -> float:

@@ -9,10 +9,10 @@ from typing import TypeVar
 
 from mutua.attention.policy import POLICIES
 from mutua.evaluation.accuracy import Score
-from mutua.evaluation.intervals import Estimate, mean_over, paired_proportions
+from mutua.evaluation.intervals import Estimate, paired_proportions
 from mutua.study.plan import IMAGE_FIRST, TWO_STAGES
 from mutua.study.results import BASELINE, BLIND, TRUTH, PairRow, ScoreRow, YesRow
-from mutua.study.statistics import Point, paired_by_seed, relative_gain, sign_flip_test
+from mutua.study.statistics import Point, mean_of_few, paired_by_seed, relative_gain, sign_flip_test
 
 ALL = "all"  # in the place of a family: all questions of the task
 NO_ARM = (BLIND, TRUTH)
@@ -178,7 +178,7 @@ def differences(
             if not one.keys() & other.keys():
                 continue
             by_seed = paired_by_seed(_values(one), _values(other))
-            estimate, p = mean_over(by_seed), None
+            estimate, p = mean_of_few(by_seed), None
             if len(by_seed) > 1:
                 estimate, p = _cut(estimate, -1, 1), sign_flip_test(by_seed)
             elif arm.order == baseline.order:
@@ -216,20 +216,20 @@ def relative_gains(rows: Iterable[ScoreRow]) -> list[Gain]:
             one, other = scores[place, arm], scores.get((place, baseline), {})
             if shared := sorted(one.keys() & other.keys()):
                 by_place[place] = {seed: relative_gain(one[seed], other[seed]) for seed in shared}
-        out += [Gain(arm, baseline, mean_over(list(of.values())), place) for place, of in by_place.items()]
+        out += [Gain(arm, baseline, mean_of_few(list(of.values())), place) for place, of in by_place.items()]
         by_backbone = {
             backbone: _mean_by_seed([by_place[place] for place in places])
             for backbone, places in grouped(by_place, lambda place: place.backbone).items()
         }
         if len(by_backbone) < len(by_place):
             of_backbones = ((backbone, of) for backbone, of in by_backbone.items() if of)
-            out += [Gain(arm, baseline, mean_over(list(of.values())), None, name) for name, of in of_backbones]
+            out += [Gain(arm, baseline, mean_of_few(list(of.values())), None, name) for name, of in of_backbones]
         if len(by_backbone) > 1:
             if over_seeds := _mean_by_seed(list(by_place.values())):
-                out.append(Gain(arm, baseline, mean_over(list(over_seeds.values()))))
+                out.append(Gain(arm, baseline, mean_of_few(list(over_seeds.values()))))
             if all(by_backbone.values()):
                 means = [sum(of.values()) / len(of) for of in by_backbone.values()]
-                out.append(Gain(arm, baseline, mean_over(means, "backbones")))
+                out.append(Gain(arm, baseline, mean_of_few(means, "backbones")))
     return out
 
 
@@ -242,7 +242,7 @@ def _mean_by_seed(of_places: Sequence[Mapping[int, float]]) -> dict[int, float]:
 def over_seeds(shares: Mapping[int, Score]) -> Estimate:
     """The mean of the shares with Student's interval, as far as shares go; of one seed, with Wilson's."""
     if len(shares) > 1:
-        return _cut(mean_over(list(_values(shares).values())), 0, 1)
+        return _cut(mean_of_few(list(_values(shares).values())), 0, 1)
     (share,) = shares.values()
     return Estimate(share.accuracy, *share.interval, share.total, "questions")
 

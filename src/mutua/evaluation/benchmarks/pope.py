@@ -13,13 +13,15 @@ from mutua.evaluation.benchmark import Benchmark, Group, Layout, Question, Row
 from mutua.evaluation.yes_no import verdict
 
 
-def _question(row: Row, id: str) -> Question:
+def _question(row: Row, id: str, group: str = "") -> Question:
     text, answer = row["question"], row["answer"].strip().capitalize()
-    return Question(id, text, text, answer, category=row["category"])
+    return Question(id, text, text, answer, group=group, category=row["category"])
 
 
 def _published(row: Row, number: int) -> Question:
-    return _question(row, f"{row['category']}/{row['question_id']}")
+    """The same question about the same picture is in several splits: an interval must not take it for several."""
+    picture = row.get("image_source")
+    return _question(row, f"{row['category']}/{row['question_id']}", f"{picture}: {row['question']}" if picture else "")
 
 
 def _of_vlmevalkit(row: Row, number: int) -> Question:

@@ -18,7 +18,7 @@ from loguru import logger
 from tqdm import tqdm
 
 from mutua.evaluation.open_model import open_model
-from mutua.respond import Conversation, respond
+from mutua.respond import GREEDY, Conversation, respond
 
 _MAX_NEW_TOKENS = 512  # where a task says nothing: the paper's
 _BATCHES_AT_A_TIME = 16  # whose pictures are open at once
@@ -103,7 +103,7 @@ def generate_options(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str
         logger.warning(f"generation_kwargs {', '.join(others)}: made for another model, and left out.")
     temperature = float(given.get("temperature") or 0)
     samples = bool(given.get("do_sample", temperature > 0))
-    options: dict[str, Any] = {"max_new_tokens": int(given.get("max_new_tokens") or _MAX_NEW_TOKENS)}
+    options: dict[str, Any] = {**GREEDY, "max_new_tokens": int(given.get("max_new_tokens") or _MAX_NEW_TOKENS)}
     options["do_sample"] = samples
     if int(given.get("num_beams") or 1) > 1:
         options["num_beams"] = int(given["num_beams"])

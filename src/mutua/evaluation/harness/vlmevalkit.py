@@ -8,9 +8,13 @@ VLMEvalKit takes no models from outside, so it is started from here. What follow
 from __future__ import annotations
 
 import argparse
+import json
+import re
 import sys
 from collections.abc import Sequence
 from functools import partial
+from hashlib import blake2b
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,7 +30,8 @@ except ModuleNotFoundError as error:
 from mutua.evaluation.benchmark import VLMEVALKIT
 from mutua.evaluation.open_model import open_model
 from mutua.images import open_image
-from mutua.respond import respond
+from mutua.models.model_folder import PACKAGED
+from mutua.respond import GREEDY, respond
 
 
 class VLMEvalKitModel(BaseModel):
@@ -56,7 +61,8 @@ class VLMEvalKitModel(BaseModel):
         """
         parts = [_part(part["type"], part["value"]) for part in message]
         asked = [{"role": "user", "content": parts}]
-        return respond(self._model, self._processor, [asked], max_new_tokens=VLMEVALKIT.max_new_tokens)[0].text
+        limit = VLMEVALKIT.max_new_tokens
+        return respond(self._model, self._processor, [asked], max_new_tokens=limit, **GREEDY)[0].text
 
 
 def _part(kind: str, value: str) -> dict[str, Any]:
@@ -67,8 +73,24 @@ def _part(kind: str, value: str) -> dict[str, Any]:
     raise ValueError(f"a question holds a part of type {kind!r}: Mutua answers to pictures and text.")
 
 
+def name_of(model: str | None, policy: str | None) -> str:
+    """What the harness calls a model, and the files of its answers: `mutua-<model>-<digest>`.
+
+    It takes over answers that lie under the same name, so the digest is of the model's place, of its weights' files as
+    they are now, and of the policy.
+    """
+    folder = PACKAGED if model is None else Path(model)
+    weights = [
+        (path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(folder.glob("*.safetensors"))
+    ]
+    place = str(folder.resolve()) if folder.is_dir() else model
+    digest = blake2b(json.dumps([place, policy, weights]).encode(), digest_size=4).hexdigest()
+    called = re.sub(r"[^\w-]+", "_", "-".join(folder.parts[-2:]))
+    return f"mutua-{'packaged' if model is None else called}-{digest}"
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs VLMEvalKit on a model, under the name `mutua`."""
+    """Runs VLMEvalKit on a model, under a name of its own (`name_of`)."""
     parser = argparse.ArgumentParser(
         prog="python -m mutua.evaluation.harness.vlmevalkit",
         description="Runs VLMEvalKit on a model of Mutua's. All other arguments are VLMEvalKit's.",
@@ -77,10 +99,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--policy", help="an attention policy other than the model's own")
     given, others = parser.parse_known_args(arguments)
     model = None if given.model == "packaged" else given.model
-    supported_VLM["mutua"] = partial(VLMEvalKitModel, model, given.policy)
+    name = name_of(model, given.policy)
+    supported_VLM[name] = partial(VLMEvalKitModel, model, given.policy)
     from vlmeval.run import main as run
 
-    sys.argv = ["run.py", "--model", "mutua", *others]
+    sys.argv = ["run.py", "--model", name, *others]
     run()
 
 

@@ -3,12 +3,16 @@
 `python -m mutua.evaluation.harness.vlmevalkit_files OUTPUT DATA FOLDER` writes them; then, in Python,
 
     from vlmeval.dataset import build_dataset
-    build_dataset("MME").evaluate("FOLDER/mutua_MME.xlsx", model="exact_matching")
+    build_dataset("MME").evaluate("FOLDER/mutua-mma-1a2b3c4d_MME.xlsx", model="exact_matching")
+
+A file has policy and weights in its name: VLMEvalKit leaves its verdicts beside it, and would take them for those of
+others of the same name.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -17,9 +21,7 @@ from mutua.evaluation.benchmark import Benchmark
 from mutua.evaluation.benchmarks import BENCHMARKS, PAPER
 from mutua.evaluation.predictions import Predictions, key_of
 from mutua.evaluation.questions import find_files, open_questions
-from mutua.evaluation.suite import PREDICTIONS
-
-_MODEL = "mutua"  # VLMEvalKit has the name of the model in the names of its files
+from mutua.evaluation.suite import PREDICTIONS, RUN
 
 
 def write_predictions(output: Path, data: Path, folder: Path) -> list[Path]:
@@ -74,10 +76,16 @@ def _write(benchmark: Benchmark, files: list[Path], output: Path, data: Path, fo
         table["prediction"] = [replies.get(question.id) if question is not None else None for question in asked]
         table = table[table["prediction"].notna()]
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{_MODEL}_{file.stem}.xlsx"
+        path = folder / f"{_model(output)}_{file.stem}.xlsx"
         table.to_excel(path, index=False, engine="openpyxl")
         written.append(path)
     return written
+
+
+def _model(output: Path) -> str:
+    """What was evaluated, as VLMEvalKit has it in the names of its files."""
+    settings = json.loads((output / RUN).read_text(encoding="utf-8"))
+    return "-".join(["mutua", *([settings["policy"]] if settings["policy"] else []), settings["weights"][:8]])
 
 
 def _is_no_picture(column: str) -> bool:

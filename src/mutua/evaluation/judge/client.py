@@ -128,6 +128,29 @@ class Judge:
                 or the server refused the key or the judge's name, no further one is asked.
             FolderError: what it said cannot be written into the cache.
         """
+        request = self._request(prompt, system, temperature, max_tokens)
+        kept = self._kept(attempt, request)
+        said = _remembered(kept)
+        if said is None:
+            said = self._asked(request)
+            _remember(kept, {"url": self.url, "attempt": attempt, "request": request, **asdict(said)})
+        with self._lock:
+            self._versions[said.version] += 1
+        return said
+
+    def forget(
+        self,
+        prompt: str,
+        *,
+        system: str | None = None,
+        temperature: float = 0.0,
+        max_tokens: int | None = None,
+        attempt: int = 0,
+    ) -> None:
+        """Removes an answer that was of no use from the disk: the next run asks again."""
+        self._kept(attempt, self._request(prompt, system, temperature, max_tokens)).unlink(missing_ok=True)
+
+    def _request(self, prompt: str, system: str | None, temperature: float, max_tokens: int | None) -> dict[str, Any]:
         prompt = prompt.encode("utf-8", "replace").decode()  # half a character, of a reply that was cut, is no JSON
         messages = [{"role": "system", "content": system}] if system else []
         request: dict[str, Any] = {
@@ -137,14 +160,10 @@ class Judge:
         }
         if max_tokens is not None:
             request["max_tokens"] = max_tokens
-        kept = self.cache / f"{_digest({'url': self.url, 'attempt': attempt, **request})}.json"
-        said = _remembered(kept)
-        if said is None:
-            said = self._asked(request)
-            _remember(kept, {"url": self.url, "attempt": attempt, "request": request, **asdict(said)})
-        with self._lock:
-            self._versions[said.version] += 1
-        return said
+        return request
+
+    def _kept(self, attempt: int, request: Mapping[str, Any]) -> Path:
+        return self.cache / f"{_digest({'url': self.url, 'attempt': attempt, **request})}.json"
 
     def summary(self) -> dict[str, Any]:
         """The judge as a result names it: what was asked for, where, and how often which version answered."""

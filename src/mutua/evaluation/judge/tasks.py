@@ -249,5 +249,7 @@ def _found(
             found = at_last(said.text)
         if found is not None:
             return found, ""
+    for attempt, temperature in enumerate(temperatures):
+        judge.forget(prompt, system=system, temperature=temperature, max_tokens=max_tokens, attempt=attempt)
     tries = f" in {len(temperatures)} tries" if len(temperatures) > 1 else ""
     return None, f"the judge {judge.name!r} was to give {wanted}, and said something else{tries}"
