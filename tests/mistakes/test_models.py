@@ -107,9 +107,18 @@ def only_pickle(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
 
 
-def lost_shard(folder: Path) -> None:
-    index = {"metadata": {}, "weight_map": {"lm_head.weight": "model-00002-of-00002.safetensors"}}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+def index(content: str, keeps_file: bool = False) -> Callable[[Path], Any]:
+    """An index in the place of the file of all weights, or beside it."""
+
+    def change(folder: Path) -> None:
+        (folder / "model.safetensors.index.json").write_text(content)
+        if not keeps_file:
+            (folder / "model.safetensors").unlink()
+
+    return broken(change)
+
+
+SHARDED = json.dumps({"metadata": {}, "weight_map": {"lm_head.weight": "model-00002-of-00002.safetensors"}})
 
 
 def shards(second: Callable[[Weights], Weights] = dict, **index: Any) -> Callable[[Path], Any]:
@@ -167,13 +176,14 @@ FOLDERS = [
     Mistake("safetensors of garbage", written("model.safetensors", b"?" * 999), ("X/model.safetensors is damaged",)),
     Mistake("no weights", without("model.safetensors"), ("X has no weights", "no file model.safetensors")),
     Mistake("a pickle only", broken(only_pickle), ("pytorch_model.bin", "a pickle", "save them as safetensors")),
-    Mistake("a shard lost", broken(lost_shard), ("X lacks model-00002-of-00002.safetensors",)),
+    Mistake("a shard lost", index(SHARDED), ("X lacks model-00002-of-00002.safetensors",)),
+    Mistake("weights in two places", index(SHARDED, True), ("X has weights in model.safetensors, and", "Remove what")),
     Mistake("a weight in two files", shards(), ("X/b.safetensors: ", "is in another file of this model, too")),
     Mistake("an index of no files", shards(weight_map=[1]), ("index.json has no weight_map", "fetch it again")),
     Mistake("an index of numbers", shards(weight_map={"a": 1}), ("index.json has no weight_map",)),
     Mistake("an index without its head", shards(metadata=None), ("index.json has no metadata",)),
     Mistake("weights too large", weights(lambda w: {n: v * 1e30 for n, v in w.items()}), ("(nan)", "no answer")),
-    Mistake("an index that is no JSON", written("model.safetensors.index.json", b"{"), ("index.json is not valid",)),
+    Mistake("an index that is no JSON", index("{"), ("index.json is not valid",)),
     Mistake("no config", without("config.json"), ("no model in X", "config.json")),
     Mistake("config {}", written("config.json", b"{}"), ("X is not a Mutua model", "model_type None")),
     Mistake("config a list", written("config.json", b"[]"), ("X/config.json holds list",)),
