@@ -201,3 +201,9 @@ def test_a_picture_by_its_row_is_of_the_same_file(data: Path, tmp_path: Path):
     by_file = {kind: [id for id in known if (id.split("/")[0] == "Omni3D") == (kind == "3D")] for kind in ("2D", "3D")}
     for ids in by_file.values():
         assert shown[ids[-1]] == known[ids[0]] != known[ids[-1]]
+
+
+def test_realworldqa_as_it_is_published_is_asked_by_other_rules(data: Path):
+    published, kept = (open_questions(BENCHMARKS["realworldqa"], data / layout) for layout in ("parquet", "tsv"))
+    assert kept.protocol == BENCHMARKS["realworldqa"].protocol != published.protocol
+    assert "exact match" in published.protocol.name

@@ -230,7 +230,7 @@ def test_a_part_of_a_set_is_said_to_be_one(opened, tmp_path, monkeypatch):
     with open_output(tmp_path, some, World()):
         ask(None, None, opened["mme"], tmp_path, some, World(), lambda *_: None)
     outcome = score(opened["mme"], tmp_path, some, None)
-    assert not outcome.is_of_all
+    assert outcome.unlike_the_paper == "a part of the set"
     asked, whole = len(outcome.records), len(opened["mme"].all)
     assert f"MME: {asked} of its {whole} questions were asked (--limit)." in warnings_of({"mme": outcome})
     report = write_report(tmp_path, some, {"mme": outcome}, None).read_text()

@@ -158,7 +158,7 @@ def output(data, tmp_path_factory):
     for name in (*DATASETS, *JUDGED):
         benchmark = BENCHMARKS[name]
         questions = open_questions(benchmark, data)
-        keys = [key_of(question, benchmark.protocol, questions.version) for question in questions.all]
+        keys = [key_of(question, questions.protocol, questions.version) for question in questions.all]
         answers = [Answer(text, "stop", 1) for text in replies(questions)]
         Predictions(folder / PREDICTIONS, name).add(keys, questions.all, answers)
     return folder

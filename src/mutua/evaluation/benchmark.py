@@ -91,6 +91,17 @@ Group: TypeAlias = Sequence[Judged]
 
 
 @dataclass(frozen=True)
+class Protocol:
+    """By what rules a benchmark is asked and read. A figure without it means nothing."""
+
+    name: str
+    max_new_tokens: int
+
+
+VLMEVALKIT = Protocol("VLMEvalKit, March 2025", 512)
+
+
+@dataclass(frozen=True)
 class Layout:
     """How a benchmark lies on the disk.
 
@@ -100,23 +111,14 @@ class Layout:
         columns: those without which it is another file; `question` may look at others.
         pictures: the columns of pictures, of which the first is always filled.
         question: a row, and its number, to a question; None for a row that is no part of the benchmark.
+        protocol: where it is asked by other rules than the benchmark's.
     """
 
     files: Sequence[str]
     columns: Sequence[str]
     question: Callable[[Row, int], Question | None]
     pictures: Sequence[str] = ("image",)
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """By what rules a benchmark is asked and read. A figure without it means nothing."""
-
-    name: str
-    max_new_tokens: int
-
-
-VLMEVALKIT = Protocol("VLMEvalKit, March 2025", 512)
+    protocol: Protocol | None = None
 
 
 @dataclass(frozen=True)

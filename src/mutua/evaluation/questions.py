@@ -23,7 +23,7 @@ from PIL import Image
 from mutua.data.readers.arrow_file import import_pyarrow
 from mutua.data.readers.dataset_rows import parquet_table
 from mutua.data.sample import ImagePart, Sample, SampleError
-from mutua.evaluation.benchmark import Benchmark, Judged, Layout, Question, Row, Verdict
+from mutua.evaluation.benchmark import Benchmark, Judged, Layout, Protocol, Question, Row, Verdict
 from mutua.images import ImageError, open_image
 
 if TYPE_CHECKING:
@@ -55,6 +55,11 @@ class Questions:
     version: str
     all: tuple[Question, ...]
     pictures: Callable[[int], list[Image.Image]]
+
+    @property
+    def protocol(self) -> Protocol:
+        layout = self.benchmark.layouts.get(self.layout)  # type: ignore[call-overload]
+        return layout.protocol if layout is not None and layout.protocol is not None else self.benchmark.protocol
 
     @property
     def digest(self) -> str:

@@ -12,7 +12,7 @@ from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
-from mutua.evaluation.benchmark import Benchmark, Group, Judged, Question, Verdict
+from mutua.evaluation.benchmark import Benchmark, Group, Judged, Protocol, Question, Verdict
 from mutua.evaluation.intervals import Estimate, bootstrap
 from mutua.evaluation.judge import PROMPTS, Judge
 from mutua.evaluation.predictions import Predictions, key_of
@@ -57,6 +57,7 @@ class Outcome:
     """
 
     benchmark: Benchmark
+    protocol: Protocol
     records: tuple[Record, ...]
     figures: Mapping[str, Estimate]
     bounds: Mapping[str, tuple[float, float]]
@@ -82,15 +83,17 @@ class Outcome:
         return Counter(record.verdict.why for record in self.records if record.verdict.score is None)
 
     @property
-    def is_of_all(self) -> bool:
-        """Whether all questions of the set were asked, as far as that is known."""
-        return self.is_whole is not False and len(self.records) == self.available
+    def unlike_the_paper(self) -> str:
+        """Why a score cannot be held against the paper's; empty where nothing is known to be in the way."""
+        if self.is_whole is False or len(self.records) < self.available:
+            return "a part of the set"
+        return "" if self.protocol == self.benchmark.protocol else "by other rules"
 
     def summary(self) -> dict[str, Any]:
         """As plain JSON values; null for a figure that cannot be had."""
         return {
             "title": self.benchmark.title,
-            "protocol": asdict(self.benchmark.protocol),
+            "protocol": asdict(self.protocol),
             "judge": self.judge,
             "data": {"layout": self.layout, "files": self.files, "digest": self.digest, "is_whole": self.is_whole},
             "questions": len(self.records),
@@ -128,7 +131,7 @@ def score(
     benchmark = questions.benchmark
     answers = Predictions(output / PREDICTIONS, benchmark.name).read()
     asked = [questions.all[place] for place in chosen(questions, settings.limit)]
-    keys = [key_of(question, benchmark.protocol, questions.version) for question in asked]
+    keys = [key_of(question, questions.protocol, questions.version) for question in asked]
     missing = [question.id for question, key in zip(asked, keys, strict=True) if key not in answers]
     if missing:
         raise ValueError(f"{benchmark.name}: {len(missing)} questions have no answer yet, {missing[0]!r} among them.")
@@ -141,6 +144,7 @@ def score(
     )
     return Outcome(
         benchmark,
+        questions.protocol,
         records,
         figures_of(benchmark, records),
         bounds_of(benchmark, records),

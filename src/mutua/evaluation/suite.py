@@ -173,7 +173,7 @@ def ask(
     predictions = Predictions(output / PREDICTIONS, benchmark.name, world.rank)
     done = predictions.read()
     places = chosen(questions, settings.limit)
-    keys = {place: key_of(questions.all[place], benchmark.protocol, questions.version) for place in places}
+    keys = {place: key_of(questions.all[place], questions.protocol, questions.version) for place in places}
     by_length = sorted(places, key=lambda place: (questions.all[place].places, len(questions.all[place].prompt)))
     batches = [by_length[start : start + settings.batch_size] for start in range(0, len(places), settings.batch_size)]
     pending = [batch for batch in batches if any(keys[place] not in done for place in batch)]
@@ -202,7 +202,7 @@ def _answers(model: Any, processor: Any, questions: Questions, batch: Sequence[i
         model,
         processor,
         [questions.all[place].conversation(questions.pictures(place)) for place in batch],
-        max_new_tokens=questions.benchmark.protocol.max_new_tokens,
+        max_new_tokens=questions.protocol.max_new_tokens,
         batch_size=len(batch),
         names=[f"{questions.benchmark.name}: question {questions.all[place].id!r}" for place in batch],
         **GREEDY,

@@ -115,10 +115,10 @@ def _rows(outcomes: Mapping[str, Outcome]) -> list[list[str]]:
 
 
 def _beside_the_paper(outcomes: Mapping[str, Outcome]) -> list[Section]:
-    of_all = {name: outcome.is_of_all for name, (outcome, _) in main_figures(outcomes).items()}
+    unlike = {name: outcome.unlike_the_paper for name, (outcome, _) in main_figures(outcomes).items()}
     rows = [
         [
-            row[0] if of_all[row[0]] else f"{row[0]} (a part of the set: not to be compared)",
+            f"{row[0]} ({unlike[row[0]]}: not to be compared)" if unlike[row[0]] else row[0],
             row[1],
             *(shown(PUBLISHED[row[0]][model]) for model in MODELS),
         ]
@@ -148,7 +148,7 @@ def warnings_of(outcomes: Mapping[str, Outcome]) -> list[str]:
 
 
 def _section(name: str, outcome: Outcome) -> Section:
-    benchmark, protocol = outcome.benchmark, outcome.benchmark.protocol
+    benchmark, protocol = outcome.benchmark, outcome.protocol
     judge = {
         None: "no judge is asked",
         "grades": f"graded by {outcome.judge or 'nobody: no judge was given'}",

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import re
 
-from mutua.evaluation.benchmark import Benchmark, Layout, Question, Row, Verdict, shares
+from mutua.evaluation.benchmark import Benchmark, Layout, Protocol, Question, Row, Verdict, shares
 from mutua.evaluation.judge import Judge
 from mutua.evaluation.multiple_choice import choices_of, prompt
 from mutua.evaluation.multiple_choice import verdict as by_option
 
+_AS_PUBLISHED = Protocol("the published questions as they stand; without options, exact match as in lmms-eval", 512)
 _OPTION = re.compile(r"^\s*([A-F])[.)] (.+)$", re.MULTILINE)
 
 
@@ -41,7 +42,7 @@ REALWORLDQA = Benchmark(
     size=765,
     main=("accuracy",),
     layouts={
-        "parquet": Layout(("**/test*.parquet",), ("question", "answer"), _published),
+        "parquet": Layout(("**/test*.parquet",), ("question", "answer"), _published, protocol=_AS_PUBLISHED),
         "tsv": Layout(("RealWorldQA.tsv",), ("index", "question", "answer"), _of_vlmevalkit),
     },
     verdict=_verdict,

@@ -63,7 +63,7 @@ def _write(benchmark: Benchmark, files: list[Path], output: Path, data: Path, fo
     replies = {
         question.id: ILLEGAL_CHARACTERS_RE.sub(" ", answers[key].text)  # a spreadsheet holds no others
         for question in questions.all
-        if (key := key_of(question, benchmark.protocol, questions.version)) in answers
+        if (key := key_of(question, questions.protocol, questions.version)) in answers
     }
     if not replies:
         raise SampleError(f"{benchmark.name}: the answers in {output} are to other questions than those in {files[0]}.")
