@@ -9,9 +9,13 @@ os.environ.pop("COLUMNS", None)  # pytest-xdist sets it, and consoles would fit 
 
 import pytest
 import torch
+from hypothesis import settings
 from tiny_model import make_model, make_processor
 
 from mutua.models import MutuaForConditionalGeneration, MutuaProcessor
+
+settings.register_profile("mutua", deadline=None)  # the time that an example takes is that of a busy machine
+settings.load_profile("mutua")
 
 
 @pytest.fixture(scope="session", autouse=True)

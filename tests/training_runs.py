@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from mutua.training.batches import StepBatch
 from mutua.training.step import StepMetrics, Stepper
@@ -52,6 +53,12 @@ def lines(run: Path, name: str = "log.jsonl") -> list[dict[str, Any]]:
     """A log, without what depends on the clock."""
     parsed = [json.loads(line) for line in (run / name).read_text().splitlines()]
     return [{k: v for k, v in line.items() if k not in ("samples_per_second", "seconds")} for line in parsed]
+
+
+def expect_resumed(told: Console | str) -> None:
+    """Runs are deterministic, so one that starts over ends in the same bytes: this one went on from a checkpoint."""
+    text = told if isinstance(told, str) else told.file.getvalue()  # type: ignore[attr-defined]
+    assert "Resuming from" in text, text
 
 
 def do_step(stepper: Stepper, index: int, batch: StepBatch) -> StepMetrics | None:

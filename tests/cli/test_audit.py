@@ -49,6 +49,7 @@ def test_rows_of_all_micro_batches_can_be_chosen(run) -> None:
         by_place = [token["document"] for token in one["tokens"]]
         spans = [span for token in one["tokens"] for span in token["looks_ahead"]]
         assert [by_place[first] for first, _ in spans] == ahead == [by_place[last] for _, last in spans]
+        assert sum(bool(token["looks_ahead"]) for token in one["tokens"]) == 36 * one["summary"]["documents"]
     result = run("-n", "3")
     assert result.exit_code == 1
     assert "has 2 rows: there is no row 3" in result.output

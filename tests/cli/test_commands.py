@@ -46,6 +46,14 @@ def test_ask_streams_an_answer(folder, image):
     assert result.stdout.endswith("\n")
 
 
+def test_what_is_printed_is_the_answer_and_nothing_else(monkeypatch):
+    """As the README has it, with the packaged model."""
+    monkeypatch.chdir(Path(__file__).parents[2])
+    words = ("ask", "docs/images/scene.png", "what colour is the object left of the small red circle?")
+    assert mutua(*words).stdout == "blue\n"
+    assert json.loads(mutua(*words, "--json").stdout)["answer"] == "blue"
+
+
 def test_ask_json_is_one_object(folder, image):
     result = mutua("ask", image, image, "which?", "--model", folder, "--json", "--policy", "causal")
     record = json.loads(result.stdout)

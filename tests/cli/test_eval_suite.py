@@ -83,7 +83,8 @@ def test_all_twelve_from_one_command_with_a_judge(data, tmp_path):
     assert set(found["benchmarks"]) == set(PAPER)
     assert found["benchmarks"]["mm_vet"]["figures"]["overall"]["value"] == 50.0
     assert found["benchmarks"]["llava_w"]["figures"]["overall"]["value"] == 200.0
-    assert found["judge"]["versions"] == {"judge-1": found["judge"]["versions"]["judge-1"]}
+    assert found["judge"]["versions"].keys() == {"judge-1"}
+    assert found["judge"]["versions"]["judge-1"] > 0
     assert not any(one["unscored"] for one in found["benchmarks"].values())
     report = Path("all/report.md").read_text()
     assert re.search(r"- judge: `judge-1 at http://127.0.0.1:\d+/v1.* \(judge-1: \d+\)`", report)
@@ -131,7 +132,8 @@ def test_data_are_checked(data):
 def test_killed_at_random_moments_the_command_goes_on_and_ends_in_the_same_bytes(data):
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     suite = [sys.executable, "-m", "mutua", "eval", "--suite", "paper", "--data", str(data), "--batch-size", "4"]
-    random.seed(time.time_ns())
+    print("seed", seed := time.time_ns())
+    random.seed(seed)
     kills = 0
     with scripted(says) as served:
         command = [*suite, "--judge", "judge-1", "--judge-url", served.url, "-o"]

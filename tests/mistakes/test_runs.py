@@ -341,8 +341,11 @@ def test_a_stop_before_the_first_step_needs_no_second(place, monkeypatch):
         raise AssertionError("went on")
 
     monkeypatch.setattr("mutua.training.build.train_tokenizer", interrupted)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what is in the background deaf to it
-    result = train()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts the background deaf to it
+    try:
+        result = train()
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert result.exit_code == 130
     assert result.stderr == "interrupted\n"
 

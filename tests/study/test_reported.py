@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 from mutua.evaluation import words
-from mutua.study.results import MAIN, PairRow, ScoreRow, read_rows
+from mutua.study.plan import full_plan
+from mutua.study.results import MAIN, NULL, PairRow, ScoreRow, read_rows
+from mutua.study.sections import score_sections
 from mutua.study.summary import Questions, accuracies, differences, place_labels, relative_gains
 
 ROOT = Path(__file__).parents[2]
 FULL = ROOT / "docs/study/full"
+NULL_SHUFFLED = f"{NULL}shuffled questions"
 SHOWN = (Questions("grid", "exists"), Questions("pope"), Questions("grid", "relation"))
 
 
@@ -33,6 +38,30 @@ def test_the_table_of_the_readme() -> None:
     study = " ".join((ROOT / "docs/study.md").read_text(encoding="utf-8").split())
     assert f"relative gain of {over_seeds.value:+.1f} % ({_between(over_seeds)} over the seeds" in study
     assert f"{_between(over_backbones)} over the three backbones" in study
+
+
+def test_what_the_readme_says_beside_its_table() -> None:
+    scores, pairs = read_rows(FULL, ScoreRow), read_rows(FULL, PairRow)
+    said = [text for section in score_sections(scores, pairs, {}) for text in section.sentences]
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    counts = [re.search(r"mma: of (\d+) intervals .*? (\d+) lie above 0, (\d+) below", text) for text in said]
+    main, shuffled, _ = (tuple(map(int, found.groups())) for found in counts if found)
+    assert (
+        f"of {main[0]} intervals over questions (6 models, 5 seeds, 6 kinds) {main[1]} lie above 0 and none" in readme
+    )
+    assert main[2] == 0
+    assert f"{shuffled[1] + shuffled[2]} of {shuffled[0]} leave out 0, too" in readme
+    sooner = re.search(r"after (\d+ to \d+ %) of causal's samples", "\n".join(said))
+    assert f"final accuracy after {sooner[1]} of the samples" in readme
+    null = next(
+        d
+        for d in differences([r for r in scores if r.block == NULL_SHUFFLED and r.split == "test"])
+        if d.questions == Questions("grid")
+    )
+    assert f"shuffled between the pictures {null.estimate.value:+.1f} points ({_between(null.estimate)})" in readme
+    about = json.loads((FULL / "study.json").read_text())
+    left = len(full_plan().arms) - about["measured"]
+    assert not left or f"{left} of {len(full_plan().arms)} models" in readme
 
 
 def _between(estimate) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from io import StringIO
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
-from training_runs import do_step, expect_equal, lines
+from rich.console import Console
+from training_runs import do_step, expect_equal, expect_resumed, lines
 
 from mutua.models import MutuaForConditionalGeneration, MutuaProcessor
 from mutua.training import Recipe, train
@@ -137,7 +139,9 @@ def test_a_packed_run_goes_on_bit_for_bit(recipe_in, tmp_path: Path):
             train(first)
     finally:
         Stepper.update = original
-    train(first)
+    console = Console(file=StringIO(), width=300)
+    train(first, console)
+    expect_resumed(console)
     expect_equal(tmp_path / "parts", tmp_path / "whole")
     assert all(line["utilisation"] > 0.8 for line in lines(tmp_path / "whole"))
 

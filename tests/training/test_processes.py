@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
-from training_runs import lines
+from training_runs import expect_resumed, lines
 from two_processes import free_port
 
 from mutua.models.loading import load_model
@@ -93,6 +93,10 @@ def test_two_processes_train_as_one_and_leave_the_same(alone: Path, recipe: Reci
     expect_close(tmp_path / "run", alone)
     here, there = (lines(folder, "evaluations.jsonl") for folder in (tmp_path / "run", alone))
     assert [line["step"] for line in here] == [line["step"] for line in there] == [3, 6]
+    for mine, theirs in zip(here, there, strict=True):  # a question on the edge may be answered otherwise
+        for name, scores in theirs["results"].items():
+            assert mine["results"][name]["overall"]["total"] == scores["overall"]["total"]
+            assert abs(mine["results"][name]["overall"]["correct"] - scores["overall"]["correct"]) <= 1
     mine, _ = load_model(tmp_path / "run/model")
     theirs, _ = load_model(alone / "model")
     for (name, got), want in zip(mine.state_dict().items(), theirs.state_dict().values(), strict=True):
@@ -203,6 +207,7 @@ def test_adapters_are_trained_in_shards_as_in_one(recipe_in, tmp_path: Path) -> 
     assert "Finished" not in run(tmp_path, 2, *two, at=3, name="SIGKILL", rank=1)
     told = run(tmp_path, 2, *two)
     assert "Finished" in told, told
+    expect_resumed(told)
     assert "LoRA of rank 4" in told
     expect_close(tmp_path / "two", tmp_path / "one")
     for folder in ("model", "adapter"):
@@ -216,6 +221,7 @@ def test_adapters_are_trained_in_shards_as_in_one(recipe_in, tmp_path: Path) -> 
     assert "Finished" not in run(tmp_path, 1, *moved, at=4, name="SIGKILL", rank=0)
     told = run(tmp_path, 2, *moved)
     assert "Finished" in told, "or where a run of one process goes on in two"
+    expect_resumed(told)
     expect_close(tmp_path / "moved", tmp_path / "fresh")
 
 

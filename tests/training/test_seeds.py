@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from rich.console import Console
-from training_runs import at_step, expect_equal
+from training_runs import at_step, expect_equal, expect_resumed
 
 from mutua.training import RecipeError, train
 from mutua.training.batches import StepBatch
@@ -64,7 +65,9 @@ def test_stopped_and_resumed(tmp_path: Path, recipe_in, monkeypatch: pytest.Monk
         if name == "b":
             at_step(monkeypatch, 5, lambda _: os.kill(os.getpid(), signal.SIGINT))
             assert train(recipe, Console(quiet=True)).interrupted
-        train(recipe, Console(quiet=True))
+        console = Console(file=StringIO(), width=300)
+        train(recipe, console)
+    expect_resumed(console)
     expect_equal(tmp_path / "b" / "run", tmp_path / "a" / "run")
     with pytest.raises(RecipeError, match=r"seed\.weights: 9, but"):
         train(recipe_in(tmp_path / "b", seeds(weights=9)), Console(quiet=True))

@@ -10,7 +10,7 @@ import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
-from training_runs import at_step, expect_equal
+from training_runs import at_step, expect_equal, expect_resumed
 from unlocked_pairs import save_llava
 
 from mutua.data.collate import encode
@@ -111,6 +111,7 @@ def test_without_adapters_stopped_and_gone_on_with_it_is_the_same_run(
     at_step(monkeypatch, 1, lambda _: signal.raise_signal(signal.SIGINT))
     assert train(recipe, console).interrupted
     assert train(recipe, console).step == 4
+    expect_resumed(console)
     expect_equal(tmp_path / "run", trained_whole)
 
 
@@ -132,6 +133,7 @@ def test_stopped_and_gone_on_with_it_is_the_same_run(
     at_step(monkeypatch, 1, lambda _: signal.raise_signal(signal.SIGINT))
     assert train(other_in(tmp_path), console).interrupted
     assert train(other_in(tmp_path), console).step == 4
+    expect_resumed(console)
     expect_equal(tmp_path / "run", finished)
     adapters = [load_file(run / "adapter/adapter_model.safetensors") for run in (tmp_path / "run", finished)]
     assert all(torch.equal(tensor, adapters[1][name]) for name, tensor in adapters[0].items())

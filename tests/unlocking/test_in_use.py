@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -142,21 +142,16 @@ def test_models_side_by_side_in_threads():
     models = [mutua.unlock(BY_NAME[name].model(), pattern(), policy) for name, policy in policies.items()]
     inputs = [BY_NAME[name].batch([PROMPT, LONGER], "left")[0] for name in policies]
     wanted = [model.generate(**given, **OPTIONS) for model, given in zip(models, inputs, strict=True)]
-    wrong: list[int] = []
 
-    def ask(which: int) -> None:
-        for _ in range(3):
-            if not torch.equal(models[which].generate(**inputs[which], **OPTIONS), wanted[which]):
-                wrong.append(which)
+    def are_right(which: int) -> list[bool]:
+        return [torch.equal(models[which].generate(**inputs[which], **OPTIONS), wanted[which]) for _ in range(3)]
 
-    threads = [threading.Thread(target=ask, args=(nth % 2,)) for nth in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
-    for model in models:
-        mutua.lock(model)
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            assert list(threads.map(are_right, (0, 1, 0, 1))) == [[True] * 3] * 4
+    finally:
+        for model in models:
+            mutua.lock(model)
 
 
 def test_under_causal_nothing_has_to_be_known(family: Family):
