@@ -53,12 +53,10 @@ def test_what_the_readme_says_beside_its_table() -> None:
     assert f"{shuffled[1] + shuffled[2]} of {shuffled[0]} leave out 0, too" in readme
     sooner = re.search(r"after (\d+ to \d+ %) of causal's samples", "\n".join(said))
     assert f"final accuracy after {sooner[1]} of the samples" in readme
-    null = next(
-        d
-        for d in differences([r for r in scores if r.block == NULL_SHUFFLED and r.split == "test"])
-        if d.questions == Questions("grid")
-    )
-    assert f"shuffled between the pictures {null.estimate.value:+.1f} points ({_between(null.estimate)})" in readme
+    shuffled_rows = [row for row in scores if (row.block, row.split) == (NULL_SHUFFLED, "test")]
+    (null,) = (one.estimate for one in differences(shuffled_rows) if one.questions == Questions("grid"))
+    value, low, high = (f"{100 * share:+.1f}" for share in (null.value, null.low, null.high))
+    assert f"shuffled between the pictures {value} points ({low} to {high})" in readme
     about = json.loads((FULL / "study.json").read_text())
     left = len(full_plan().arms) - about["measured"]
     assert not left or f"{left} of {len(full_plan().arms)} models" in readme
