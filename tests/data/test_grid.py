@@ -94,6 +94,10 @@ def test_the_text_gives_nothing_away():
     assert guess["exists"] < 0.56
 
 
+def test_shuffled_questions_look_nowhere():
+    assert {GridScenes("train", 6, shuffled=True).where(index) for index in range(6)} == {None}
+
+
 def test_shuffled_questions_are_those_of_other_scenes():
     own, other = GridScenes("train", 600), GridScenes("train", 600, shuffled=True)
     pairs = list(zip(own[:], other[:], strict=True))

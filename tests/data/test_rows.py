@@ -183,6 +183,10 @@ def parts(*given: Any) -> dict[str, Any]:
             {"messages": [ASKED, {**SAID, "content": "<image>"}], "image": RED},
             "messages.1: image in the assistant message",
         ),
+        (  # TRL learns the completion alone; of a sample every reply is learned
+            {"prompt": [ASKED, SAID, ASKED], "completion": [SAID]},
+            "prompt.1: is a reply within the prompt, of which nothing is to be learned",
+        ),
         ({"query": "hi", "history": ["hi"]}, "history.0: is a query and its response, not 'hi'"),
         ({"messages": [ASKED], "family": 3}, "family: Input should be a valid string (got 3)"),
     ],

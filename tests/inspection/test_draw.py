@@ -88,3 +88,13 @@ def test_command_refuses_other_formats(tmp_path):
     done = CliRunner().invoke(app, ["mask", "-o", str(tmp_path / "mask.gif")])
     assert done.exit_code == 1
     assert ".png or .svg" in done.stderr
+
+
+def test_pictures_side_by_side_are_two():
+    """Each sees all of itself under this policy, and nothing of a later one."""
+    image = {"type": "image"}
+    drawn = sketch([{"role": "user", "content": [image, image, {"type": "text", "text": "which?"}]}], 2)
+    assert drawn.roles.item_BN[0].tolist() == [-1, 0, 0, 1, 1, -1]
+    allowed_NN = allowed_mask(get_policy("mma-bidirectional"), drawn.roles)[0]
+    assert bool(allowed_NN[1, 2])
+    assert not bool(allowed_NN[1:3, 3:5].any())

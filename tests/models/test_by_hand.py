@@ -333,3 +333,12 @@ def test_a_language_model_of_another_backend_is_never_causal_without_a_word(enco
     model.config.text_config._attn_implementation = "sdpa"
     with pytest.raises(ValueError, match=r"was changed to 'sdpa', which cannot apply a look-ahead mask"):
         model(**encode(ASKED))
+
+
+def test_text_alone_needs_its_roles_where_text_looks_ahead(encode):
+    """TRL's collator for text drops them: trained causally, it would be used as a prefix model."""
+    model, inputs = make_model("prefix"), encode([user("is it red?")], add_generation_prompt=True)
+    model(**inputs)
+    with pytest.raises(ValueError, match=r"policy 'prefix' lets text look ahead, too, and without token_type_ids"):
+        model(**without(inputs, "token_type_ids"))
+    make_model("mma")(**without(inputs, "token_type_ids"))

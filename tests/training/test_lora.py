@@ -233,7 +233,7 @@ def test_peft_reads_what_is_exported(tmp_path: Path, chats, frozen: list[str]) -
         shake(model, f".{part}.")
     expected = logits_of(model, *chats)
     adapters.export(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter_config.json", "adapter_model.safetensors", "attention_policy.json"]
     assert (json.loads((tmp_path / "adapter_config.json").read_text())["modules_to_save"] is None) == (len(frozen) == 2)
 
     by_peft = PeftModel.from_pretrained(make_model(), tmp_path)
@@ -330,6 +330,19 @@ def test_the_folder_of_adapters_loads_as_the_finished_model(reference, chats) ->
     assert processor.num_image_tokens == merged.config.num_image_tokens
     for name, weight in merged.state_dict().items():
         assert (adapted.state_dict()[name] - weight).abs().max() < 1e-5
+
+
+def test_a_folder_of_adapters_knows_their_policy(reference, base: Path) -> None:
+    """That of their base may be another: the recipe named the one that they were trained under."""
+    folder = reference[0] / "adapter"
+    assert json.loads((folder / "attention_policy.json").read_text()) == {"attention_policy": "mma"}
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps({**config, "attention_policy": "causal"}))
+    try:
+        assert mutua.load(base)[0].config.attention_policy == "causal"
+        assert mutua.load(folder)[0].config.attention_policy == "mma"
+    finally:
+        (base / "config.json").write_text(json.dumps(config))
 
 
 def test_the_finished_model_needs_no_peft(reference: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,6 +46,11 @@ class Policy:
         object.__setattr__(self, "_sees", tuple(sees))
 
     @property
+    def needs_roles_of_text(self) -> bool:
+        """Whether it matters for a row of text alone which of it is prompt."""
+        return any(query == Modality.TEXT for query, _ in self.looks_ahead)
+
+    @property
     def is_causal(self) -> bool:
         """True if plain causal attention is exact."""
         return not self.looks_ahead and self.within_item == "causal"

@@ -67,7 +67,11 @@ def quickstart(
             save_results(lambda path: path.write_text(text, encoding="utf-8"))
         asked = draw_difference(pair, scene, looks)
         said = ", ".join(f"{policy} says {answer!r}" for policy, answer in asked.said.items())
-        out.print(f"\nOne question on which they differ: {asked.question!r} about {scene}")
+        differ = len(set(asked.said.values())) > 1
+        out.print(
+            f"\nOne question {'on which they differ' if differ else 'of many that both answer alike'}: "
+            f"{asked.question!r} about {scene}"
+        )
         out.print(f"{said}; right is {asked.answer!r}. Where each of them looks: {looks}")
         mine, twin = pair.models[METHOD], pair.models[BASELINE]
         out.print("\nTry next:", style="bold")

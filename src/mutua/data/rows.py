@@ -135,7 +135,7 @@ class _Row:
                 if isinstance(row.get(key), str):
                     yield self._turn(key, role, row[key])
                 elif key in row:
-                    yield from self._messages(key, row[key])
+                    yield from self._asked(key, row[key]) if key == "prompt" else self._messages(key, row[key])
         else:
             for nth, pair in enumerate(self._list("history", row.get("history", []))):
                 if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
@@ -145,6 +145,17 @@ class _Row:
             yield self._turn("query", "user", row["query"])
             if "response" in row:
                 yield self._turn("response", "assistant", row["response"])
+
+    def _asked(self, key: str, messages: Any) -> Iterator[_Turn]:
+        """The messages of a prompt. A reply among them is not to be learned, and every reply of a sample is."""
+        for turn in self._messages(key, messages):
+            if turn.role == "assistant":
+                self.refuse(
+                    turn.field,
+                    "is a reply within the prompt, of which nothing is to be learned: give the whole "
+                    "conversation as messages, if its replies are to be learned, or leave it out",
+                )
+            yield turn
 
     def _messages(self, key: str, messages: Any) -> Iterator[_Turn]:
         for nth, message in enumerate(self._list(key, messages)):

@@ -53,7 +53,7 @@ def sketch(messages: Iterable[dict[str, Any]], image_tokens: int = 4) -> Sketch:
     """
     labels: list[str] = []
     kinds: list[str] = []
-    images = 0
+    images, begins = 0, []
     for message in messages:
         is_reply = message["role"] == "assistant"
         labels.append(f"{message['role']}:")
@@ -63,6 +63,7 @@ def sketch(messages: Iterable[dict[str, Any]], image_tokens: int = 4) -> Sketch:
             if part["type"] == "image":
                 images += 1
                 _refuse_too_many(len(labels) + image_tokens)
+                begins += [len(labels)]
                 labels += [f"image {images}"] * image_tokens
                 kinds += ["image"] * image_tokens
             else:
@@ -76,6 +77,7 @@ def sketch(messages: Iterable[dict[str, Any]], image_tokens: int = 4) -> Sketch:
         torch.tensor([[kind == "response" for kind in kinds]]),
         torch.tensor([[int(Modality.IMAGE if kind == "image" else Modality.TEXT) for kind in kinds]]),
         torch.zeros(1, len(kinds), dtype=torch.long),
+        torch.tensor([[place in begins for place in range(len(kinds))]]),
     )
     return Sketch(tuple(map(_shortened, labels)), tuple(kinds), roles)
 

@@ -20,6 +20,7 @@ from mutua.attention.backends import resolve
 from mutua.models.configuration import MutuaConfig
 from mutua.models.model_folder import (
     ADAPTER,
+    ADAPTER_POLICY,
     ModelError,
     blamed_on,
     expect_finite,
@@ -221,6 +222,8 @@ def _with_adapter(
     except ImportError as error:
         raise ImportError(f'{folder} holds adapters, which need PEFT: pip install "mutua[lora]"') from error
     base = read_json(folder / ADAPTER).get("base_model_name_or_path")
+    if policy is None and (folder / ADAPTER_POLICY).is_file():  # that of the base may be another
+        policy = read_json(folder / ADAPTER_POLICY).get("attention_policy")
     if not base:
         merged = f", or load {folder.parent / 'model'}" if (folder.parent / "model" / "config.json").is_file() else ""
         raise ModelError(

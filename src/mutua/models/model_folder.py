@@ -27,6 +27,7 @@ NAMED = {"packaged": PACKAGED, "packaged-causal": PACKAGED.with_name("packaged_c
 one's causal twin: the same stages, data and steps under another policy."""
 
 ADAPTER = "adapter_config.json"
+ADAPTER_POLICY = "attention_policy.json"  # beside it: the policy that the adapters were trained under
 _FILES, _WEIGHTS = ("*.json", "*.jinja", "*.model", "*.txt"), "*.safetensors"  # no pickles, no code
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _AT_LEAST_1 = (

@@ -175,6 +175,12 @@ class MutuaModel(MutuaPreTrainedModel):
             inputs_embeds = inputs_embeds + self._nothing_of_a_blank_image(inputs_embeds)
 
         policy = get_policy(self.config.attention_policy)
+        if token_type_ids is None and tokens > 1 and policy.needs_roles_of_text:
+            raise ValueError(
+                f"policy {policy.name!r} lets text look ahead, too, and without token_type_ids this text would be "
+                "causal: pass what the processor's apply_chat_template returns (in a trainer: "
+                "mutua.data.Collator(processor))."
+            )
         text = TextSoFar(past_key_values, past, policy, roles, attention_mask, is_step)
         if position_ids is None:
             position_ids = text.positions(has_roles=token_type_ids is not None)

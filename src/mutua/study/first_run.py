@@ -101,6 +101,8 @@ def train_pair(folder: Path, seed: int | None, seconds: float, say: Callable[[st
 
     def line() -> str:
         now = sum(steps_done(folder / policy) for policy in PAIR)
+        if now == whole:
+            return "trained; asking both the held-out questions"
         if now == before:
             return "starting both"
         rest = (time.monotonic() - started) * (whole - now) / (now - before) + OTHER_SECONDS

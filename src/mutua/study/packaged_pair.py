@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from hashlib import blake2b
 from pathlib import Path
 
 from mutua.evaluation import OF_THE_PACKAGED_MODEL
 from mutua.evaluation.accuracy import Accuracy, Record
+from mutua.models.model_folder import NAMED
 from mutua.study.plan import BASELINE, METHOD
 from mutua.study.pool import Job, run_jobs, slots
 
@@ -18,6 +20,11 @@ QUESTIONS = 2500
 """Of each source, spread evenly over it: all of them take minutes on a slow machine."""
 
 
+def _weights(name: str) -> str:
+    """Of another version's weights the answers are other ones."""
+    return blake2b((NAMED[name] / "model.safetensors").read_bytes(), digest_size=4).hexdigest()
+
+
 def ask_packaged_pair(folder: Path, say: Callable[[str], None]) -> dict[str, Mapping[str, Accuracy]]:
     """What both answer, by source, then policy. What `folder` has of it already is not asked again.
 
@@ -25,7 +32,7 @@ def ask_packaged_pair(folder: Path, say: Callable[[str], None]) -> dict[str, Map
         JobError: one failed.
         KeyboardInterrupt: both were stopped.
     """
-    files = {policy: folder / f"{policy}.json" for policy in MODELS}
+    files = {policy: folder / f"{policy}-{QUESTIONS}-{_weights(name)}.json" for policy, name in MODELS.items()}
     data = tuple(word for source in OF_THE_PACKAGED_MODEL for word in ("-d", source))
     jobs = [
         Job(

@@ -7,6 +7,7 @@ the end `alpha / rank * B A` is added into W, and nothing of PEFT is left.
 
 from __future__ import annotations
 
+import json
 import re
 import zlib
 from collections.abc import Mapping
@@ -20,9 +21,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from mutua.models.model_folder import ADAPTER_POLICY
 from mutua.training.checkpoint import CheckpointError
 from mutua.training.recipe import LoraSettings
 from mutua.training.shards import local, shard_like, whole
+from mutua.unlocking import policy_of
 
 _TRAINED = "trained.safetensors"
 _FROZEN = "frozen_crc32"
@@ -118,6 +121,8 @@ class Adapters:
         self._config.target_modules = self._targets
         self._config.inference_mode = True
         self._config.save_pretrained(str(folder))
+        policy = {"attention_policy": policy_of(self._model)}  # PEFT's config has no place for it
+        (folder / ADAPTER_POLICY).write_text(json.dumps(policy) + "\n", encoding="utf-8")
 
     def merge(self) -> None:
         """Adds the adapters into the weights: from here on the model is an ordinary one, and this object is done."""

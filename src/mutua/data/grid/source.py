@@ -83,7 +83,9 @@ class GridScenes(Sequence[Sample]):
         return [found[index] for index in indices]
 
     def where(self, index: int) -> Box | None:
-        """See `mutua.data.where.KnowsWhere`."""
+        """See `mutua.data.where.KnowsWhere`; nowhere, where the question is another scene's."""
+        if self.shuffled:
+            return None
         ((family, some),) = self._by_family([index]).items()
         cell = int(self.items(family, some).cells_B[0])
         return None if cell == EMPTY else cell_box(cell, self.side)
