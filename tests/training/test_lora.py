@@ -233,7 +233,8 @@ def test_peft_reads_what_is_exported(tmp_path: Path, chats, frozen: list[str]) -
         shake(model, f".{part}.")
     expected = logits_of(model, *chats)
     adapters.export(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter_config.json", "adapter_model.safetensors", "attention_policy.json"]
+    written = ["adapter_config.json", "adapter_model.safetensors", "attention_policy.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == written
     assert (json.loads((tmp_path / "adapter_config.json").read_text())["modules_to_save"] is None) == (len(frozen) == 2)
 
     by_peft = PeftModel.from_pretrained(make_model(), tmp_path)
