@@ -221,33 +221,34 @@ def _preset(settings: PresetModel, texts: Iterable[str]) -> Model:
 
 
 def _compose(settings: PartsModel | PresetModel, preset: str | None) -> Model:
-    vision, language = (
-        AutoConfig.for_model(**part) if isinstance(part, dict) else part
-        for part in (settings.vision, settings.language)
-    )
     with quiet():
-        model, processor = compose(
-            preset,
-            vision=vision,
-            connector=settings.connector,
-            language=language,
-            tokenizer=settings.tokenizer,
-            chat_template=chat_template(settings),
-            attention_policy=settings.attention_policy,
-            dtype=torch.float32,
-        )
+        model, processor = compose(preset, **parts_of(settings), dtype=torch.float32)
     expect_replies(processor)
     copy_weights(model)
     return model, processor
 
 
-def chat_template(settings: PartsModel | PresetModel) -> str | None:
-    """What the recipe names: Jinja source, or a template by name.
+def parts_of(settings: PartsModel | PresetModel) -> dict[str, Any]:
+    """What `compose` and `outline` take beside a preset's name.
 
     Raises:
-        ValueError: the file cannot be read.
+        ValueError: the file of the chat template cannot be read.
     """
-    named = settings.chat_template
+    vision, language = (
+        AutoConfig.for_model(**part) if isinstance(part, dict) else part
+        for part in (settings.vision, settings.language)
+    )
+    return {
+        "vision": vision,
+        "connector": settings.connector,
+        "language": language,
+        "tokenizer": settings.tokenizer,
+        "chat_template": _chat_template(settings.chat_template),
+        "attention_policy": settings.attention_policy,
+    }
+
+
+def _chat_template(named: str | None) -> str | None:
     if named is None or named == CHATML:
         return named
     try:

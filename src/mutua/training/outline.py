@@ -11,7 +11,6 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import AutoConfig
 from transformers.initialization import no_init_weights
 
 from mutua.composition.compose import outline
@@ -21,7 +20,7 @@ from mutua.models import MutuaConfig, MutuaForConditionalGeneration, MutuaProces
 from mutua.models.loading import load_processor
 from mutua.models.model_folder import ModelError, blamed_on
 from mutua.quiet import quiet
-from mutua.training.build import chat_template, expect_replies, tiny_sizes
+from mutua.training.build import expect_replies, parts_of, tiny_sizes
 from mutua.training.origin import FolderModel, ModelSettings, OtherModel, PartsModel, PresetModel, TinyModel
 
 Outline: TypeAlias = tuple[MutuaConfig, MutuaProcessor]
@@ -75,20 +74,8 @@ def _preset(settings: PresetModel, texts: Iterable[str]) -> Outline:
 
 
 def _composed(settings: PartsModel | PresetModel, preset: str | None) -> Outline:
-    vision, language = (
-        AutoConfig.for_model(**part) if isinstance(part, dict) else part
-        for part in (settings.vision, settings.language)
-    )
     with quiet():
-        config, processor = outline(
-            preset,
-            vision=vision,
-            connector=settings.connector,
-            language=language,
-            tokenizer=settings.tokenizer,
-            chat_template=chat_template(settings),
-            attention_policy=settings.attention_policy,
-        )
+        config, processor = outline(preset, **parts_of(settings))
     expect_replies(processor)
     return config, processor
 
