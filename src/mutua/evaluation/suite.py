@@ -93,7 +93,7 @@ def _lasting(content: Any) -> Any:
     """A config without what changes no answer: where it lies, who wrote it, which backend computes attention."""
     if not isinstance(content, dict):
         return content
-    kept = {str(key): value for key, value in content.items() if str(key)[0] != "_" and key not in _PASSING}
+    kept = {str(key): value for key, value in content.items() if not str(key).startswith("_") and key not in _PASSING}
     return {key: _lasting(value) for key, value in kept.items()}
 
 

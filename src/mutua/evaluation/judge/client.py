@@ -14,7 +14,7 @@ import threading
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -38,10 +38,12 @@ class Said:
     Attributes:
         text: not empty.
         version: what the server calls the model that said it, e.g. "gpt-4o-mini-2024-07-18"; "" where it does not tell.
+        kept: the file that it is kept in.
     """
 
     text: str
     version: str
+    kept: Path
 
 
 class Judge:
@@ -128,29 +130,6 @@ class Judge:
                 or the server refused the key or the judge's name, no further one is asked.
             FolderError: what it said cannot be written into the cache.
         """
-        request = self._request(prompt, system, temperature, max_tokens)
-        kept = self._kept(attempt, request)
-        said = _remembered(kept)
-        if said is None:
-            said = self._asked(request)
-            _remember(kept, {"url": self.url, "attempt": attempt, "request": request, **asdict(said)})
-        with self._lock:
-            self._versions[said.version] += 1
-        return said
-
-    def forget(
-        self,
-        prompt: str,
-        *,
-        system: str | None = None,
-        temperature: float = 0.0,
-        max_tokens: int | None = None,
-        attempt: int = 0,
-    ) -> None:
-        """Removes an answer that was of no use from the disk: the next run asks again."""
-        self._kept(attempt, self._request(prompt, system, temperature, max_tokens)).unlink(missing_ok=True)
-
-    def _request(self, prompt: str, system: str | None, temperature: float, max_tokens: int | None) -> dict[str, Any]:
         prompt = prompt.encode("utf-8", "replace").decode()  # half a character, of a reply that was cut, is no JSON
         messages = [{"role": "system", "content": system}] if system else []
         request: dict[str, Any] = {
@@ -160,16 +139,21 @@ class Judge:
         }
         if max_tokens is not None:
             request["max_tokens"] = max_tokens
-        return request
-
-    def _kept(self, attempt: int, request: Mapping[str, Any]) -> Path:
-        return self.cache / f"{_digest({'url': self.url, 'attempt': attempt, **request})}.json"
+        kept = self.cache / f"{_digest({'url': self.url, 'attempt': attempt, **request})}.json"
+        said = _remembered(kept)
+        if said is None:
+            said = self._asked(request, kept)
+            answer = {"text": said.text, "version": said.version}
+            _remember(kept, {"url": self.url, "attempt": attempt, "request": request, **answer})
+        with self._lock:
+            self._versions[said.version] += 1
+        return said
 
     def summary(self) -> dict[str, Any]:
         """The judge as a result names it: what was asked for, where, and how often which version answered."""
         return {"name": self.name, "url": self.url, "versions": dict(sorted(self._versions.items()))}
 
-    def _asked(self, request: Mapping[str, Any]) -> Said:
+    def _asked(self, request: Mapping[str, Any], kept: Path) -> Said:
         import openai
 
         with self._slots:
@@ -201,7 +185,7 @@ class Judge:
             raise self._failed(f"said nothing (its answer ended with {ended!r})", counts=False)
         with self._lock:
             self._failures = 0
-        return Said(text, version)
+        return Said(text, version, kept)
 
     def _failed(self, why: str, *, hopeless: bool = False, counts: bool = True) -> JudgeError:
         """The error of a request; decides whether to ask on.
@@ -239,7 +223,7 @@ def _digest(request: Mapping[str, Any]) -> str:
 def _remembered(path: Path) -> Said | None:
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
-        return Said(str(kept["text"]), str(kept["version"]))
+        return Said(str(kept["text"]), str(kept["version"]), path)
     except (OSError, ValueError, KeyError, TypeError):  # not there, or damaged
         return None
 

@@ -239,6 +239,7 @@ def _found(
     Args:
         at_last: reads the answer to the last try where `read` finds nothing.
     """
+    useless = []
     for attempt, temperature in enumerate(temperatures):
         try:
             said = judge.ask(prompt, system=system, temperature=temperature, max_tokens=max_tokens, attempt=attempt)
@@ -249,7 +250,8 @@ def _found(
             found = at_last(said.text)
         if found is not None:
             return found, ""
-    for attempt, temperature in enumerate(temperatures):
-        judge.forget(prompt, system=system, temperature=temperature, max_tokens=max_tokens, attempt=attempt)
+        useless.append(said)
+    for answer in useless:  # so that the next run asks again
+        answer.kept.unlink(missing_ok=True)
     tries = f" in {len(temperatures)} tries" if len(temperatures) > 1 else ""
     return None, f"the judge {judge.name!r} was to give {wanted}, and said something else{tries}"
