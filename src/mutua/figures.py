@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-DPI = 150
 
-
-def blank_figure(width: float, height: float, **settings: Any) -> Figure:
+def blank_figure(width: float, height: float, *, dpi: int = 150) -> Figure:
     """A figure of so many inches, to draw in and save. ImportError, with the remedy, where matplotlib is missing."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -18,6 +16,6 @@ def blank_figure(width: float, height: float, **settings: Any) -> Figure:
     except ImportError as error:
         raise ImportError('figures need matplotlib: pip install "mutua[train]"') from error
     # Figure and canvas by hand: pyplot would keep global state and look for a display.
-    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained", **settings)
+    figure = Figure(figsize=(width, height), dpi=dpi, layout="constrained")
     FigureCanvasAgg(figure)
     return figure

@@ -112,7 +112,7 @@ def test_two_evaluations_are_compared_on_one_page(data):
     page = Path("page.html").read_text()
     flipped = page.count("<article>")
     assert flipped > 0
-    assert page.count('src="data:image/png;base64,') == flipped
+    assert page.count('src="data:image/webp;base64,') == flipped
     assert not re.search(r'(src|href)="(?!data:)', page), "it needs no other file"
     assert mutua("eval", "compare", "mma", "mma", "-o", "same.html").exit_code == 0
     assert "<article>" not in Path("same.html").read_text()

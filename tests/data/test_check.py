@@ -182,5 +182,5 @@ def test_a_page_to_look_at() -> None:
     )
     assert "is a &lt; b &amp; c?" in page
     assert "&lt;1&gt;" in page
-    assert 'src="data:image/png;base64,' in page
+    assert 'src="data:image/webp;base64,' in page
     assert 'alt="500 x 500"' in page

@@ -11,7 +11,7 @@ from mutua.study import collect
 from mutua.study.collect import write_rows_of
 from mutua.study.plan import Arm, Block, Plan, full_plan
 from mutua.study.recipes import BATCH, stage_recipes
-from mutua.study.results import PairRow, ScoreRow, read_rows
+from mutua.study.results import WITH_CURVES, PairRow, ScoreRow, read_rows
 
 STEPS = {  # milliseconds of a step, by policy and seed: the causal arm of seed 1 shared its core
     "causal": (200.0, 900.0, 210.0),
@@ -59,6 +59,7 @@ def test_a_whole_study_has_a_row_for_each_point(tmp_path: Path, monkeypatch: pyt
     rows = read_rows(tmp_path, ScoreRow)
     shared = [row for row in rows if (row.block, row.samples, row.seed, row.policy) == ("length", 61_440, 0, "mma")]
     assert [row.length for row in shared] == [102_400, 614_400]
+    assert {row.block for row in rows if row.split == "validation"} == set(WITH_CURVES)
     assert {row.block for row in read_rows(tmp_path, PairRow)} == {block.name for block in plan.blocks}
 
 

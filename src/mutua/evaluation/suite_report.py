@@ -67,9 +67,9 @@ def write_report(output: Path, settings: Settings, outcomes: Mapping[str, Outcom
         *(_section(name, outcome) for name, outcome in outcomes.items()),
     ]
     page = Page(f"Evaluation of {settings.model}", sections, {**facts, **versions(), "judge": _told(judge)}, _NOTES)
-    png, text = picture.png(), to_markdown(page, ".")
+    image, text = picture.image(), to_markdown(page, ".")
     with whole_file(output / f"{PLOT}.png") as write:
-        write(lambda path: path.write_bytes(png))
+        write(lambda path: image.save(path, optimize=True))
     with whole_file(output / REPORT) as write:
         write(lambda path: path.write_text(text, encoding="utf-8", errors="backslashreplace"))
     return output / REPORT

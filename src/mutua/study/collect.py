@@ -15,7 +15,7 @@ from mutua.evaluation.blind import blind_accuracy
 from mutua.evaluation.held_out import blind_guess
 from mutua.study.plan import BASELINE, Arm, Plan
 from mutua.study.recipes import BATCH, open_source, test_sources
-from mutua.study.results import BLIND, TRUTH, CostRow, LookRow, PairRow, ScoreRow, YesRow, write_rows
+from mutua.study.results import BLIND, TRUTH, WITH_CURVES, CostRow, LookRow, PairRow, ScoreRow, YesRow, write_rows
 
 Measured = Mapping[Arm, Mapping[str, Any]]  # an arm, and its measured.json
 
@@ -60,15 +60,15 @@ def _step_seconds(measured: Measured) -> dict[Arm, float]:
 def _scores(block: str, arm: Arm, found: Mapping[str, Any], step_seconds: float) -> Iterator[ScoreRow]:
     columns = _arm_columns(block, arm)
     a_sample = step_seconds / BATCH[arm.task]
-    for point in found["curve"]:
-        yield ScoreRow(**columns, split="validation", **{**point, "seconds": a_sample * point["samples"]})
+    for point in found["curve"] if block in WITH_CURVES else ():
+        yield ScoreRow(**columns, split="validation", **{**point, "seconds": round(a_sample * point["samples"], 3)})
     for task, records in found["tests"].items():
         for family, some in _by_family(records):
             right = sum(record.is_correct for record in some)
             yield ScoreRow(
                 **columns,
                 samples=columns["length"],
-                seconds=a_sample * columns["length"],
+                seconds=round(a_sample * columns["length"], 3),
                 split="test",
                 task=task,
                 family=family,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,17 +55,18 @@ def write_report(folder: Path) -> Path:
         raise ValueError(
             f"{folder}: two figures would be named {twice[0]}.png: two blocks or measures have like names."
         )
-    pngs = {shown.name: shown.png() for shown in pictures}
-    for name, png in pngs.items():
-        _write(folder / PICTURES / f"{name}.png", png)
-    _write(folder / "report.md", to_markdown(page, PICTURES).encode())
-    _write(folder / "report.html", to_html(page, pngs).encode())
+    drawn = {shown.name: shown.image() for shown in pictures}
+    for name, image in drawn.items():
+        with whole_file(folder / PICTURES / f"{name}.png") as write:
+            write(partial(image.save, optimize=True))
+    _write(folder / "report.md", to_markdown(page, PICTURES))
+    _write(folder / "report.html", to_html(page, drawn))
     return folder / "report.html"
 
 
-def _write(path: Path, content: bytes) -> None:
+def _write(path: Path, text: str) -> None:
     with whole_file(path) as write:
-        write(lambda partial: partial.write_bytes(content))
+        write(lambda place: place.write_bytes(text.encode()))
 
 
 def _about(folder: Path) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from mutua.folders import whole_file
 
 MAIN = "main"  # the block of the arms that the headline rests on; other blocks are sweeps, or
 NULL = "null: "  # begin like this where no policy can gain
+WITH_CURVES = (MAIN, "policies", "length", "scenes")  # blocks whose learning curves are kept and shown
 BASELINE = "causal"
 BLIND = "blind guess"  # in the place of a policy: what the best guesser scores that never sees the picture
 TRUTH = "right answers"  # in the place of a policy in yes.csv: how often "yes" is right

@@ -13,7 +13,7 @@ from mutua.page import Picture, Section, Table
 from mutua.study.curves import SWEEPS, sweep_figure
 from mutua.study.figures import accuracy_figure, forest_figure, seeds_figure
 from mutua.study.learning import learning_section
-from mutua.study.results import BASELINE, MAIN, NULL, PairRow, ScoreRow
+from mutua.study.results import BASELINE, MAIN, NULL, WITH_CURVES, PairRow, ScoreRow
 from mutua.study.summary import (
     ALL,
     Arm,
@@ -34,7 +34,6 @@ from mutua.study.summary import (
 from mutua.study.tables import accuracy_table, difference_tables, marked, stem
 
 _DRAWN = Arm(MMA.name)  # seed by seed, only the policy that the study is about
-_LEARNING = (MAIN, "policies", "length", "scenes")  # blocks whose learning curves are shown
 _ORDER = "order"  # the block whose arms are compared in two ways: by policy, and by the order of picture and question
 _NAMED = 3  # of the models that are missing
 _SWEPT = {"image tokens": "Cells, visual tokens and objects in a picture grow together."}
@@ -58,7 +57,7 @@ def score_sections(
         on_the_way = [row for row in own if row.split == "validation"]
         ours = [pair for pair in pairs if pair.block == block]
         sections = _of_block(block, tested, ours) if tested else []
-        if on_the_way and block in _LEARNING:
+        if on_the_way and block in WITH_CURVES:
             sections.append(learning_section(block, on_the_way))
         if absent := missing.get(block, ()):
             some = f"{', '.join(absent[:_NAMED])}{', ...' if len(absent) > _NAMED else ''}"

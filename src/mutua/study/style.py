@@ -32,7 +32,7 @@ _ORDERS = {
     f"{IMAGE_FIRST}>{DUAL_ORDER}": ("-.", "bottom"),
 }
 
-WIDTH = 9.0  # inches; shown on a page about 1,000 pixels wide
+WIDTH, _DPI = 9.0, 120  # inches, pixels an inch: about as wide as the page that it is shown on
 _LEGEND_COLUMNS = 5
 
 
@@ -52,7 +52,7 @@ def panels(count: int, columns: int, height: float, **shared: Any) -> tuple[Any,
     rows = math.ceil(count / max(1, min(columns, count)))
     columns = math.ceil(count / rows)  # as even as can be: 2 and 2 rather than 3 and 1
     width = WIDTH if columns > 1 else 0.75 * WIDTH
-    figure = blank_figure(width, rows * height + 0.5)
+    figure = blank_figure(width, rows * height + 0.5, dpi=_DPI)
     axes = list(figure.subplots(rows, columns, squeeze=False, **shared).flatten())
     for unused in axes[count:]:
         unused.set_axis_off()
