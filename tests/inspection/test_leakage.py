@@ -19,7 +19,7 @@ def processor():
 def test_the_proof_holds_for_every_policy(policy, processor):
     proof = prove(make_model(policy), processor, conversations=1)
     assert proof.holds, proof
-    assert [finding.trials > 0 for finding in proof.findings] == [True] * 4
+    assert [finding.trials > 0 for finding in proof.findings] == [True] * 6
     assert any(finding.must_move for finding in proof.findings) is (
         policy not in ("causal", "future-visual", "concentric")
     )
@@ -95,7 +95,7 @@ def test_what_is_not_seen_moves_nothing_to_the_last_bit(backend, dtype, processo
     model = make_model("mma").to(dtype)
     model.set_attn_implementation(backend)
     findings = prove(model, processor, conversations=1).findings
-    assert [finding.moved for finding in findings if not finding.must_move] == [0.0] * 3
+    assert [finding.moved for finding in findings if not finding.must_move] == [0.0] * 5
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -152,3 +152,19 @@ def test_padding_that_is_seen(monkeypatch, processor):
         return mask | torch.ones_like(mask).tril() & ~roles.is_token_BN[:, None, None, :]
 
     assert names_of_failures(broken(monkeypatch, change), processor) == ["padding"]
+
+
+def test_a_mask_of_the_first_row_for_all_rows(monkeypatch, processor):
+    """It was once in our oracle."""
+
+    def change(mask, roles):
+        return mask[:1].expand_as(mask) & roles.is_token_BN[:, None, None, :]
+
+    assert names_of_failures(broken(monkeypatch, change), processor) == ["a reply in a padded batch"]
+
+
+def test_long_rows_that_see_the_next_token(monkeypatch, processor):
+    def change(mask, roles):
+        return mask | torch.ones_like(mask).tril(1) if mask.shape[-1] >= 512 else mask
+
+    assert names_of_failures(broken(monkeypatch, change), processor) == ["a reply in a long row"]

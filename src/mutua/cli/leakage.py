@@ -32,7 +32,7 @@ def leakage(
     conversations: Annotated[int, typer.Option(min=1, help="Random conversations to perturb.")] = 4,
     seed: Annotated[int, typer.Option(help="Of the conversations.")] = 0,
 ) -> None:
-    """Perturb every response token, other documents and padding; exit code 1 if anything moves that must not."""
+    """Perturb responses, other documents, padding and other rows; exit code 1 if anything moves that must not."""
     with report_errors():
         from rich.progress import Progress
         from rich.table import Table

@@ -19,8 +19,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from mutua.attention.auto import SPLIT_FROM
 from mutua.attention.policy import get_policy
 from mutua.chat import roles_of
+from mutua.models.longest_text import longest_text
 from mutua.roles import PADDING_CODE, Modality, TokenRoles
 from mutua.unlocking import ROLES, is_unlocked, policy_of
 
@@ -82,7 +84,8 @@ def prove(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Proof:
-    """Perturbs random conversations of two turns, pictures in both.
+    """Perturbs random conversations of two turns, pictures in both: alone, packed with another, in a padded batch with
+    another, and, where the default backend begins to split its rows there, as turns of a long one.
 
     Args:
         model: as from `mutua.load`, or unlocked (its rows are not packed, as its positions are its own). What must not
@@ -103,7 +106,7 @@ def prove(
     rng = random.Random(seed)
     moves: dict[str, list[float]] = {}
     for done in range(conversations):
-        inputs, other = (_random_chat(processor, rng, model) for _ in range(2))
+        inputs, other = (_encode(processor, [_random_chat(rng)], model) for _ in range(2))
         again = _change(_states(model, inputs), _states(model, inputs))
         tolerance = max(tolerance, 4 * float(again.nan_to_num(0.0).max()))
         for name, found in (
@@ -111,10 +114,11 @@ def prove(
             ("the question: states of its image", _questions(model, inputs)),
             ("another document: states of this one", [] if is_unlocked(model) else _documents(model, inputs, other)),
             ("padding: states of real tokens", _padding(model, inputs)),
+            ("a reply in a padded batch: states before it, other rows", _batches(model, processor, rng)),
+            ("a reply in a long row: states before it", _long_row(model, processor, rng, inputs)),
         ):
-            if not found:
-                continue
-            moves.setdefault(name, []).extend(found)
+            if found:
+                moves.setdefault(name, []).extend(found)
         if progress is not None:
             progress(done + 1, conversations)
     findings = []
@@ -125,23 +129,31 @@ def prove(
     return Proof(policy.name, tuple(findings))
 
 
-def _random_chat(processor: Any, rng: random.Random, model: Any) -> dict[str, Tensor]:
-    """Two turns with a picture and words in each, replies included, as model inputs of one row."""
+def _random_chat(rng: random.Random, turns: int = 2, words: int = 4) -> list[dict[str, Any]]:
+    """Turns with a picture and at least so many words in each part, replies included."""
 
-    def words() -> str:
-        return " ".join(rng.choices(_WORDS, k=rng.randint(4, 9)))
-
-    def picture() -> Image.Image:
-        return Image.frombytes("RGB", (32, 32), rng.randbytes(3 * 32 * 32))
+    def text() -> dict[str, str]:
+        return {"type": "text", "text": " ".join(rng.choices(_WORDS, k=rng.randint(words, words + 5)))}
 
     messages = []
-    for _ in range(2):
-        parts = [{"type": "text", "text": words()}, {"type": "image", "image": picture()}]
-        messages.append({"role": "user", "content": [*parts, {"type": "text", "text": words()}]})
-        messages.append({"role": "assistant", "content": [{"type": "text", "text": words()}]})
-    inputs = processor.apply_chat_template(messages, tokenize=True, return_dict=True, return_tensors="pt")
+    for _ in range(turns):
+        picture = Image.frombytes("RGB", (32, 32), rng.randbytes(3 * 32 * 32))
+        messages.append({"role": "user", "content": [text(), {"type": "image", "image": picture}, text()]})
+        messages.append({"role": "assistant", "content": [text()]})
+    return messages
+
+
+def _encode(processor: Any, chats: list[Any], model: Any, side: str = "left") -> dict[str, Tensor]:
+    """Whole conversations as model inputs, a row each, padded on that side."""
+    inputs = processor.apply_chat_template(
+        chats,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+        processor_kwargs={"padding": True, "padding_side": side},
+    )
     if is_unlocked(model):
-        inputs[ROLES] = roles_of(processor, messages, inputs).to_codes()
+        inputs[ROLES] = roles_of(processor, chats, inputs).to_codes()
     return dict(inputs.to(model.device, dtype=model.dtype))
 
 
@@ -151,54 +163,58 @@ def _roles(inputs: dict[str, Tensor]) -> TokenRoles:
 
 @torch.no_grad()
 def _states(model: Any, inputs: dict[str, Tensor]) -> Tensor:
-    """Final hidden states of one row, (N, T)."""
-    states_NT = model(**inputs, output_hidden_states=True, use_cache=False).hidden_states[-1][0]
-    return states_NT.to(torch.promote_types(states_NT.dtype, torch.float32))
+    """Final hidden states, (B, N, T)."""
+    states_BNT = model(**inputs, output_hidden_states=True, use_cache=False).hidden_states[-1]
+    return states_BNT.to(torch.promote_types(states_BNT.dtype, torch.float32))
 
 
-def _swap(inputs: dict[str, Tensor], places: Tensor) -> dict[str, Tensor]:
-    """Other tokens at `places`, where there is text; images keep their placeholder."""
-    ids_BN, roles = inputs["input_ids"].clone(), _roles(inputs)
-    places = places[roles.modality_BN[0, places] == Modality.TEXT]
-    # Any two ordinary words: those of the row itself are in every vocabulary.
-    words = inputs["input_ids"][0, roles.is_response_BN[0]].unique()
-    ids_BN[0, places] = torch.where(ids_BN[0, places] == words[0], words[-1], words[0])
-    return {**inputs, "input_ids": ids_BN}
+def _swap(inputs: dict[str, Tensor], is_other_BN: Tensor) -> dict[str, Tensor]:
+    """Other tokens there, where there is text; images keep their placeholder."""
+    ids_BN, roles = inputs["input_ids"], _roles(inputs)
+    # Any two ordinary words: those of the rows themselves are in every vocabulary.
+    words = ids_BN[roles.is_response_BN].unique()
+    other_BN = torch.where(ids_BN == words[0], words[-1], words[0])
+    return {**inputs, "input_ids": torch.where(is_other_BN & (roles.modality_BN == Modality.TEXT), other_BN, ids_BN)}
 
 
-def _change(before_NT: Tensor, after_NT: Tensor) -> Tensor:
-    """(N,) change of every state: of its dimensions, relative to the largest value there, the one that moved most.
+def _change(before_BNT: Tensor, after_BNT: Tensor) -> Tensor:
+    """(B, N) change of every state: of its dimensions, relative to the largest value there, the one that moved most.
 
     nan everywhere if a single number of either run is not finite: it says nothing about what was seen.
     """
-    if not bool((before_NT.isfinite() & after_NT.isfinite()).all()):
-        return torch.full_like(before_NT[:, 0], math.nan)
-    largest_T = torch.maximum(before_NT.abs(), after_NT.abs()).amax(0).clamp(min=torch.finfo(before_NT.dtype).tiny)
-    return ((before_NT - after_NT).abs() / largest_T).amax(-1)
+    if not bool((before_BNT.isfinite() & after_BNT.isfinite()).all()):
+        return torch.full_like(before_BNT[..., 0], math.nan)
+    largest_T = torch.maximum(before_BNT.abs(), after_BNT.abs()).amax((0, 1))
+    largest_T = largest_T.clamp(min=torch.finfo(before_BNT.dtype).tiny)
+    return ((before_BNT - after_BNT).abs() / largest_T).amax(-1)
+
+
+def _index(inputs: dict[str, Tensor]) -> Tensor:
+    """(N,) the place of every token in its row."""
+    ids_BN = inputs["input_ids"]
+    return torch.arange(ids_BN.shape[1], device=ids_BN.device)
 
 
 def _responses(model: Any, inputs: dict[str, Tensor]) -> list[float]:
-    before = _states(model, inputs)
-    index_N = torch.arange(before.shape[0], device=before.device)
-    places = _roles(inputs).is_response_BN[0].nonzero()[:, 0]
-    return [
-        float(_change(before, _states(model, _swap(inputs, place[None])))[index_N < place].max()) for place in places
-    ]
+    before, index_N = _states(model, inputs), _index(inputs)
+    moved = []
+    for place in _roles(inputs).is_response_BN[0].nonzero()[:, 0]:
+        after = _states(model, _swap(inputs, (index_N == place)[None]))
+        moved.append(float(_change(before, after)[0, index_N < place].max()))
+    return moved
 
 
 def _questions(model: Any, inputs: dict[str, Tensor]) -> list[float]:
     """Per block: how far the states of its image move with the text after it (the least of its tokens)."""
-    roles = _roles(inputs)
-    before = _states(model, inputs)
+    roles, before, index_N = _roles(inputs), _states(model, inputs), _index(inputs)
     moved = []
     for block in roles.block_BN[0].unique():
-        in_block = roles.block_BN[0] == block
-        image = in_block & (roles.modality_BN[0] == Modality.IMAGE)
-        if block < 0 or not image.any():
+        in_block_N = roles.block_BN[0] == block
+        is_image_N = in_block_N & (roles.modality_BN[0] == Modality.IMAGE)
+        if block < 0 or not is_image_N.any():
             continue
-        places = in_block.nonzero()[:, 0]
-        after = _states(model, _swap(inputs, places[places > image.nonzero()[-1]]))
-        moved.append(float(_change(before, after)[image].min()))
+        after = _states(model, _swap(inputs, (in_block_N & (index_N > is_image_N.nonzero()[-1]))[None]))
+        moved.append(float(_change(before, after)[0, is_image_N].min()))
     return moved
 
 
@@ -212,14 +228,13 @@ def _documents(model: Any, first: dict[str, Tensor], second: dict[str, Tensor]) 
         "pixel_values": torch.cat([first["pixel_values"], second["pixel_values"]]),
     }
     split, images = first["input_ids"].shape[1], first["pixel_values"].shape[0]
-    before = _states(model, packed)
-    index_N = torch.arange(before.shape[0], device=before.device)
+    before, index_N = _states(model, packed), _index(packed)
     moved = []
-    for is_mine, mine in ((index_N < split, slice(images)), (index_N >= split, slice(images, None))):
-        changed = _swap(packed, is_mine.nonzero()[:, 0])
+    for is_mine_N, mine in ((index_N < split, slice(images)), (index_N >= split, slice(images, None))):
+        changed = _swap(packed, is_mine_N[None])
         changed["pixel_values"] = packed["pixel_values"].clone()
         changed["pixel_values"][mine] *= -1
-        moved.append(float(_change(before, _states(model, changed))[~is_mine].max()))
+        moved.append(float(_change(before, _states(model, changed))[0, ~is_mine_N].max()))
     return moved
 
 
@@ -229,7 +244,39 @@ def _padding(model: Any, inputs: dict[str, Tensor], length: int = 5) -> list[flo
     for sides in ((length, 0), (0, length)):
         per_token = [key for key, value in inputs.items() if value.shape == inputs["input_ids"].shape]
         padded = inputs | {key: torch.nn.functional.pad(inputs[key], sides, value=PADDING_CODE) for key in per_token}
-        is_token = padded["attention_mask"][0].bool()
-        changed = _swap(padded, (~is_token).nonzero()[:, 0])
-        moved.append(float(_change(_states(model, padded), _states(model, changed))[is_token].max()))
+        is_token_BN = padded["attention_mask"].bool()
+        changed = _swap(padded, ~is_token_BN)
+        moved.append(float(_change(_states(model, padded), _states(model, changed))[is_token_BN].max()))
     return moved
+
+
+def _batches(model: Any, processor: Any, rng: random.Random) -> list[float]:
+    """The shorter of two rows, padded: on the left and the second, on the right and the first."""
+    short, long = _random_chat(rng), _random_chat(rng, words=10)
+    return [
+        _reply(model, _encode(processor, chats, model, side), chats.index(short), rng)
+        for side, chats in (("left", [long, short]), ("right", [short, long]))
+    ]
+
+
+def _long_row(model: Any, processor: Any, rng: random.Random, short: dict[str, Tensor]) -> list[float]:
+    """A row of so many turns that `mutua_auto` computes it otherwise than a short one; none if that is long enough, or
+    if the model knows fewer positions."""
+    length = short["input_ids"].shape[1]
+    turns = 2 * math.ceil(1.2 * SPLIT_FROM.get(model.device.type, 0) / length)
+    limit = longest_text(model.config.get_text_config())
+    if turns <= 2 or (limit is not None and 1.2 * turns * length / 2 > limit):
+        return []
+    return [_reply(model, _encode(processor, [_random_chat(rng, turns)], model), 0, rng)]
+
+
+def _reply(model: Any, inputs: dict[str, Tensor], row: int, rng: random.Random) -> float:
+    """Other text from one of the replies of a row on: how far the states before it and those of other rows move."""
+    roles, index_N = _roles(inputs), _index(inputs)
+    is_response_N = roles.is_response_BN[row]
+    begins_N = is_response_N & ~torch.nn.functional.pad(is_response_N, (1, -1))
+    first = int(rng.choice(begins_N.nonzero()[:, 0].tolist()))
+    is_later_BN = torch.zeros_like(roles.is_token_BN)
+    is_later_BN[row] = index_N >= first
+    change_BN = _change(_states(model, inputs), _states(model, _swap(inputs, is_later_BN)))
+    return float(change_BN[roles.is_token_BN & ~is_later_BN].max())
