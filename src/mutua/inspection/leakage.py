@@ -129,11 +129,11 @@ def prove(
     return Proof(policy.name, tuple(findings))
 
 
-def _random_chat(rng: random.Random, turns: int = 2, words: int = 4) -> list[dict[str, Any]]:
-    """Turns with a picture and at least so many words in each part, replies included."""
+def _random_chat(rng: random.Random, turns: int = 2, words: tuple[int, int] = (4, 9)) -> list[dict[str, Any]]:
+    """Turns with a picture, and so many words in each part, at least and at most, replies included."""
 
     def text() -> dict[str, str]:
-        return {"type": "text", "text": " ".join(rng.choices(_WORDS, k=rng.randint(words, words + 5)))}
+        return {"type": "text", "text": " ".join(rng.choices(_WORDS, k=rng.randint(*words)))}
 
     messages = []
     for _ in range(turns):
@@ -252,7 +252,7 @@ def _padding(model: Any, inputs: dict[str, Tensor], length: int = 5) -> list[flo
 
 def _batches(model: Any, processor: Any, rng: random.Random) -> list[float]:
     """The shorter of two rows, padded: on the left and the second, on the right and the first."""
-    short, long = _random_chat(rng), _random_chat(rng, words=10)
+    short, long = _random_chat(rng, words=(1, 3)), _random_chat(rng)
     return [
         _reply(model, _encode(processor, chats, model, side), chats.index(short), rng)
         for side, chats in (("left", [long, short]), ("right", [short, long]))
