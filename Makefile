@@ -6,7 +6,7 @@ ECOSYSTEM := .venv-ecosystem
 HARNESSES := lmms-eval vlmevalkit vlmevalkit-2025
 READY := $(VENV)/.ready
 
-.PHONY: run test test-slow test-ecosystem test-harness check format clean
+.PHONY: run test test-slow test-cuda test-ecosystem test-harness check format clean
 
 run: $(READY)
 	$(BIN)/mutua quickstart
@@ -17,6 +17,10 @@ test: $(READY)
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
+
+# On a machine with a CUDA device, what needs one.
+test-cuda: $(READY)
+	$(BIN)/python -m pytest -m cuda
 
 # Inside other people's trainers and servers, in an environment of its own.
 test-ecosystem: $(ECOSYSTEM)/.ready

@@ -1,5 +1,5 @@
 """On a CUDA device: every backend against the oracle, the packaged model against itself on the CPU, training and going
-on. `python -m pytest -m cuda` runs these and nothing else."""
+on. `make test-cuda` runs these and nothing else."""
 
 from __future__ import annotations
 

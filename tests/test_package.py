@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
+from hatchling.builders.wheel import WheelBuilder
 
 import mutua
 from mutua.api import PACKAGED
 
+ROOT = Path(__file__).parents[1]
 HEAVY = "torch transformers numpy PIL pydantic matplotlib yaml easy_vqa tensorboard peft"
 
 
@@ -64,6 +68,45 @@ def test_the_packaged_model_is_small_and_safe():
         file.name for file in files
     }
     assert not [file for file in files if file.suffix in (".bin", ".pt", ".pkl", ".pickle")]
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a wheel of the repository puts into an environment."""
+    folder = tmp_path_factory.mktemp("wheel")
+    (wheel,) = WheelBuilder(str(ROOT)).build(directory=str(folder), versions=["standard"])
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder / "site")
+    return folder / "site"
+
+
+def test_a_wheel_carries_the_whole_package_and_nothing_else(installed: Path):
+    def files(folder: Path, parent: Path) -> set[str]:
+        every = (file.relative_to(parent).as_posix() for file in folder.rglob("*") if file.is_file())
+        return {name for name in every if "__pycache__" not in name}
+
+    repository = files(ROOT / "src/mutua", ROOT / "src") | {f"mutua/{name}" for name in files(ROOT / "recipes", ROOT)}
+    assert files(installed / "mutua", installed) == repository
+    (record,) = (path for path in installed.iterdir() if path.name != "mutua")
+    assert (record / "entry_points.txt").read_text().split() == [
+        *("[console_scripts]", "mutua", "=", "mutua.__main__:main"),
+        *("[lmms_eval.models]", "mutua", "=", "mutua.evaluation.harness:lmms_eval_models"),
+    ]
+
+
+def test_what_a_wheel_installs_answers_and_finds_its_recipes(installed: Path, tmp_path: Path):
+    code = (
+        "import mutua, sys\nfrom PIL import Image\nfrom mutua.training import load_recipe\n"
+        "assert mutua.__file__.startswith(sys.argv[1])\n"
+        "model, processor = mutua.load()\n"
+        "assert mutua.ask(model, processor, Image.new('RGB', (64, 64)), 'is there a red circle?') == 'no'\n"
+        "try: load_recipe('recipes/quickstart.yaml')\n"
+        "except ValueError as error: load_recipe(str(error).rsplit(' ', 1)[1])\n"
+    )
+    command = [sys.executable, "-c", code, str(installed)]
+    environment = {**os.environ, "PYTHONPATH": str(installed)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_packaged_model_is_what_load_gives():
