@@ -107,7 +107,10 @@ def yes(rows: Sequence[ScoreRow]) -> list[YesRow]:
 def costs() -> list[CostRow]:
     relative = {"causal": 1.0, "mma": 1.04, "prefix": 1.09, "concentric": 1.2}
     return [
-        CostRow(backbone, "mlp", policy, "image-first", 3, 4, 61.5 * factor, 800.0 * factor, 0.25)
+        CostRow(
+            *(backbone, "mlp", policy, "image-first", 3, 4, 5),
+            *(61.5 * factor, 60.0 * factor, 70.0 * factor, 800.0 * factor, 0.25),
+        )
         for backbone in BACKBONES
         for policy, factor in relative.items()
     ]

@@ -189,6 +189,7 @@ MISTAKES = [
         "quickstart: disk full", on_a_full_disk("quickstart", "--output", "out"), ("--output out/results.json", FULL)
     ),
     Mistake("quickstart: no time", doing("quickstart", "--minutes", "0"), ("--minutes", "greater than or equal to 1")),
+    Mistake("quickstart: no end", doing("quickstart", "--minutes", "inf"), ("--minutes", "less than or equal to 1440")),
     Mistake(
         "study: no such policy", doing("study", "--policies", "causal,magic"), ("unknown attention policy 'magic'",)
     ),

@@ -144,16 +144,19 @@ def exact(share: dict[str, list[int]], **changed) -> list[ScoreRow]:
 
 def test_a_difference_is_said_and_none_is_not():
     seen = sentences(exact({"causal": [50, 52, 48, 50, 51], "mma": [60, 63, 57, 61, 60]}))
-    assert "grid: exists: mma against causal, in points: right more often: llama +10.0 (+8.8 to +11.2)." in seen
+    assert (
+        "grid: exists: mma against causal, in points over 5 seeds: right more often: llama +10.0 (+8.8 to +11.2)."
+        in seen
+    )
     assert "mean over 1 family: +19.9 % (+17.7 to +22.1) over 5 seeds, a gain." in seen
     turned = sentences(exact({"causal": [60, 63, 57, 61, 60], "mma": [50, 52, 48, 50, 51]}))
     assert "right less often: llama -10.0" in turned
     assert "a loss" in turned
     unclear = sentences(exact({"causal": [50, 52, 48, 50, 51], "mma": [40, 63, 57, 49, 55]}))
-    assert "in points: no difference seen: llama +2.6 (" in unclear
+    assert "in points over 5 seeds: no difference seen: llama +2.6 (" in unclear
     assert "over 5 seeds, no difference seen" in unclear
     tie = sentences(exact({"causal": [50, 52], "mma": [50, 52]}))
-    assert "in points: tie: llama +0.0 (+0.0 to +0.0)." in tie
+    assert "in points over 2 seeds: tie: llama +0.0 (+0.0 to +0.0)." in tie
 
 
 def test_one_seed_has_no_interval_unless_its_questions_are_paired():
@@ -191,7 +194,9 @@ def test_what_is_missing_is_said():
     said = "Not whole: 4 models not measured (mma-seed-3, mma-seed-4, causal-seed-3, ...)."
     for section in score_sections(rows, [], missing):
         assert section.sentences[0] == said
-    assert "Not whole" not in sentences(rows, missing={"depth": ["layers-1-mma-seed-0"]})
+    said = sentences(rows, missing={"depth": ["layers-1-mma-seed-0", "layers-1-causal-seed-0"]})
+    assert "Not whole" not in said
+    assert "Nothing measured yet: 2 models." in said
 
 
 def test_what_learning_curves_say():
@@ -201,7 +206,7 @@ def test_what_learning_curves_say():
             {"causal": [causal], "mma": [mma], "prefix": [55]}, split="validation", samples=samples, seconds=samples / 2
         )
     said = sentences(rows)
-    share = "after 44 % of causal's samples and 44 % of its seconds."
+    share = "after 44 % of the samples and 44 % of the seconds that causal took."
     assert f"mma comes to causal's last accuracy in 1 of 1 curve, {share}" in said
     assert "prefix comes to causal's last accuracy in 0 of 1 curve." in said
     (table,) = score_sections(rows, [], {})[0].tables
@@ -225,7 +230,7 @@ def test_an_unfinished_study_is_reported_as_far_as_it_is():
     full = on_test(policies=("causal", "mma", "prefix"))
     partial = [row for row in full if row.policy != "prefix" or row.seed == 0]
     assert {one.arm.policy: one.estimate.count for one in differences(partial)} == {"mma": 3, "prefix": 1}
-    assert "prefix against causal, in points: no interval" in sentences(partial)
+    assert "prefix against causal, in points over 1 seed: no interval" in sentences(partial)
     alone = [row for row in full if row.policy == "mma"]
     assert differences(alone) == relative_gains(alone) == []
     assert [section.heading for section in score_sections(alone, [], {})] == ["Accuracy"]
@@ -261,9 +266,9 @@ def test_all_questions_of_a_task_are_all_its_families():
 def test_a_blind_guess_of_some_families_is_none_of_the_task():
     some = [row for row in blind() if row.family in ("relation", "pope-random")]
     guesses = blind_guesses([*on_test(), *some])
-    assert Questions("grid", "relation") in guesses
-    assert Questions("grid") not in guesses
-    assert guesses[Questions("pope", "pope-random")] == 0.5
+    assert (4, Questions("grid", "relation")) in guesses
+    assert (4, Questions("grid")) not in guesses
+    assert guesses[4, Questions("pope", "pope-random")] == 0.5
 
 
 def test_the_gain_over_backbones_and_over_seeds():
@@ -296,7 +301,7 @@ def test_the_gain_is_the_mean_over_families_however_many_a_task_has():
 
 def test_what_models_do_in_numbers():
     cost = cost_section(costs()).tables[0]
-    assert ("llama", "mma", "64.0 (1.04x)", "832 (1.04x)", "0.25 (1.00x)") in cost.rows
+    assert ("llama", "mma", "64.0 (1.04x)", "62.4 to 72.8", "832 (1.04x)", "0.25 (1.00x)", "5 seeds") in cost.rows
     alone = cost_section([row for row in costs() if row.policy == "mma"])
     assert not alone.pictures
     assert alone.tables[0].rows[0][2] == "64.0"
@@ -320,3 +325,28 @@ def test_odd_words_break_no_page(tmp_path):
     write_report(tmp_path)
     assert Tags((tmp_path / "report.html").read_text()).open == []
     assert r"a\|b \<b\>\*x\*\</b\> \$y\$" in (tmp_path / "report.md").read_text()
+
+
+def test_families_that_nobody_has_learned_are_named():
+    def told(causal: list[int], guess: int) -> str:
+        rows = exact({"causal": causal, "mma": [52, 55]})
+        return sentences([*rows, replace(rows[0], policy="blind guess", correct=guess)])
+
+    said = "grid: exists: no model is seen above the best guess without the picture, so differences say nothing there"
+    assert f"{said}: llama (50.0 %)." in told([50, 54], 50)
+    assert said not in told([70, 71], 50)
+    assert said not in told([100, 100], 50), "all right in every seed: there is no interval"
+    assert said not in told([50, 54], 30)
+
+
+def test_curves_that_level_off_are_compared_where_they_came_there_first():
+    rows = []
+    for samples, causal, mma in ((100, 40, 60), (200, 60, 60), (1000, 60, 61)):
+        rows += exact({"causal": [causal], "mma": [mma]}, split="validation", samples=samples, seconds=samples / 2)
+    assert "in 1 of 1 curve, after 50 % of the samples and 50 % of the seconds that causal took." in sentences(rows)
+
+
+def test_exact_ties_are_no_matter_of_chance():
+    rows = exact({"causal": [50, 52], "mma": [50, 52], "prefix": [50, 55]})
+    assert "Of 1 intervals over all families and tasks, 0 leave out 0" in sentences(rows)
+    assert "Aside from these: exact ties, or without an interval, 1." in sentences(rows)

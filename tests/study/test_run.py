@@ -9,12 +9,15 @@ from dataclasses import replace
 import pytest
 import torch
 from small_studies import in_this_process, small  # noqa: F401 (fixtures)
+from torch.nn.functional import scaled_dot_product_attention
+from torch.utils.flop_counter import FlopCounterMode
 
 from mutua.study import recipes, run
 from mutua.study.plan import Arm, Block, Plan
 from mutua.study.pool import JobError
 from mutua.study.results import BLIND, TRUTH, CostRow, LookRow, PairRow, ScoreRow, YesRow, read_rows
 from mutua.study.run import run_study
+from mutua.study.work import _ATTENTION_ON_A_CPU, read_arm
 
 ARMS = tuple(Arm(policy, seed, steps=4) for seed in (0, 1) for policy in ("causal", "mma"))
 PLAN = Plan((Block("main", ARMS), Block("depth", (*ARMS[:2], *(replace(arm, layers=1) for arm in ARMS[:2])))))
@@ -108,11 +111,27 @@ def test_what_is_measured_is_reported_where_an_arm_fails(started, tmp_path, monk
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("mask", [{"is_causal": True}, {"attn_mask": torch.ones(6, 6, dtype=torch.bool)}])
+def test_attention_counts_among_the_operations_of_a_step(mask):
+    """Two products of N x N x D multiplications and additions forward, five backward."""
+    q_BHND = torch.randn(2, 3, 6, 8, requires_grad=True)
+    with FlopCounterMode(display=False, custom_mapping=_ATTENTION_ON_A_CPU) as counter:
+        scaled_dot_product_attention(q_BHND, q_BHND, q_BHND, **mask).sum().backward()
+    assert counter.get_total_flops() == (2 + 5) * 2 * (2 * 3 * 6 * 6 * 8)
+
+
+def test_an_arm_that_is_not_told_is_named(tmp_path):
+    for content in ("", "[]", '{"arm": {"size": 3}}'):
+        (tmp_path / "arm.json").write_text(content)
+        with pytest.raises(ValueError, match=r"arm\.json: does not say which model this is .* remove its folder"):
+            read_arm(tmp_path)
+
+
 def test_orders_in_stages(small, in_this_process, monkeypatch, tmp_path):  # noqa: F811
     monkeypatch.setattr(run, "run_jobs", in_this_process)
     arms = tuple(Arm(policy, steps=4, order="both>image-first") for policy in ("causal", "mma"))
     run_study(Plan((Block("order", arms),)), tmp_path, lambda line: None)
     second = tmp_path / "runs" / arms[1].name / "stage-2" / "recipe.yaml"
     assert "order: image-first" in second.read_text()
-    samples = {row.samples for row in read_rows(tmp_path, ScoreRow) if row.split == "test"}
-    assert samples == {4 * 6}
+    rows = [row for row in read_rows(tmp_path, ScoreRow) if row.split == "test" and row.policy != BLIND]
+    assert {row.samples for row in rows} == {4 * 6}

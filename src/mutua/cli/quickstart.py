@@ -24,7 +24,7 @@ def quickstart(
         "runs/quickstart"
     ),
     minutes: Annotated[
-        float, typer.Option(min=1, help="How long it may take; steps are fitted to it when it begins.")
+        float, typer.Option(min=1, max=1440, help="How long it may take; steps are fitted to it when it begins.")
     ] = 10,
     seed: Annotated[
         int | None, typer.Option(min=0, help="Of weights and data; another one is another experiment. Default: 0.")

@@ -42,6 +42,7 @@ def study(
     Only what is missing in --out is done, so a study may be stopped, continued and enlarged.
     """
     with report_errors():
+        from mutua.figures import blank_figure
         from mutua.study.plan import full_plan, quick_plan
         from mutua.study.run import run_study
 
@@ -52,6 +53,7 @@ def study(
             given["backbones"] = each_once("--backbones", backbones.split(","))
         if seeds:
             given["seeds"] = seeds
+        blank_figure(1, 1)  # or hours would pass before it is said that the report cannot be drawn
         plan = full_plan(**given) if full else quick_plan(**given)
         make_folder("--out", folder)
         report = run_study(plan, folder, err.print, processes)

@@ -44,12 +44,14 @@ def counted(count: int, unit: str) -> str:
 
 
 def compared(who: str, than: str, found: Iterable[tuple[str, Estimate]]) -> str:
-    """A clause on differences of accuracy, each with its place: where more, where less, where none is seen."""
+    """A sentence on differences of accuracy, each with its place: where more, where less, where none is seen."""
     parts: dict[str, list[str]] = {}
+    over: dict[str, None] = {}
     for place, estimate in found:
         parts.setdefault(_seen(estimate), []).append(f"{place} {points(estimate)}")
+        over[counted(estimate.count, estimate.unit)] = None
     clauses = (f"{word}: {', '.join(places)}" for word, places in parts.items())
-    return f"{who} against {than}, in points: {'; '.join(clauses)}."
+    return f"{who} against {than}, in points over {' or '.join(over)}: {'; '.join(clauses)}."
 
 
 def _seen(difference: Estimate) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from mutua.evaluation.blind import blind_accuracy
 from mutua.evaluation.held_out import blind_guess
 from mutua.study.plan import BASELINE, Arm, Plan
 from mutua.study.recipes import BATCH, open_source, test_sources
-from mutua.study.results import BLIND, TRUTH, WITH_CURVES, CostRow, LookRow, PairRow, ScoreRow, YesRow, write_rows
+from mutua.study.results import BLIND, NULL, TRUTH, WITH_CURVES, CostRow, LookRow, PairRow, ScoreRow, YesRow, write_rows
 
 Measured = Mapping[Arm, Mapping[str, Any]]  # an arm, and its measured.json
 
@@ -26,7 +28,12 @@ def write_rows_of(plan: Plan, measured: Measured, folder: Path) -> None:
     arms = [(name, arm) for name, of_block in blocks.items() for arm in of_block]
     steps = _step_seconds(measured)
     scores = [row for name, arm in arms for row in _scores(name, arm, measured[arm], steps[replace(arm, seed=0)])]
-    blind = [row for name in _WITH_BLIND & blocks.keys() for row in _blind(name, blocks[name][:1], measured)]
+    blind = [
+        row
+        for name, of_block in blocks.items()
+        if not name.startswith(NULL)
+        for row in _blind(name, of_block, measured)
+    ]
     write_rows(folder, ScoreRow, scores + blind)
     truth = [row for name, of_block in blocks.items() for row in _truth(name, of_block[:1], measured)]
     write_rows(folder, YesRow, [row for name, arm in arms for row in _yes(name, arm, measured[arm])] + truth)
@@ -36,7 +43,6 @@ def write_rows_of(plan: Plan, measured: Measured, folder: Path) -> None:
     write_rows(folder, LookRow, [row for arm in looked for row in _looks(arm, measured[arm])])
 
 
-_WITH_BLIND = {"main", "scenes"}  # blocks whose figures show what a guess gives that sees no picture
 _WITH_LOOKS = {"main", "policies", "policies by backbone"}  # blocks whose arms differ in no more than looks.csv tells
 _FITTED = 12_000  # questions of the training split that the guess knows
 
@@ -78,8 +84,12 @@ def _scores(block: str, arm: Arm, found: Mapping[str, Any], step_seconds: float)
 
 
 def _blind(block: str, arms: list[Arm], measured: Measured) -> Iterator[ScoreRow]:
-    """The best guess that never sees a picture, by the tasks of a block; "pope" is never trained on and has none."""
+    """The best guess that never sees a picture, by the tasks and sizes of a block; "pope" is never trained on and has
+    none."""
+    sizes: dict[tuple[str, int], Arm] = {}
     for arm in arms:
+        sizes.setdefault((arm.task, arm.side), arm)
+    for arm in sizes.values():
         columns = {**_arm_columns(block, arm), "policy": BLIND, "samples": 0, "seconds": 0.0, "split": "test"}
         for task, settings in test_sources(arm).items():
             if task == "pope":
@@ -91,8 +101,13 @@ def _blind(block: str, arms: list[Arm], measured: Measured) -> Iterator[ScoreRow
 
 
 def _grid_guess(arm: Arm, settings: dict[str, Any]) -> dict[str, float]:
-    train, test = (open_source(one) for one in ({**settings, "split": "train", "size": _FITTED}, settings))
-    return blind_accuracy(train[:], test[:])
+    return _guess(json.dumps({**settings, "split": "train", "size": _FITTED}), json.dumps(settings))
+
+
+@cache
+def _guess(train: str, test: str) -> dict[str, float]:
+    """Blocks share their questions; sources by their settings as JSON."""
+    return blind_accuracy(*(open_source(json.loads(one))[:] for one in (train, test)))
 
 
 def _yes(block: str, arm: Arm, found: Mapping[str, Any]) -> Iterator[YesRow]:
@@ -162,16 +177,23 @@ def _but_policy(arm: Arm) -> tuple[Any, ...]:
 
 
 def _costs(measured: Measured) -> Iterator[CostRow]:
-    """Of the arms on grid scenes, medians over their seeds and lengths."""
-    by_arm: defaultdict[CostRow, list[Mapping[str, float]]] = defaultdict(list)
+    """Of the arms on grid scenes, medians over their seeds; of the shortest length, as only some have another one."""
+    shortest = min((arm.steps for arm in measured), default=0)
+    by_arm: defaultdict[Arm, list[Mapping[str, Any]]] = defaultdict(list)
     for arm, found in measured.items():
-        if arm.task == "grid" and arm.questions == "own":
-            names = ("backbone", "connector", "policy", "order", "layers", "side")
-            key = CostRow(**{name: getattr(arm, name) for name in names}, step_ms=0, peak_mib=0, gflops_per_sample=0)
-            by_arm[key].append(found["cost"])
-    for key, costs in by_arm.items():
-        medians: dict[str, Any] = {name: statistics.median(cost[name] for cost in costs) for name in costs[0]}
-        yield replace(key, **medians)
+        if (arm.task, arm.questions, arm.steps) == ("grid", "own", shortest):
+            by_arm[replace(arm, seed=0)].append(found["cost"])
+    for arm, costs in by_arm.items():
+        steps, peaks = [cost["step_ms"] for cost in costs], [cost["peak_mib"] for cost in costs if cost["peak_mib"]]
+        yield CostRow(
+            **{name: getattr(arm, name) for name in ("backbone", "connector", "policy", "order", "layers", "side")},
+            seeds=len(costs),
+            step_ms=statistics.median(steps),
+            fastest_ms=min(steps),
+            slowest_ms=max(steps),
+            peak_mib=statistics.median(peaks) if peaks else None,
+            gflops_per_sample=costs[0]["gflops_per_sample"],
+        )
 
 
 def _looks(arm: Arm, found: Mapping[str, Any]) -> Iterator[LookRow]:

@@ -12,23 +12,34 @@ from typing import Any
 from mutua.evaluation.intervals import Estimate
 from mutua.study.results import BASELINE, CostRow, LookRow
 from mutua.study.style import colour, dots, legend, line_style, panels, percent, reach, title
-from mutua.study.summary import Arm, Difference, Measured, Place, Questions, arms_in_order, grouped, place_labels
+from mutua.study.summary import (
+    Arm,
+    Asked,
+    Difference,
+    Measured,
+    Place,
+    Questions,
+    arms_in_order,
+    grouped,
+    in_words,
+    place_labels,
+)
 
 _LINE, _GAP = 0.115, 0.16  # inches: of an arm in a row, and between rows
 _NARROWEST = 20  # points that an axis of shares spans at least
 
 
-def accuracy_figure(measured: Sequence[Measured], blind: Mapping[Questions, float] | None = None) -> Any:
+def accuracy_figure(measured: Sequence[Measured], blind: Mapping[Asked, float] | None = None) -> Any:
     """A panel a place, a row a family, a dot an arm with its 95 % interval; dashed: a guess that sees no picture."""
     return _shares(measured, "accuracy", blind or {}, "blind guess")
 
 
-def yes_figure(measured: Sequence[Measured], right: Mapping[Questions, float]) -> Any:
+def yes_figure(measured: Sequence[Measured], right: Mapping[Asked, float]) -> Any:
     """As `accuracy_figure`, of how often an arm says yes; dashed: how often that is right."""
     return _shares(measured, "answers that are yes", right, "right answers")
 
 
-def _shares(measured: Sequence[Measured], label: str, dashed: Mapping[Questions, float], dashed_label: str) -> Any:
+def _shares(measured: Sequence[Measured], label: str, dashed: Mapping[Asked, float], dashed_label: str) -> Any:
     arms = arms_in_order(one.arm for one in measured)
     rows = list(dict.fromkeys(one.questions for one in measured))
     places = place_labels(one.place for one in measured)
@@ -41,8 +52,8 @@ def _shares(measured: Sequence[Measured], label: str, dashed: Mapping[Questions,
             at = [rows.index(one.questions) + _offset(arm, arms) for one in mine]
             if mine:
                 handles[arm.label] = dots(panel, arm, at, [one.estimate for one in mine])
-        for questions, share in dashed.items():
-            if questions in rows:
+        for (side, questions), share in dashed.items():
+            if side == place.side and questions in rows:
                 row = rows.index(questions)
                 line = panel.vlines(100 * share, row - 0.45, row + 0.45, colors="0.35", linestyles="dashed", lw=1.2)
                 handles[dashed_label] = line
@@ -60,29 +71,39 @@ def _shares(measured: Sequence[Measured], label: str, dashed: Mapping[Questions,
 
 
 def forest_figure(found: Sequence[Difference], against: str = BASELINE) -> Any:
-    """A panel a family, a row a place, a dot an arm: how far it is from its baseline, in percentage points.
+    """A panel a family, a row a place and order, a dot a policy: how far it is from its baseline, in percentage points.
 
     Args:
         against: what the axis calls the baseline.
     """
-    arms = arms_in_order(one.arm for one in found)
+    arms = arms_in_order(Arm(one.arm.policy) for one in found)
     families = list(dict.fromkeys(one.questions for one in found))
-    places = place_labels(one.place for one in found)
-    figure, axes = panels(len(families), 3, _height(len(places), len(arms)) + 0.75, sharex=True, sharey=True)
+    rows = _places_and_orders(found)
+    figure, axes = panels(len(families), 3, _height(len(rows), len(arms)) + 0.75, sharex=True, sharey=True)
     handles: dict[str, Any] = {}
     for panel, questions in zip(axes, families, strict=True):
         for arm in arms:
-            mine = [one for one in found if one.arm == arm and one.questions == questions]
-            at = [list(places).index(one.place) + _offset(arm, arms) for one in mine]
+            mine = [one for one in found if one.arm.policy == arm.policy and one.questions == questions]
+            at = [list(rows).index((one.place, one.arm.order)) + _offset(arm, arms) for one in mine]
             if mine:
                 handles[arm.label] = dots(panel, arm, at, [one.estimate for one in mine])
         panel.axvline(0, color="0.35", lw=1, zorder=0)
-        _rows(panel, list(places.values()))
+        _rows(panel, list(rows.values()))
         title(panel, questions.label)
         panel.set_xlabel(f"points more than {against}", fontsize=9)
     axes[0].set_xlim(*reach(one.estimate for one in found))
     legend(figure, handles)
     return figure
+
+
+def _places_and_orders(found: Sequence[Difference]) -> dict[tuple[Place, str], str]:
+    """The rows of differences, with their labels: the place, or the order too where there are several."""
+    orders = list(dict.fromkeys(one.arm.order for one in found))
+    return {
+        (place, order): name if len(orders) == 1 else f"{name}, {in_words(order)}"
+        for place, name in place_labels(one.place for one in found).items()
+        for order in orders
+    }
 
 
 def seeds_figure(found: Sequence[tuple[Place, Questions, int, Estimate]], arm: Arm) -> Any:
@@ -108,36 +129,41 @@ def seeds_figure(found: Sequence[tuple[Place, Questions, int, Estimate]], arm: A
 
 
 def cost_figure(rows: Sequence[CostRow]) -> Any:
-    """A row of panels a place: step time, memory and FLOPs of every arm, as a multiple of causal's.
+    """A row of panels a place: step time, from the fastest seed to the slowest, and memory, as multiples of causal's
+    medians. A far seed's line runs off its panel.
 
     Arms in a place without a causal arm are left out.
     """
-    measures = {"step_ms": "step time", "peak_mib": "peak memory of the process", "gflops_per_sample": "FLOPs a sample"}
+    measures = {"step_ms": "step time", "peak_mib": "peak memory of the process"}
     by_place = grouped(rows, lambda row: Place(row.backbone, row.connector, row.layers, row.side, 0))
     by_place = {place: mine for place, mine in by_place.items() if any(row.policy == BASELINE for row in mine)}
     if not by_place:
         raise ValueError(f"{CostRow.FILE}: no arm is causal, so nothing can be relative to it.")
     names = place_labels(by_place)
     arms = arms_in_order(Arm(row.policy, row.order) for mine in by_place.values() for row in mine)
-    figure, axes = panels(3 * len(names), 3, 0.24 * len(arms) + 0.85, sharex=True, sharey=True)
+    figure, axes = panels(len(measures) * len(names), len(measures), 0.3 * len(arms) + 0.85, sharex=True, sharey=True)
+    shown = [1.0]
     for place_index, (place, name) in enumerate(names.items()):
         mine = by_place[place]
         bases = {row.order: row for row in mine if row.policy == BASELINE}
-        for panel, (measure, word) in zip(axes[3 * place_index :], measures.items(), strict=False):
+        for panel, (measure, word) in zip(axes[len(measures) * place_index :], measures.items(), strict=False):
             for row in mine:
                 base = getattr(bases.get(row.order, next(iter(bases.values()))), measure)
-                arm = Arm(row.policy, row.order)
-                if not base:
+                arm, value = Arm(row.policy, row.order), getattr(row, measure)
+                if not base or value is None:
                     continue
-                ratio, at = getattr(row, measure) / base, arms.index(arm)
+                ratio, at = value / base, arms.index(arm)
+                shown.append(ratio)
                 panel.plot([ratio], [at], **line_style(arm))
-                panel.annotate(f"{ratio:.2f}", (ratio, at), (6, 0), textcoords="offset points", va="center", size=8)
+                if measure == "step_ms":
+                    panel.hlines(at, row.fastest_ms / base, row.slowest_ms / base, colors=colour(arm), lw=1.2)
+                panel.annotate(f"{ratio:.2f}", (ratio, at), (0, 4), textcoords="offset points", ha="center", size=8)
             panel.axvline(1, color="0.35", lw=1, zorder=0)
             _rows(panel, [arm.label for arm in arms])
             title(panel, f"{name}: {word}" if len(names) > 1 else word)
             panel.xaxis.get_major_locator().set_params(nbins=4)
             panel.set_xlabel("times causal's", fontsize=9)
-    axes[0].margins(x=0.3)
+    axes[0].set_xlim(min(shown) - 0.3, max(shown) + 0.3)
     return figure
 
 

@@ -14,13 +14,14 @@ from mutua.study.statistics import caught_up, mean_curve, reached
 from mutua.study.summary import Arm, Questions, curves, place_labels
 from mutua.study.tables import stem
 
+_ASKED = {"scenes": "other scenes of the training split, which have no third one,"}
 _MARGIN = 0.01  # a baseline has caught up when it is no more than this share of answers behind
 
 
 def learning_section(block: str, rows: Sequence[ScoreRow]) -> Section:
     """How soon the arms of a block learn; rows of the validation split."""
     lines: list[tuple[str, ...]] = []
-    parts: dict[Arm, list[tuple[float, float] | None]] = {}
+    parts: dict[tuple[Arm, int], list[tuple[float, float] | None]] = {}
     for questions in [Questions(task) for task in dict.fromkeys(row.task for row in rows)]:
         found = curves(rows, questions)
         names = place_labels(place for place, _ in found)
@@ -31,15 +32,22 @@ def learning_section(block: str, rows: Sequence[ScoreRow]) -> Section:
             if arm.policy == BASELINE or not (curve and baseline and baseline[-1].seconds):  # or nothing trained yet
                 continue
             last, end, then = baseline[-1], caught_up(curve, baseline, _MARGIN), reached(curve, baseline[-1].accuracy)
-            reach = "never" if then is None else f"{then.samples:,.0f} samples, {then.seconds:,.0f} s"
+            own = reached(baseline, last.accuracy) or last  # where it levels off, it was there before
+            reach = "never" if then is None else f"{then.samples:,.0f} samples"
             catch = "not by the end" if end is None else f"{end.samples:,.0f} samples"
             if end is not None and end.samples == baseline[0].samples:
-                catch = "was never behind"
+                catch = f"not behind at any of {words.counted(len(baseline), 'points')}"
             values = (f"{100 * last.accuracy:.1f} %", f"{100 * curve[-1].accuracy:.1f} %")
-            lines.append((names[place], questions.task, arm.label, *values, reach, catch))
-            part = None if then is None else (then.samples / last.samples, then.seconds / last.seconds)
-            parts.setdefault(arm, []).append(part)
-    sentences = [_sooner(arm, of_curves) for arm, of_curves in parts.items()]
+            lines.append(
+                (names[place], questions.task, arm.label, *values, reach, f"{own.samples:,.0f} samples", catch)
+            )
+            part = None if then is None or not own.samples else (then.samples / own.samples, then.seconds / own.seconds)
+            parts.setdefault((arm, place.length), []).append(part)
+    several = len({length for _, length in parts}) > 1
+    sentences = [
+        (f"Trained on {length:,} samples: " if several else "") + _sooner(arm, of_curves, block == MAIN)
+        for (arm, length), of_curves in parts.items()
+    ]
     header = (
         "where",
         "task",
@@ -47,16 +55,20 @@ def learning_section(block: str, rows: Sequence[ScoreRow]) -> Section:
         "causal's last",
         "its last",
         "comes to causal's last after",
+        "causal itself after",
         "causal catches up",
     )
     caption = (
-        f"On mean curves, with no interval. Caught up: from there on never more than {100 * _MARGIN:g} point behind. "
-        "Seconds: steps by the median time of a step"
+        f"On mean curves, with no interval. Caught up: from there on never more than {100 * _MARGIN:g} point behind"
     )
     line = "Lines: means over seeds; bands: from the lowest seed to the highest."
     drawn: list[tuple[str, str, Callable[[], Any]]] = [
-        ("", "Accuracy on the validation split while training.", partial(curves_figure, rows)),
-        ("-by-time", "The same against time.", partial(curves_figure, rows, by_time=True)),
+        ("", f"Accuracy on {_ASKED.get(block, 'the validation split')} while training.", partial(curves_figure, rows)),
+        (
+            "-by-time",
+            "The same against time, by the median time of a step.",
+            partial(curves_figure, rows, by_time=True),
+        ),
         ("-by-family", "The same by family.", partial(family_curves_figure, rows)),
     ]
     name = "learning-curves" if block == MAIN else f"learning-curves-{stem(block)}"
@@ -69,12 +81,13 @@ def learning_section(block: str, rows: Sequence[ScoreRow]) -> Section:
     return Section(heading, f"{ScoreRow.FILE}, split validation", sentences, shown, tables)
 
 
-def _sooner(arm: Arm, parts: Sequence[tuple[float, float] | None]) -> str:
-    """In how many curves an arm comes to causal's last accuracy, and after what share of its samples and seconds."""
+def _sooner(arm: Arm, parts: Sequence[tuple[float, float] | None], by_time: bool) -> str:
+    """In how many curves an arm comes to causal's last accuracy, and after what share of the samples (and seconds) that
+    causal attention took to come there first."""
     there = [part for part in parts if part is not None]
     said = f"{arm.label} comes to {BASELINE}'s last accuracy in {len(there)} of {words.counted(len(parts), 'curves')}"
     if not there:
         return f"{said}."
     ends = (dict.fromkeys(f"{100 * end(of):.0f}" for end in (min, max)) for of in zip(*there, strict=True))
     samples, seconds = (f"{' to '.join(of)} %" for of in ends)
-    return f"{said}, after {samples} of {BASELINE}'s samples and {seconds} of its seconds."
+    return f"{said}, after {samples} of the samples{f' and {seconds} of the seconds' * by_time} that {BASELINE} took."

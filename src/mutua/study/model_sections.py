@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 
+from mutua.evaluation import words
 from mutua.evaluation.intervals import Estimate
 from mutua.page import Picture, Section, Table
 from mutua.study.figures import cost_figure, heads_figure, layers_figure, yes_figure
@@ -24,28 +25,37 @@ def cost_section(rows: Sequence[CostRow]) -> Section:
         base = causal.get(_where(row))
         values = []
         for measure, digits in (("step_ms", ".1f"), ("peak_mib", ",.0f"), ("gflops_per_sample", ".4g")):
-            value, other = getattr(row, measure), getattr(base, measure, 0)
-            values.append(f"{value:{digits}}" + (f" ({value / other:.2f}x)" if other else ""))
-        lines.append((names[_where(row)[0]], Arm(row.policy, row.order).label, *values))
-    header = ("where", "policy", "step, ms", "peak memory of the process, MiB", "GFLOPs a sample")
+            value, other = getattr(row, measure), getattr(base, measure, None)
+            against = f" ({value / other:.2f}x)" if value and other else ""
+            values.append("-" if value is None else f"{value:{digits}}{against}")
+        values.insert(1, f"{row.fastest_ms:.1f} to {row.slowest_ms:.1f}")
+        arm = Arm(row.policy, row.order).label
+        lines.append((names[_where(row)[0]], arm, *values, words.counted(row.seeds, "seeds")))
+    header = ("where", "policy", "step, ms", "its seeds", "peak memory of the process, MiB", "GFLOPs a sample", "over")
     table = Table("Medians over the seeds, with no interval; in brackets, against causal", header, lines, 2)
+    sentences = [
+        "Arms were trained at other times, beside others on the same machine: where seeds of one arm differ as much as "
+        "arms do, nothing is seen. benchmarks/attention.py and benchmarks/training.py time policies side by side.",
+        "FLOPs are those of a step whose attention gets a mask, which hides cells and saves none: they must be alike.",
+    ]
     shown, usual = [], _usual(rows)
     if any(row.policy == BASELINE for row in usual):
         caption = (
-            "Time of a training step, most memory of the process that trained and evaluated, FLOPs of a step, as a "
-            "multiple of causal's."
+            "Time of a training step (dot: median; line: from the fastest seed to the slowest) and most memory of the "
+            "process that trained and evaluated, as multiples of causal's medians."
         )
         shown.append(Picture("cost", caption, partial(cost_figure, usual)))
-    return Section("Cost", CostRow.FILE, pictures=shown, tables=[table])
+    return Section("Cost", CostRow.FILE, sentences, shown, [table])
 
 
 def yes_section(rows: Sequence[YesRow]) -> Section:
     tested = [row for row in rows if row.split == "test" and row.block == MAIN]
     measured, right = yes_rates(tested), right_yes_rates(tested)
     sentences = []
-    for arm, mine in grouped((one for one in measured if one.questions in right), lambda one: one.arm).items():
-        over = sum(one.estimate.low > right[one.questions] for one in mine)
-        under = sum(one.estimate.high < right[one.questions] for one in mine)
+    known = [(one, right[asked]) for one in measured if (asked := (one.place.side, one.questions)) in right]
+    for arm, mine in grouped(known, lambda one: one[0].arm).items():
+        over = sum(one.estimate.low > share for one, share in mine)
+        under = sum(one.estimate.high < share for one, share in mine)
         sentences.append(
             f"{arm.label}: of {len(mine)} intervals, {over} lie above the share where yes is right (it sees what is "
             f"not there), {under} below, {len(mine) - over - under} hold it."

@@ -21,10 +21,10 @@ _FILES = (ScoreRow, PairRow, YesRow, CostRow, LookRow)
 _NOTES = (
     "Arms of one seed that are compared start from the same weights and see the same samples in the same order; they "
     "differ in the policy only, or, where that is named, in the order of picture and question. An interval over seeds "
-    "(Student's t) speaks of other seeds on the same test questions; an interval over questions (one seed) speaks of "
-    "other questions to the same models. Where an interval holds 0, no difference is seen, which is not to say that "
-    "there is none. Nothing is corrected for the number of comparisons; beside them stands how many would leave out 0 "
-    "by chance.",
+    "(Student's t) speaks of other seeds with the same vision encoder on the same test questions; an interval over "
+    "questions (one seed) speaks of other questions to the same models. Where an interval holds 0, no difference is "
+    "seen, which is not to say that there is none. Nothing is corrected for the number of comparisons; beside them "
+    "stands how many would leave out 0 by chance.",
 )
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import astuple, dataclass, fields
 from io import StringIO
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, get_type_hints
+from typing import Any, ClassVar, TypeVar, get_args, get_type_hints
 
 from mutua.folders import whole_file
 
@@ -151,7 +151,13 @@ class PairRow(Row):
 
 @dataclass(frozen=True)
 class CostRow(Row):
-    """What a policy costs: medians over the seeds, of one training step and one sample."""
+    """What a policy costs: medians over the seeds, of one training step and one sample.
+
+    Attributes:
+        seeds: how many.
+        fastest_ms, slowest_ms: the step of the fastest and of the slowest of them.
+        peak_mib: none where no process did the whole of a training.
+    """
 
     backbone: str
     connector: str
@@ -159,12 +165,18 @@ class CostRow(Row):
     order: str
     layers: int
     side: int
+    seeds: int
     step_ms: float
-    peak_mib: float
+    fastest_ms: float
+    slowest_ms: float
+    peak_mib: float | None
     gflops_per_sample: float
 
     FILE: ClassVar[str] = "cost.csv"
-    MEASURED: ClassVar[tuple[str, ...]] = ("step_ms", "peak_mib", "gflops_per_sample")
+    MEASURED: ClassVar[tuple[str, ...]] = (
+        *("seeds", "step_ms", "fastest_ms", "slowest_ms"),
+        *("peak_mib", "gflops_per_sample"),
+    )
 
 
 @dataclass(frozen=True)
@@ -254,13 +266,13 @@ def _row(kind: type[Kind], cells: list[str]) -> Kind:
 def _value(column: str, cell: str, hint: Any) -> str | int | float | None:
     if hint is str:
         return cell
-    if hint is float:
+    if not cell and type(None) in get_args(hint):
+        return None
+    if float in (hint, *get_args(hint)):
         try:
             return float(cell)
         except ValueError:
             raise CellError(column, f"is {cell!r}, no number") from None
-    if hint is not int and not cell:
-        return None
     if not (cell.isascii() and cell.isdigit()):
         raise CellError(column, f"is {cell!r}, no whole number from 0 on")
     return int(cell)

@@ -17,6 +17,7 @@ from mutua.study.results import BASELINE, MAIN, NULL, WITH_CURVES, PairRow, Scor
 from mutua.study.summary import (
     ALL,
     Arm,
+    Asked,
     Difference,
     Gain,
     Measured,
@@ -36,7 +37,16 @@ from mutua.study.tables import accuracy_table, difference_tables, marked, stem
 _DRAWN = Arm(MMA.name)  # seed by seed, only the policy that the study is about
 _ORDER = "order"  # the block whose arms are compared in two ways: by policy, and by the order of picture and question
 _NAMED = 3  # of the models that are missing
-_SWEPT = {"image tokens": "Cells, visual tokens and objects in a picture grow together."}
+_SWEPT = {
+    "image tokens": "Cells, visual tokens and objects in a picture grow together, and each size has an encoder of its "
+    "own, trained for as many steps as the others: two sizes differ in all of these, two policies at one size in none."
+}
+_USUAL = "Its arms in the usual setting are models of the main block: they are not trained again."
+_ORDERED = (
+    "All are asked with the picture first. Those trained text-first never saw that, those trained on both saw it in "
+    "half of their samples: what an order costs here is that, too."
+)
+_IN_STAGES = "Where training has two stages, it is compared with two stages with the picture first."
 
 
 def score_sections(
@@ -64,7 +74,11 @@ def score_sections(
             said = f"Not whole: {words.counted(len(absent), 'models')} not measured ({some})."
             sections = [replace(section, sentences=[said, *section.sentences]) for section in sections]
         out += sections
-    return out
+    return out + [_nothing_of(block, names) for block, names in missing.items() if block not in blocks]
+
+
+def _nothing_of(block: str, names: Sequence[str]) -> Section:
+    return Section(f"Block: {block}", "study.json", [f"Nothing measured yet: {words.counted(len(names), 'models')}."])
 
 
 def _of_block(block: str, rows: Sequence[ScoreRow], pairs: Sequence[PairRow]) -> list[Section]:
@@ -84,7 +98,7 @@ def _main(rows: Sequence[ScoreRow], pairs: Sequence[PairRow]) -> list[Section]:
             Section(
                 "Differences",
                 f"{ScoreRow.FILE} and {PairRow.FILE}" if any(one.p is None for one in found) else ScoreRow.FILE,
-                [*sentences, *_said(found)],
+                [*sentences, *_said(found, rows)],
                 [_forest("differences", found)],
                 [*gains, *difference_tables(found)],
             )
@@ -94,11 +108,22 @@ def _main(rows: Sequence[ScoreRow], pairs: Sequence[PairRow]) -> list[Section]:
     if measured:
         shown = [_accuracy_picture("accuracy", measured, blind_guesses(rows))]
         table = accuracy_table("Accuracy on the test split, with 95 % intervals", measured)
-        out.append(Section("Accuracy", ScoreRow.FILE, pictures=shown, tables=[table]))
+        out.append(Section("Accuracy", ScoreRow.FILE, [_asked(rows)], shown, [table]))
     return out
 
 
-def _accuracy_picture(name: str, measured: Sequence[Measured], blind: Mapping[Questions, float]) -> Picture:
+def _asked(rows: Sequence[ScoreRow]) -> str:
+    """How many questions a model answered, by family."""
+    families = {Questions(row.task, row.family).label: row.total for row in rows}
+    by_count = grouped(families, families.__getitem__)
+    return f"A model answered {'; '.join(f'{count:,} each of {_listed(names)}' for count, names in by_count.items())}."
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def _accuracy_picture(name: str, measured: Sequence[Measured], blind: Mapping[Asked, float]) -> Picture:
     caption = "Accuracy on the test split, with 95 % intervals; dashed: the best guess that sees no picture."
     return Picture(name, caption, partial(accuracy_figure, measured, blind))
 
@@ -225,17 +250,17 @@ def _sweep(block: str, rows: Sequence[ScoreRow], pairs: Sequence[PairRow]) -> Se
         )
         shown.append(Picture(name, caption, partial(sweep_figure, own, pairs)))
     tables = [accuracy_table("Accuracy, with 95 % intervals", measured, folded=True), *difference_tables(found)]
-    sentences = [_SWEPT[block]] if block in _SWEPT else []
-    return Section(f"Sweep: {block}", ScoreRow.FILE, [*sentences, *_said(found)], shown, tables)
+    sentences = [_USUAL, _SWEPT[block]] if block in _SWEPT else [_USUAL]
+    return Section(f"Sweep: {block}", ScoreRow.FILE, [*sentences, *_said(found, rows)], shown, tables)
 
 
 def _other(block: str, rows: Sequence[ScoreRow], pairs: Sequence[PairRow]) -> Section:
     measured, found = accuracies(rows), differences(rows, pairs)
-    sentences = _said(found)
+    sentences = [*([_USUAL, _ORDERED] if block == _ORDER else []), *_said(found, rows)]
     if block.startswith(NULL) and found:
         sentences = ["Nothing can be gained here.", *sentences, *_seed_sentences(pairs)]
     shown = [_forest(f"differences-{stem(block)}", found)] if found else []
-    if blind := blind_guesses(rows):
+    if block != _ORDER and (blind := blind_guesses(rows)):  # too many arms for one figure
         shown.append(_accuracy_picture(f"accuracy-{stem(block)}", measured, blind))
     tables = [accuracy_table("Accuracy, with 95 % intervals", measured, folded=True), *difference_tables(found)]
     heading = f"Null check: {block.removeprefix(NULL)}" if block.startswith(NULL) else f"Block: {block}"
@@ -249,11 +274,35 @@ def _orders(rows: Sequence[ScoreRow]) -> list[Section]:
         return []
     shown = [_forest("differences-order-of-one-policy", found, "with the picture first")]
     heading = "Block: order, under the same policy"
-    return [Section(heading, ScoreRow.FILE, _said(found), shown, difference_tables(found))]
+    sentences = [_ORDERED, _IN_STAGES, *_said(found)]
+    return [Section(heading, ScoreRow.FILE, sentences, shown, difference_tables(found))]
 
 
-def _said(found: Sequence[Difference]) -> list[str]:
-    return [*_task_sentences(found), _by_chance(found)] if found else []
+def _said(found: Sequence[Difference], rows: Sequence[ScoreRow] = ()) -> list[str]:
+    """What is seen of these differences; of these rows, which families no model has learned."""
+    return [*_task_sentences(found), *_unlearned(rows), _by_chance(found)] if found else []
+
+
+def _unlearned(rows: Sequence[ScoreRow]) -> list[str]:
+    """Where no model of a place is seen above what a guess scores that never sees the picture."""
+    blind, names = blind_guesses(rows), place_labels(place_of(row) for row in rows)
+    out = []
+    for questions, mine in grouped(accuracies(rows), lambda one: one.questions).items():
+        known = [(one, guess) for one in mine if (guess := blind.get((one.place.side, questions))) is not None]
+        by_place = grouped(known, lambda one: one[0].place)
+        where = [
+            f"{names[place]} ({100 * ours[0][1]:.1f} %)"
+            for place, ours in by_place.items()
+            if not any(
+                (one.estimate.low if one.estimate.is_bounded else one.estimate.value) > guess for one, guess in ours
+            )
+        ]
+        if where and questions.family != ALL:
+            out.append(
+                f"{questions.label}: no model is seen above the best guess without the picture, so differences say "
+                f"nothing there: {', '.join(where)}."
+            )
+    return out
 
 
 def _is_overall(questions: Questions, found: Iterable[Difference]) -> bool:
@@ -274,11 +323,13 @@ def _task_sentences(found: Sequence[Difference]) -> list[str]:
 
 
 def _by_chance(found: Sequence[Difference]) -> str:
-    judged = [one for one in found if one.estimate.is_bounded]
-    seen = sum(one.estimate.excludes_zero for one in judged)
+    """Exact ties aside, of models that answer alike: there no chance is at work."""
+    judged = [one for one in found if one.estimate.is_bounded and one.estimate.low < one.estimate.high]
+    seen, ties = sum(one.estimate.excludes_zero for one in judged), len(found) - len(judged)
     return (
         f"Of {len(judged)} intervals over all families and tasks, {seen} leave out 0; by chance alone about "
         f"{len(judged) / 20:.1f} would."
+        + (f" Aside from these: exact ties, or without an interval, {ties}." if ties else "")
     )
 
 

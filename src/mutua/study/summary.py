@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from mutua.attention.policy import POLICIES
 from mutua.evaluation.accuracy import Score
@@ -41,7 +41,7 @@ class Arm:
 
     @property
     def label(self) -> str:
-        return self.policy if self.order == IMAGE_FIRST else f"{self.policy}, {self.order.replace('>', ' then ')}"
+        return self.policy if self.order == IMAGE_FIRST else f"{self.policy}, {in_words(self.order)}"
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,10 @@ class Questions:
     @property
     def label(self) -> str:
         return self.family if self.family.startswith(self.task) else f"{self.task}: {self.family}"
+
+
+Asked: TypeAlias = tuple[int, Questions]
+"""Questions on pictures of so many cells a side."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +121,11 @@ def arms_in_order(arms: Iterable[Arm]) -> list[Arm]:
     names = list(POLICIES)
     known = {arm: (names.index(arm.policy) if arm.policy in names else len(names)) for arm in arms}
     return sorted(known, key=lambda arm: (known[arm], arm.policy, arm.order != IMAGE_FIRST, arm.order))
+
+
+def in_words(order: str) -> str:
+    """An order of picture and question, stage by stage."""
+    return order.replace(">", " then ")
 
 
 def causal_of(arm: Arm) -> Arm:
@@ -259,21 +268,23 @@ def yes_rates(rows: Iterable[YesRow]) -> list[Measured]:
     ]
 
 
-def right_yes_rates(rows: Iterable[YesRow]) -> dict[Questions, float]:
-    """By family, how often "yes" is the right answer, as far as rows of `TRUTH` say."""
-    return {Questions(row.task, row.family): row.said_yes / row.total for row in rows if row.policy == TRUTH}
+def right_yes_rates(rows: Iterable[YesRow]) -> dict[Asked, float]:
+    """How often "yes" is the right answer, as far as rows of `TRUTH` say."""
+    right = (row for row in rows if row.policy == TRUTH)
+    return {(row.side, Questions(row.task, row.family)): row.said_yes / row.total for row in right}
 
 
-def blind_guesses(rows: Iterable[ScoreRow]) -> dict[Questions, float]:
-    """What a guess scores that never sees the picture, by family and task; nothing for a task where one is missing."""
+def blind_guesses(rows: Iterable[ScoreRow]) -> dict[Asked, float]:
+    """What a guess scores that never sees the picture; nothing for a task where that of a family is missing."""
     rows = list(rows)
-    blind = [row for row in rows if row.policy == BLIND]
     out = {}
-    for questions in questions_of(rows):
-        asked = [row for row in blind if asks(questions, row)]
-        families = {row.family for row in rows if asks(questions, row)}
-        if asked and {row.family for row in asked} == families:
-            out[questions] = Score(sum(row.correct for row in asked), sum(row.total for row in asked)).accuracy
+    for side, blind in grouped((row for row in rows if row.policy == BLIND), lambda row: row.side).items():
+        for questions in questions_of(rows):
+            asked = [row for row in blind if asks(questions, row)]
+            families = {row.family for row in rows if asks(questions, row)}
+            if asked and {row.family for row in asked} == families:
+                share = Score(sum(row.correct for row in asked), sum(row.total for row in asked))
+                out[side, questions] = share.accuracy
     return out
 
 

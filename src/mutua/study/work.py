@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from mutua.data.collate import encode, supervised_positions
 from mutua.evaluation.accuracy import evaluate
@@ -40,19 +40,37 @@ ARM, MEASURED = "arm.json", "measured.json"
 _BATCH = 200
 _INTERRUPTED = 130
 _LOOKS = 300  # questions, spread over the families
+# PyTorch's counter knows attention on a GPU only.
+_ATTENTION_ON_A_CPU = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: (
+        lambda q, k, v, *rest, out_shape=None, **options: sdpa_flop_count(q, k, v)
+    ),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
+        lambda out, q, k, v, *rest, out_shape=None, **options: sdpa_backward_flop_count(out, q, k, v)
+    ),
+}
 
 
 def write_arm(folder: Path, arm: Arm, encoder: Path | None) -> None:
     """What `read_arm` reads."""
     folder.mkdir(parents=True, exist_ok=True)
     content = {"arm": asdict(arm), "encoder": None if encoder is None else str(encoder)}
-    (folder / ARM).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    with whole_file(folder / ARM) as save:
+        save(lambda path: path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8"))
 
 
 def read_arm(folder: Path) -> tuple[Arm, Path | None]:
-    """The arm of a folder, and the model whose vision encoder it takes over."""
-    content = json.loads((folder / ARM).read_text(encoding="utf-8"))
-    return Arm(**content["arm"]), Path(content["encoder"]) if content["encoder"] else None
+    """The arm of a folder, and the model whose vision encoder it takes over.
+
+    Raises:
+        ValueError: its file is damaged.
+    """
+    try:
+        content = json.loads((folder / ARM).read_text(encoding="utf-8"))
+        return Arm(**content["arm"]), Path(content["encoder"]) if content["encoder"] else None
+    except (ValueError, KeyError, TypeError) as error:
+        remedy = "remove its folder, and the same command trains it anew"
+        raise ValueError(f"{folder / ARM}: does not say which model this is ({error}): {remedy}.") from None
 
 
 def arm_job(folder: Path, name: str) -> Job:
@@ -64,10 +82,11 @@ def run_arm(folder: Path) -> None:
     """Trains the arm of a folder and measures it; goes on where it was stopped. Writes `measured.json` at the end."""
     arm, encoder = read_arm(folder)
     recipes = stage_recipes(arm, folder, encoder)
+    was_trained = all((recipe.output / "model").is_dir() for recipe in recipes)
     for recipe in recipes:
         if train(recipe, _console()).interrupted:
             raise SystemExit(_INTERRUPTED)
-    peak_mib = peak_memory() / 2**20  # of training: nothing is measured yet
+    peak_mib = None if was_trained else peak_memory() / 2**20  # of training: nothing is measured yet
     model, processor = load_model(recipes[-1].output / "model")
     tests = {}
     for task, settings in test_sources(arm).items():
@@ -122,10 +141,11 @@ def _step_ms(recipe: Recipe) -> float:
 
 
 def _gflops(model: Any, processor: MutuaProcessor, recipe: Recipe) -> float:
-    """Floating-point operations of a training step, by a sample; what PyTorch's counter knows of."""
+    """Floating-point operations of a training step, by a sample. A mask hides cells and saves none of them: what is
+    counted is what a kernel computes that is given one."""
     samples = [sample for one in recipe.data.train for sample in one.source.open()[:4]]
     batch = encode(samples, processor)
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False, custom_mapping=_ATTENTION_ON_A_CPU) as counter:
         positions = supervised_positions(batch["labels"])
         model.train()(**batch, supervised_positions=positions, use_cache=False).loss.backward()
     return counter.get_total_flops() / len(samples) / 1e9
