@@ -32,6 +32,8 @@ TAKEN = (
 _ORIENTATION = Base.Orientation.value
 _URL = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)  # a single letter is a drive
 _ONE_PICTURE = ("MPO", "PSD")  # formats whose further frames are previews and layers of the first
+# Commands instead of pixels. Pillow has another program carry them out (Ghostscript), for as long as that takes.
+_DRAWINGS = {"EPS": "PostScript", "WMF": "a Windows metafile"}
 _CHANNELS = (1, 3, 4)
 # What Pillow's decoders raise for damaged data; libraries that it calls have their own words for it.
 _DAMAGED = (OSError, SyntaxError, ValueError, RuntimeError, ArithmeticError, LookupError, EOFError, struct.error)
@@ -53,8 +55,8 @@ def open_image(picture: Any) -> Image.Image:
             channels behind or before them.
 
     Raises:
-        ImageError: none of these, nothing there, damaged, too large, without a pixel, moving, or with pixels of an
-            unknown range (floats).
+        ImageError: none of these, nothing there, damaged, too large, without a pixel, moving, drawn by commands
+            (PostScript), or with pixels of an unknown range (floats).
     """
     if isinstance(picture, Mapping) and picture.keys() <= {"bytes", "path"}:
         picture = picture.get("path") if picture.get("bytes") is None else picture["bytes"]
@@ -188,6 +190,10 @@ def _opened(file: Any, name: str) -> Image.Image:
 
 def _decoded(image: Image.Image, name: str) -> Image.Image:
     """All pixels of an open image, in RGB; `image` itself if it has them already."""
+    if image.format in _DRAWINGS:
+        raise ImageError(
+            f"{name} is {_DRAWINGS[image.format]}, commands for another program to carry out: save it as PNG."
+        )
     if getattr(image, "is_animated", False) and image.format not in _ONE_PICTURE:
         raise ImageError(f"{name} holds several frames or pages: save the one you mean as a picture of its own.")
     if 0 in image.size:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import pickle
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -148,6 +149,82 @@ def test_a_tar_file_that_is_none(tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(SampleError, match=r"00000\.tar: (cannot be read as a tar file: .*anew|holds no record)"):
             opened(path)
+
+
+NEITHER = r"at byte \d+ begins neither a file nor its end, zeros alone: it is damaged, or several in one"
+CUT = r"it is cut off at byte \d+, before the zeros that a tar file ends with"
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda whole, second, end: whole[:second], CUT),
+        (lambda whole, second, end: whole[: second + 100], NEITHER),
+        (lambda whole, second, end: whole[:end], CUT),
+        (lambda whole, second, end: whole[: end + 100], CUT),
+        (lambda whole, second, end: whole[:second] + b"B" + whole[second + 1 :], NEITHER),
+        (lambda whole, second, end: whole[:second] + bytes(512) + whole[second:], NEITHER),
+        (lambda whole, second, end: whole + whole, NEITHER),
+        (lambda whole, second, end: whole, None),
+        (lambda whole, second, end: whole[: end + 512], None),
+    ],
+    ids=["cut", "cut in a header", "no end", "half an end", "a header", "zeros", "two in one", "whole", "a short end"],
+)
+def test_no_record_of_a_tar_file_is_lost(
+    tmp_path: Path, change: Callable[[bytes, int, int], bytes], problem: str | None
+) -> None:
+    """Behind its first record, where Python's reader takes whatever is no file for the end."""
+    path = write_tar(
+        tmp_path / "00000.tar", {f"{name}.{part}": picture_file() for name in "abc" for part in ("jpg", "txt")}
+    )
+    with tarfile.open(path) as file:
+        second, last = file.getmember("b.jpg").offset, file.getmember("c.txt")
+    end = last.offset_data + (last.size + 511) // 512 * 512
+    path.write_bytes(change(path.read_bytes(), second, end))
+    if problem is None:
+        assert len(opened(path)) == 3
+    else:
+        for _ in range(2):  # nothing is left in the cache, either
+            with pytest.raises(SampleError, match=rf"00000\.tar: cannot be read as a tar file: {problem}\. .*anew$"):
+                opened(path)
+
+
+def test_a_name_that_is_no_text(tmp_path: Path) -> None:
+    names = ("a.jpg", "a.txt", "caf\udce9.jpg", "caf\udce9.txt", "z.jpg", "z.txt")  # the byte E9, é in Latin-1
+    path = write_tar(tmp_path / "00000.tar", {name: picture_file() if "jpg" in name else b"text" for name in names})
+    assert b"caf\xe9.jpg" in path.read_bytes()
+    reader = opened(path)
+    assert [reader[index].answer for index in (0, 2)] == ["text", "text"]
+    with pytest.raises(SampleError) as error:
+        reader[1]
+    assert str(error.value) == f"{path}: caf\\udce9: has a name that is no text in UTF-8: pack it under another"
+
+
+def test_shards_that_are_not_all_there(tmp_path: Path) -> None:
+    """Shards by their numbers alone are read as they are: nothing says how many they are."""
+    write_parquet_shards(tmp_path, shards=3)
+    (tmp_path / "00001.parquet").unlink()
+    assert len(opened(tmp_path)) == 4
+    for old, new in (("00000", "kale-00000-of-00003"), ("00002", "kale-00002-of-00003")):
+        (tmp_path / f"{old}.parquet").rename(tmp_path / f"{new}.parquet")
+    missing = "split kale: has 2 of 3 files: kale-00001-of-00003 is missing: fetch it"
+    with pytest.raises(SampleError, match=missing):
+        opened(tmp_path)
+    write_tar_shards(tmp_path)
+    for old, new in (("00000", "kale-00000-of-00003"), ("00001", "kale-00002-of-00003")):
+        (tmp_path / f"{old}.tar").rename(tmp_path / f"{new}.tar")
+    with pytest.raises(SampleError, match=missing):
+        opened(tmp_path)
+
+
+@pytest.mark.parametrize("write", WRITERS)
+def test_shards_in_a_linked_folder(write: Callable[..., Path], tmp_path: Path) -> None:
+    write(tmp_path / "kale/disk1", shards=1)
+    write(tmp_path / "elsewhere", shards=1)
+    (tmp_path / "kale/disk2").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "kale/again").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "kale/disk1/loop").symlink_to(tmp_path / "kale")
+    assert len(opened(tmp_path / "kale")) == 4
 
 
 def test_a_tar_file_that_changes_under_the_reader(tmp_path: Path) -> None:

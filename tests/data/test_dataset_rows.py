@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 
 from mutua.data.readers import DatasetRows, DatasetsSource, Source
 from mutua.data.readers.looking import source_at
-from mutua.data.sample import ImagePart
+from mutua.data.sample import ImagePart, SampleError
 from mutua.training.fingerprint import fingerprint
 
 datasets = pytest.importorskip("datasets")
@@ -65,6 +65,65 @@ def test_a_parquet_file_and_a_folder_of_shards(tmp_path: Path) -> None:
     parquet(table.select([0]), hub / "data/test-00000-of-00001.parquet")
     assert_all_there(DatasetRows(hub, split="test"), 1)
     assert_all_there(DatasetRows(hub, split="train"))
+
+
+@pytest.mark.parametrize(
+    ("names", "problem"),
+    [
+        (
+            ["train-00000-of-00003", "train-00002-of-00003"],
+            "has 2 of 3 files: train-00001-of-00003 is missing: fetch it",
+        ),
+        (["train-00000-of-00002"], "has 1 of 2 files: train-00001-of-00002 is missing: fetch it"),
+        (
+            ["train-00000-of-00001", "train-00000-of-00002", "train-00001-of-00002"],
+            "train-00000-of-00001.parquet is one of 1, and train-00000-of-00002.parquet of 2: remove those of one kind",
+        ),
+        (
+            ["a/train-00000-of-00001", "b/train-00000-of-00001"],
+            "one file is there twice, a/train-00000-of-00001.parquet and b/train-00000-of-00001.parquet: remove one",
+        ),
+        (
+            [f"train-00000-of-00001-{digest * 16}" for digest in "ab"],
+            f"one file is there twice, train-00000-of-00001-{'a' * 16}.parquet and train-00000-of-00001-bbbbbbbb",
+        ),
+        (
+            ["train-00000-of-00001", "train-00005-of-00001"],
+            "train-00005-of-00001.parquet is none of its 1 files: remove it",
+        ),
+    ],
+    ids=["a hole", "no last", "two layouts", "two folders", "two uploads", "one too many"],
+)
+def test_a_split_that_is_not_whole(tmp_path: Path, names: list[str], problem: str) -> None:
+    for name in (*names, "test-00000-of-00001"):
+        parquet(chat_table(1), tmp_path / f"{name}.parquet")
+    with pytest.raises(SampleError) as error:
+        DatasetRows(tmp_path, split="train")
+    assert str(error.value).startswith(f"{tmp_path}: split train: {problem}")
+    assert str(error.value).endswith("or name the files' own folder")
+    assert_all_there(DatasetRows(tmp_path, split="test"), 1)
+    assert_all_there(DatasetRows(tmp_path / f"{names[0]}.parquet"), 1)
+
+
+@pytest.mark.parametrize("form", ["train-0000{}-of-00002", f"train-0000{{}}-of-00002-{'0af' * 5}0", "train-{}-of-2"])
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_split_that_is_whole(tmp_path: Path, form: str, first: int) -> None:
+    for nth in range(2):
+        parquet(chat_table().select(range(2 * nth, 2 * nth + 2)), tmp_path / f"{form.format(first + nth)}.parquet")
+    assert_all_there(DatasetRows(tmp_path, split="train"))
+
+
+def test_linked_folders(tmp_path: Path) -> None:
+    for nth, folder in enumerate(("hub/a", "elsewhere")):
+        parquet(
+            chat_table().select(range(2 * nth, 2 * nth + 2)), tmp_path / folder / f"train-0000{nth}-of-00002.parquet"
+        )
+    (tmp_path / "hub/b").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "hub/a/loop").symlink_to(tmp_path / "hub")
+    assert_all_there(DatasetRows(tmp_path / "hub"))
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links/b").symlink_to(tmp_path / "hub")
+    assert source_at(str(tmp_path / "links")) == DatasetsSource(path=tmp_path / "links")
 
 
 def test_splits(tmp_path: Path) -> None:

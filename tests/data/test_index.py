@@ -83,6 +83,14 @@ def test_every_row_is_in_one_conversation(tmp_path_factory, pictures: list[str |
     ]
 
 
+def test_half_a_letter_does_not_lose_the_other_rows(tmp_path: Path, cache: Path) -> None:
+    rows = [*rows_of(["a"]), Row(": \ud800", {"id": "\udce9"}, "\ud800"), Row("[2]", problem="no '\ud800'")]
+    opened = open_index("test", 0, [a_file(tmp_path)], lambda: rows)
+    assert [opened[nth]["place"] for nth in range(3)] == ["[0]", ": \\ud800", "[2]"]
+    assert (opened[1]["record"], opened[1]["picture"]) == ('{"id": "\\udce9"}', "\\ud800")
+    assert opened[2]["problem"] == "no '\\ud800'"
+
+
 def test_what_changes_the_content_gives_another_index(tmp_path: Path, cache: Path) -> None:
     path, calls = a_file(tmp_path), []
 

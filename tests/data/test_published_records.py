@@ -328,6 +328,14 @@ def test_half_a_letter_is_refused(tmp_path: Path) -> None:
     assert "['07333408']: " in error_of(opened("gqa", path), 1)
 
 
+def test_half_a_letter_in_what_names_the_picture_loses_no_other_record(tmp_path: Path) -> None:
+    path = SETS["gqa"](tmp_path)
+    change(path / "train_balanced_questions.json", "07333408", "imageId", to="\ud800")
+    reader = opened("gqa", path, turns=2)
+    assert reader[0].answer == "house"
+    assert "['07333408']: " in error_of(reader, 1)
+
+
 def test_a_picture_that_is_not_there(tmp_path: Path) -> None:
     write_vqav2(tmp_path)
     (tmp_path / "train2014").rename(tmp_path / "elsewhere")

@@ -158,10 +158,15 @@ def output(data, tmp_path_factory):
     for name in (*DATASETS, *JUDGED):
         benchmark = BENCHMARKS[name]
         questions = open_questions(benchmark, data)
-        keys = [key_of(question, questions.protocol, questions.version) for question in questions.all]
-        answers = [Answer(text, "stop", 1) for text in replies(questions)]
-        Predictions(folder / PREDICTIONS, name).add(keys, questions.all, answers)
+        store(folder, questions, replies(questions))
     return folder
+
+
+def store(folder: Path, questions: Questions, texts: list[str]) -> None:
+    """As `mutua eval --suite` leaves its answers."""
+    keys = [key_of(question, questions.protocol, questions.version) for question in questions.all]
+    answers = [Answer(text, "stop", 1) for text in texts]
+    Predictions(folder / PREDICTIONS, questions.benchmark.name).add(keys, questions.all, answers)
 
 
 @pytest.mark.parametrize("name", DATASETS)
@@ -196,6 +201,17 @@ def test_what_a_judge_reads_and_grades_scores_as_in_vlmevalkit(data, output, tmp
         ours = score(open_questions(BENCHMARKS[name], data), output, SETTINGS, judge)
     assert not ours.unscored
     assert ours.figures[ours.benchmark.main[0]].value == pytest.approx(theirs.set_index(by)[column][row])
+
+
+def test_a_reply_stays_the_text_that_it_is(data, tmp_path):
+    """In a spreadsheet, some could be formulas and errors."""
+    (tmp_path / PREDICTIONS).mkdir()
+    (tmp_path / RUN).write_text(json.dumps(asdict(SETTINGS)))
+    questions = open_questions(BENCHMARKS["pope"], data)
+    texts = [("=B", "#N/A", "=1+1", "#REF!", "-1")[place % 5] for place in range(len(questions.all))]
+    store(tmp_path, questions, texts)
+    (file,) = write_predictions(tmp_path, data, tmp_path / "files")
+    assert pd.read_excel(file, dtype=str, keep_default_na=False)["prediction"].tolist() == texts
 
 
 def test_answers_to_other_questions_are_refused(output, tmp_path):

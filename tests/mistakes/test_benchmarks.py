@@ -52,12 +52,13 @@ def _lines(name: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file, delimiter="\t"))
 
 
-def changed(task: str, name: str, change: Callable[[list[dict[str, str]]], list[dict[str, str]] | None]) -> Any:
+def changed(task: str, name: str, *changes: Callable[[list[dict[str, str]]], list[dict[str, str]] | None]) -> Any:
     """Opens a benchmark whose file was changed."""
 
     def do(place: Path) -> Any:
         lines = _lines(name)
-        lines = change(lines) or lines
+        for change in changes:
+            lines = change(lines) or lines
         with open(f"data/tsv/{name}.tsv", "w", newline="") as file:
             writer = csv.DictWriter(file, list(lines[0]), delimiter="\t")
             writer.writeheader()
@@ -227,6 +228,31 @@ MISTAKES = [
         "a picture is that of a row that is not there",
         changed("mm_vet", "MMVet", setting(2, "image", "77")),
         ("row 2 (2): its picture is that of row '77', which is not there",),
+    ),
+    Mistake(
+        "a picture is that of a row that has none",
+        changed("mme", "MME", setting(0, "image", "1"), setting(1, "image", "[]")),
+        ("MME.tsv: row 0 (0): its picture is that of row '1', which has 0 pictures, not one",),
+    ),
+    Mistake(
+        "a picture is that of a row that has several",
+        changed("mm_vet", "MMVet", setting(1, "image", "['AAAA', 'AAAA']"), setting(0, "image", "1")),
+        ("MMVet.tsv: row 0 (0): its picture is that of row '1', which has 2 pictures, not one",),
+    ),
+    Mistake(
+        "a list of pictures that is cut off",
+        changed("mmmu", "MMMU_DEV_VAL", setting(0, "image", "['iVBOR" + "A" * 999)),
+        ("MMMU_DEV_VAL.tsv: row 0 (0): its pictures are no list of texts", "(got \"['iVBORAAA", "fetch the file again"),
+    ),
+    Mistake(
+        "a list of pictures that are none",
+        changed("mmmu", "MMMU_DEV_VAL", setting(0, "image", "[1, 2]")),
+        ("MMMU_DEV_VAL.tsv: row 0 (0): its pictures are no list of texts", "(got '[1, 2]')"),
+    ),
+    Mistake(
+        "a list of pictures that nothing could hold",
+        changed("mmmu", "MMMU_DEV_VAL", setting(0, "image", "[{[]: 1}]")),
+        ("MMMU_DEV_VAL.tsv: row 0 (0): its pictures are no list of texts", "(got '[{[]: 1}]')"),
     ),
     Mistake(
         "a text asks for a picture that is not there",

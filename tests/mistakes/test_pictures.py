@@ -22,6 +22,7 @@ from what_users_read import Mistake, check, mutua, rows
 
 import mutua as package
 from mutua.data.readers import JsonLines
+from mutua.images import ImageError, open_image
 
 
 @cache
@@ -38,6 +39,8 @@ def encoded(image: Image.Image, form: str = "PNG", **options: Any) -> bytes:
 MOVING = encoded(picture(1), "GIF", save_all=True, append_images=[picture(2)])
 PAGES = encoded(picture(1), "TIFF", save_all=True, append_images=[picture(2)])
 WHOLE = encoded(picture(1, 100))
+POSTSCRIPT = encoded(picture(1), "EPS")
+METAFILE = b"\xd7\xcd\xc6\x9a" + bytes(6) + b"\x08\0\x06\0\x48\0" + bytes(6) + b"\x01\0\x09\0" + bytes(18)  # 8 x 6
 
 
 def asked_about(make: Callable[[Path], object]) -> Callable[[Path], Any]:
@@ -282,6 +285,22 @@ def test_nothing_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
     for do in (processed("https://a.b/c.png"), in_message(url="http://a.b/c.png")):
         with pytest.raises(ValueError, match="is a URL"):
             do(Path())
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [(POSTSCRIPT, "PostScript"), (METAFILE, "a Windows metafile")],
+    ids=["PostScript", "a metafile"],
+)
+@pytest.mark.parametrize("name", ["a.eps", "a.png"])
+def test_no_other_program_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: bytes, what: str):
+    refuse = mock.Mock(side_effect=AssertionError("ran a program"))
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", refuse)
+    monkeypatch.setattr("PIL.WmfImagePlugin.WmfStubImageFile.load", refuse)
+    path = written(content, name)(tmp_path)
+    for one in (path, content, Image.open(path)):
+        with pytest.raises(ImageError, match=f"is {what}, commands for another program to carry out: save it as PNG"):
+            open_image(one)
 
 
 def test_data_urls_are_decoded_here() -> None:

@@ -6,7 +6,6 @@ the file, the row and the column.
 
 from __future__ import annotations
 
-import ast
 import base64
 import binascii
 import json
@@ -24,6 +23,7 @@ from mutua.data.readers.arrow_file import import_pyarrow
 from mutua.data.readers.dataset_rows import parquet_table
 from mutua.data.sample import ImagePart, Sample, SampleError
 from mutua.evaluation.benchmark import Benchmark, Judged, Layout, Protocol, Question, Row, Verdict
+from mutua.evaluation.multiple_choice import listed
 from mutua.images import ImageError, open_image
 
 if TYPE_CHECKING:
@@ -326,8 +326,20 @@ def _held(cell: Any) -> list[Any]:
     if cell is None or cell == {"bytes": None, "path": None}:
         return []
     if isinstance(cell, str) and cell.startswith("["):
-        return list(ast.literal_eval(cell))
+        return _several(cell)
     return cell if isinstance(cell, list) else [cell]
+
+
+def _several(cell: str) -> list[str]:
+    try:
+        held = listed(cell)
+        if all(isinstance(one, str) for one in held):
+            return held
+    except (ValueError, TypeError, MemoryError, RecursionError):  # what Python's parser has for texts that are no list
+        pass
+    raise ImageError(
+        f"its pictures are no list of texts such as ['iVBO...', 'iVBO...'] (got {cell[:60]!r}): fetch the file again."
+    )
 
 
 def _decoded(cell: str, column: Any, row_of: Callable[[str], int | None]) -> bytes:
@@ -336,7 +348,10 @@ def _decoded(cell: str, column: Any, row_of: Callable[[str], int | None]) -> byt
         row = row_of(cell)
         if row is None:
             raise ImageError(f"its picture is that of row {cell!r}, which is not there.")
-        (cell,) = _held(column[row].as_py())
+        held = _held(column[row].as_py())
+        if len(held) != 1:
+            raise ImageError(f"its picture is that of row {cell!r}, which has {len(held)} pictures, not one.")
+        cell = held[0]
     try:
         return base64.b64decode(cell, validate=True)
     except (binascii.Error, ValueError) as error:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import ValidationError
 
-from mutua.data.readers.dataset_rows import parquet_table
+from mutua.data.readers.dataset_rows import expect_whole, files_under, parquet_table
 from mutua.data.readers.reader import Reader
 from mutua.data.readers.settings import Settings
 from mutua.data.readers.tar_shards import PICTURES, TarShards
@@ -31,7 +31,7 @@ class Captions(Reader):
             img2dataset writes beside its tar files: a list of addresses.
 
     Raises:
-        SampleError: no shard is there, one is damaged, or they hold no pictures or captions.
+        SampleError: no shard is there, one is damaged, missing or there twice, or they hold no pictures or captions.
     """
 
     kind: ClassVar[str]
@@ -157,9 +157,11 @@ def _open(path: Path) -> TarShards | _ParquetShards:
         remedy = "" if path.suffix else "; it is to hold .tar or .parquet shards"
         raise SampleError(f"path: there is no file or folder {path}{remedy}")
     tars, tables = (
-        sorted(path.rglob(f"*{ending}")) if path.is_dir() else [path] * (path.suffix == ending)
+        sorted(files_under(path, ending)) if path.is_dir() else [path] * (path.suffix == ending)
         for ending in (".tar", ".parquet")
     )
+    if path.is_dir():
+        expect_whole(path, tars or tables)
     if tars:
         return TarShards(tars)
     if tables:

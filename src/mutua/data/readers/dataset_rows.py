@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 _SAVED, _SAVED_SPLITS = "state.json", "dataset_dict.json"
-_SHARD = re.compile(r"^(.+?)-\d+-of-\d+$")  # as the hub names the files of a split: train-00000-of-00002.parquet
+# As the hub names the files of a split: train-00000-of-00002.parquet, in its early years with a digest behind.
+_SHARD = re.compile(r"^(?P<split>.+?)-(?P<number>\d+)-of-(?P<total>\d+)(?:-[0-9a-f]{16})?$")
 
 
 class DatasetRows(Reader):
@@ -35,7 +37,8 @@ class DatasetRows(Reader):
 
     Raises:
         ImportError: the `datasets` package is missing.
-        SampleError: nothing of that kind is there, no such split or column, or no column that holds a conversation.
+        SampleError: nothing of that kind is there, no such split or column, one of its files is missing or there twice,
+            or no column holds a conversation.
     """
 
     def __init__(
@@ -86,7 +89,7 @@ def _kind_of_folder(folder: Path) -> str | None:
     for name in (_SAVED, _SAVED_SPLITS):
         if (folder / name).is_file():
             return name
-    return "parquet" if any(folder.rglob("*.parquet")) else None
+    return "parquet" if any(files_under(folder, ".parquet")) else None
 
 
 def _open(path: Path, split: str | None) -> Dataset:
@@ -144,10 +147,61 @@ def _told_as_no_table(path: Path) -> Iterator[None]:
 def _shards(folder: Path, split: str | None) -> list[Path]:
     """The files of a split, in order."""
     files: dict[str, list[Path]] = {}
-    for file in sorted(folder.rglob("*.parquet")):
+    for file in sorted(files_under(folder, ".parquet")):
         shard = _SHARD.match(file.stem)
-        files.setdefault(shard[1] if shard else file.stem, []).append(file)
-    return files[_one_split(folder, sorted(files), split)]
+        files.setdefault(shard["split"] if shard else file.stem, []).append(file)
+    found = files[_one_split(folder, sorted(files), split)]
+    expect_whole(folder, found)
+    return found
+
+
+def files_under(folder: Path, ending: str) -> Iterator[Path]:
+    """The files with this ending in a folder and in those below it, linked ones too; each folder once."""
+    seen: set[str] = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:  # a link to a folder that it is in, or that is there anyway
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()  # so that the same path leads to it every time
+        yield from (Path(place, name) for name in names if name.endswith(ending))
+
+
+def expect_whole(folder: Path, files: Sequence[Path]) -> None:
+    """Raises SampleError where of files that say in their names how many they are one is missing, or there twice."""
+    splits: dict[str, list[tuple[re.Match[str], Path]]] = {}
+    for file in files:
+        if shard := _SHARD.match(file.stem):
+            splits.setdefault(shard["split"], []).append((shard, file.relative_to(folder)))
+    for split, shards in splits.items():
+        _expect_each_once(f"{folder}: split {split}", shards)
+
+
+def _expect_each_once(where: str, shards: Sequence[tuple[re.Match[str], Path]]) -> None:
+    first, first_file = shards[0]
+    total = int(first["total"])
+    held: dict[int, Path] = {}
+    for shard, file in shards:
+        if int(shard["total"]) != total:
+            raise SampleError(
+                f"{where}: {first_file} is one of {total}, and {file} of {int(shard['total'])}: remove those of one "
+                "kind, or name the files' own folder"
+            )
+        if (other := held.setdefault(int(shard["number"]), file)) is not file:
+            raise SampleError(
+                f"{where}: one file is there twice, {other} and {file}: remove one, or name the files' own folder"
+            )
+    numbers = range(1, total + 1) if total in held and 0 not in held else range(total)
+    if (missing := next((number for number in numbers if number not in held), None)) is not None:
+        name = f"{first['split']}-{missing:0{len(first['number'])}}-of-{first['total']}"
+        raise SampleError(
+            f"{where}: has {len(held)} of {total} files: {name} is missing: fetch it, or name the files' own folder"
+        )
+    if (more := next((number for number in held if number not in numbers), None)) is not None:
+        raise SampleError(
+            f"{where}: {held[more]} is none of its {total} files: remove it, or name the files' own folder"
+        )
 
 
 def _one_split(path: Path, names: list[str], split: str | None) -> str:

@@ -91,11 +91,16 @@ def _batches(files: Sequence[Path], rows: Iterable[Row]) -> Batches:
         records = [None if row.record is None else json.dumps(row.record) for row in some]
         content = zlib.crc32("\n".join(record or "" for record in records).encode(), content)
         count += len(some)
-        columns = [[row.file for row in some], [row.place for row in some], records]
-        columns += [[row.picture for row in some], [row.problem for row in some]]
+        columns = [[row.file for row in some], [_spelled(row.place) for row in some], records]
+        columns += [[_spelled(row.picture) for row in some], [_spelled(row.problem) for row in some]]
         yield arrow.record_batch(columns, schema=_schema()), {"content": content}
     if not count:
         raise SampleError(f"{files[0]}: holds no record")
+
+
+def _spelled(text: str | None) -> str | None:
+    """The text; half a letter, which Arrow does not take, as its number. The record tells where it is read."""
+    return None if text is None else text.encode(errors="backslashreplace").decode()
 
 
 def _told(files: Sequence[Path], rows: Iterator[Row]) -> Iterator[Row]:

@@ -15,19 +15,21 @@ from mutua.data.sample import SampleError
 
 PICTURES = ("jpg", "jpeg", "png", "webp")
 _CAPTION = "txt"
+_VERSION = 2  # of the rows: raised when the same files give other rows than before
 _NAME = re.compile(r"^((?:.*/)?[^./]+)\.([^/]+)$")
+_NO_TEXT = re.compile(r"[\ud800-\udfff]")  # tarfile's stand-ins for bytes of a name that is not in UTF-8
 
 
 class TarShards:
     """Pictures with their captions, from an index of where they stand in the files. Picklable.
 
     Raises:
-        SampleError: a file is no tar file, is compressed or cut off, or there is nothing in any.
+        SampleError: a file is no tar file, is compressed, cut off or damaged, or there is nothing in any.
     """
 
     def __init__(self, files: Sequence[Path]) -> None:
         self.files = files
-        self._index = open_index("tar", [PICTURES], files, self._rows)
+        self._index = open_index("tar", [_VERSION, PICTURES], files, self._rows)
 
     def __len__(self) -> int:
         return len(self._index)
@@ -66,10 +68,29 @@ def _members(path: Path) -> Iterator[tarfile.TarInfo]:
                 file.members = []  # type: ignore[attr-defined]  # else it keeps all of them
                 if member.isfile():
                     yield member
+            _expect_end(path, file.offset)
     except (tarfile.TarError, EOFError) as error:
         raise SampleError(
             f"{path}: cannot be read as a tar file: {error}. A compressed one is unpacked first; else fetch it anew"
         ) from None
+
+
+def _expect_end(path: Path, start: int) -> None:
+    """Raises ReadError where something else than zeros, a block of them at least, is behind the last file of a tar.
+
+    `next` tells neither a tar that is cut off between two files, nor a damaged header, nor one tar behind another.
+    """
+    size = 0
+    with path.open("rb") as file:
+        file.seek(start)
+        while block := file.read(2**20):
+            size += len(block)
+            if block.strip(b"\0"):
+                raise tarfile.ReadError(
+                    f"at byte {start} begins neither a file nor its end, zeros alone: it is damaged, or several in one"
+                )
+    if size < tarfile.BLOCKSIZE:
+        raise tarfile.ReadError(f"it is cut off at byte {start + size}, before the zeros that a tar file ends with")
 
 
 def _named(member: tarfile.TarInfo) -> tuple[str, str]:
@@ -80,6 +101,8 @@ def _named(member: tarfile.TarInfo) -> tuple[str, str]:
 
 def _row(name: str, members: Sequence[tarfile.TarInfo], file: int) -> Row:
     place = f": {name}"
+    if _NO_TEXT.search(name):
+        return Row(place, problem="has a name that is no text in UTF-8: pack it under another", file=file)
     parts: dict[str, list[tuple[int, int]]] = {"picture": [], "caption": []}
     for member in members:
         ending = _named(member)[1]

@@ -15,6 +15,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from mutua.data.sample import SampleError
 from mutua.evaluation.benchmark import Benchmark
@@ -77,9 +78,18 @@ def _write(benchmark: Benchmark, files: list[Path], output: Path, data: Path, fo
         table = table[table["prediction"].notna()]
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{_model(output)}_{file.stem}.xlsx"
-        table.to_excel(path, index=False, engine="openpyxl")
+        with pd.ExcelWriter(path, engine="openpyxl") as writer:
+            table.to_excel(writer, index=False)
+            _keep_texts(writer.book.active)
         written.append(path)
     return written
+
+
+def _keep_texts(sheet: Any) -> None:
+    """Makes every text a text: openpyxl takes "=B" for a formula and "#N/A" for an error, and pandas reads neither."""
+    for cell in (cell for row in sheet.iter_rows() for cell in row):
+        if isinstance(cell.value, str):
+            cell.data_type = "s"
 
 
 def _model(output: Path) -> str:
