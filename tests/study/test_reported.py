@@ -51,7 +51,7 @@ def test_what_the_readme_says_beside_its_table() -> None:
     )
     assert main[2] == 0
     assert f"{shuffled[1] + shuffled[2]} of {shuffled[0]} leave out 0, too" in readme
-    sooner = re.search(r"after (\d+ to \d+ %) of causal's samples", "\n".join(said))
+    sooner = re.search(r"after (\d+ to \d+ %) of the samples", "\n".join(said))
     assert f"final accuracy after {sooner[1]} of the samples" in readme
     shuffled_rows = [row for row in scores if (row.block, row.split) == (NULL_SHUFFLED, "test")]
     (null,) = (one.estimate for one in differences(shuffled_rows) if one.questions == Questions("grid"))
