@@ -6,15 +6,18 @@ process that is killed at any moment leaves what is whole, and at most one `.mut
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from safetensors import SafetensorError
 
 PARTIAL = ".mutua-partial"  # no name that anybody else gives, for what has it is removed
+_FLUSHES_NO_FOLDER = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)  # what some network and shared drives answer
 _TRIAL = bytes(1 << 20)  # so much must fit on the disk before anything is computed for a file
 
 
@@ -128,10 +131,33 @@ def remove_leftovers(folder: Path) -> None:
         shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
 
 
+def lock_file(file: IO[str]) -> None:
+    """Locks a file for this process alone, until it is closed. The system lets go of it even after kill -9.
+
+    Raises:
+        FolderError: another process has it, or the file system knows no locks; the message begins with the folder.
+    """
+    import fcntl  # of POSIX: where it is missing, all that locks nothing still works
+
+    folder = Path(file.name).parent
+    try:
+        # Not flock: data workers would inherit that, and they outlive a killed trainer by seconds.
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):  # POSIX allows either
+        raise FolderError(f"{folder}: another process is at work in it; wait for it, or name another.") from None
+    except OSError as error:
+        raise FolderError(
+            f"{folder} lies on a file system that cannot lock files ({error.strerror}): name a folder on one that can."
+        ) from error
+
+
 def _flush(path: Path) -> None:
-    """Waits until a file's content, or a folder's entries, are on the disk."""
+    """Waits until a file's content, or a folder's entries where that can be asked for, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _FLUSHES_NO_FOLDER or not path.is_dir():
+            raise
     finally:
         os.close(descriptor)

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from io import StringIO
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from rich.table import Table
+from rich.text import Text
 from tiny_model import make_model, make_processor, picture
 from typer.testing import CliRunner, Result
 
 from mutua.cli import app
+from mutua.cli.common import PlainConsole
 
 
 @pytest.fixture(scope="module")
@@ -180,3 +187,35 @@ def test_version():
     import mutua as package
 
     assert mutua("--version").stdout.strip() == package.__version__
+
+
+def test_control_characters_are_spelled_and_styles_stay(monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    table = Table("\x1b[1mname", "family", title=Text("\x1b]0;title"))
+    table.add_row("\x1b[2J", Text("\x9b of a family", style="red"))
+    console = PlainConsole()
+    console.file = StringIO()
+    console.print(Text.assemble(("error: ", "red"), "\x1b[2J"), "a\n\tb")
+    console.print(table)
+    shown = console.file.getvalue()
+    assert "\x1b[31merror: \x1b[0m\\x1b[2J a\n" in shown
+    for spelled in (r"\x1b[1mname", r"\x1b]0;title", r" \x1b[2J ", r"of a"):
+        assert spelled in shown
+    for obeyed in ("\x1b[2J", "\x1b]", "\x9b"):
+        assert obeyed not in shown
+
+
+@pytest.mark.parametrize(
+    ("dead", "status", "read"), [("stderr", 0, b"an answer\n"), ("stdout", 1, b"")], ids=["notes", "answers"]
+)
+def test_a_command_ends_where_nobody_reads_its_answers_not_its_notes(dead, status, read):
+    told = {"stderr": "err", "stdout": "out"}[dead]
+    code = f"from mutua.cli.common import err, out; {told}.print('a'); {told}.print('b'); out.print('an answer')"
+    end, pipe = os.pipe()
+    os.close(end)
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, dead: pipe}
+    done = subprocess.run([sys.executable, "-c", code], **streams, timeout=60)
+    os.close(pipe)
+    assert (done.returncode, done.stdout or b"") == (status, read)

@@ -66,6 +66,19 @@ def test_check_finds_what_a_run_would_skip(tmp_path, model):
     assert "nothing to complain of" not in shown
 
 
+def test_check_spells_what_a_terminal_would_obey(tmp_path):
+    clear, copy = "\x1b[2J", "\x1b]52;c;bWluZQ==\x07"
+    path = write_lines(
+        tmp_path / f"data{clear}.jsonl", {"id": f"a{copy}", "conversations": turns(f"what{clear}?", "\x9bA")}
+    )
+    result = mutua("data", "check", path)
+    for shown in (r"data\x1b[2J.jsonl: 1 samples", r"a\x1b]52;c;bWluZQ==\x07", r"what\x1b[2J?", r"\x9bA"):
+        assert shown in result.stdout
+    missing = mutua("data", "check", tmp_path / f"none{clear}.jsonl")
+    assert r"none\x1b[2J.jsonl" in missing.stderr
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", result.output + missing.output)
+
+
 def test_check_as_json(tmp_path):
     result = mutua("data", "check", write_llava(tmp_path), "--json")
     (report,) = json.loads(result.stdout)["sources"]

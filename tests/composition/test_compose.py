@@ -115,11 +115,26 @@ def test_a_language_model_that_nobody_named():
         ({"vision": Path("no.gguf")}, "vision no.gguf: a vision encoder cannot be read from a GGUF file"),
         ({"language": "no.gguf"}, "language no.gguf: no such file"),
         ({"language": "someone/something"}, "language someone/something: cannot be loaded from a folder here or from"),
+        ({"language": "gpt2"}, "language gpt2: cannot be loaded from a folder here or from the hub"),
     ],
 )
 def test_arguments_that_lead_nowhere(options, message):
     with pytest.raises(ComposeError, match=message):
         compose(**options)
+
+
+@pytest.mark.parametrize("part", ["vision", "language", "tokenizer"])
+@pytest.mark.parametrize("name", ["models/none", "file"])
+def test_a_slip_in_the_name_of_a_folder_is_not_asked_of_the_hub(monkeypatch, tmp_path, part, name):
+    def asked(*_: object, **__: object) -> None:
+        pytest.fail("the hub was asked")
+
+    (tmp_path / "models").mkdir()
+    (tmp_path / "file").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("transformers.utils.hub.cached_files", asked)  # through which every file is had
+    with pytest.raises(ComposeError, match=f"{part} {name}: no such folder, and no hub id"):
+        compose(**{part: name})
 
 
 def test_a_gguf_file_without_its_packages(monkeypatch, tmp_path):
@@ -317,7 +332,7 @@ def test_presets_at_their_published_sizes(name):
         vision,
         language,
         connector=preset.connector,
-        attention_policy=preset.attention_policy,
+        attention_policy="mma",
         image_token_id=5,
         is_tied=language.tie_word_embeddings,
     )

@@ -360,6 +360,10 @@ def lost_shard(folder: Path) -> None:
             lambda f: edit_weights(f, **{"vision_tokenizer.norm.bias": torch.zeros(32, dtype=torch.int8)}),
             r"vision_tokenizer.norm.bias is stored as I8",
         ),
+        (
+            lambda f: (f / "language" / "generation_config.json").write_text("{"),
+            r"language: its generation_config.json cannot be read .*not a valid JSON .*with --language-model",
+        ),
         (lambda f: edit_config(f / "vision", hidden_size=0), r"no model can be built"),
         (lambda f: edit_config(f / "vision", hidden_size="abc"), r"vision': with --vision"),
         (lambda f: edit_config(f / "vision", num_attention_heads=0), r"no model can be built .*ZeroDivisionError"),
@@ -384,6 +388,29 @@ def test_a_config_class_that_fails_without_a_word(released, tmp_path, monkeypatc
     monkeypatch.setattr(aki.AutoConfig, "from_pretrained", fail)
     with pytest.raises(AkiError, match=r"no configuration at '.*vision'.*\(AssertionError\)"):
         convert(released, tmp_path / "target")
+
+
+@pytest.mark.parametrize("option", ["vision_encoder", "language_model"])
+def test_a_slip_in_the_name_of_a_folder_is_not_asked_of_the_hub(released, tmp_path, monkeypatch, option):
+    def read(name: str, **options: object) -> object:
+        return pytest.fail("the hub was asked") if name == "models/none" else original(name, **options)
+
+    (tmp_path / "models").mkdir()
+    monkeypatch.chdir(tmp_path)
+    original = aki.AutoConfig.from_pretrained
+    monkeypatch.setattr(aki.AutoConfig, "from_pretrained", read)
+    with pytest.raises(AkiError, match=r"no configuration at 'models/none': with --.* \(there is no such folder\)"):
+        convert(released, tmp_path / "target", **{option: "models/none"})
+
+
+def test_a_generation_config_that_is_out_of_reach_is_not_taken_for_none(released, tmp_path, monkeypatch):
+    def offline(*_: object, **__: object) -> None:
+        raise OSError("We couldn't connect to the hub")
+
+    monkeypatch.setattr(aki, "cached_file", offline)
+    with pytest.raises(AkiError, match=r"its generation_config.json cannot be read \(We couldn't connect to the hub\)"):
+        convert(released, tmp_path / "target")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_full_disk_leaves_nothing(released, tmp_path, monkeypatch):

@@ -267,6 +267,22 @@ def test_a_folder_that_cannot_be_made_is_told_with_its_option(tmp_path):
             pass
 
 
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (errno.ENOLCK, r"lies on a file system that cannot lock files \(No locks available\): name a folder on one"),
+        (errno.EAGAIN, "another process is at work in it; wait for it, or name another"),
+    ],
+)
+def test_a_folder_that_cannot_be_locked_is_told_with_its_option(tmp_path, monkeypatch, error, told):
+    def fail(*_: object) -> None:
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr("fcntl.lockf", fail)
+    with pytest.raises(ValueError, match=f"--output {tmp_path}:? {told}"), open_output(tmp_path, SETTINGS, World()):
+        pass
+
+
 def test_what_waits_for_a_judge_is_counted_and_scores_nothing(data, tmp_path, monkeypatch):
     monkeypatch.setattr("mutua.evaluation.suite.respond", scripted)
     opened = open_all(PAPER, BENCHMARKS, data)

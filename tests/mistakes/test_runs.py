@@ -116,6 +116,7 @@ RECIPES = [
     Mistake("words for a number", setting("train.steps=many"), ("train.steps: got 'many', expected an integer",)),
     Mistake("no steps", setting("train.steps=0"), ("train.steps: got 0, expected a number of at least 1",)),
     Mistake("an infinite rate", setting("train.learning_rate=.inf"), ("train.learning_rate", "finite number")),
+    Mistake("an infinite decay", setting("train.weight_decay=.inf"), ("train.weight_decay", "finite number")),
     Mistake("a rate that is none", setting("train.learning_rate=.nan"), ("train.learning_rate", "finite number")),
     Mistake("a rate below zero", setting("train.learning_rate=-1"), ("train.learning_rate: got -1", "above 0")),
     Mistake("a seed below zero", setting("seed=-1"), ("seed: got -1, expected a number of at least 0",)),
@@ -386,11 +387,33 @@ def test_all_checkpoints_damaged(place):
     (place / "run" / "model").rename(place / "aside")
     for checkpoint in checkpoints(place / "run" / "checkpoints"):
         (checkpoint / "trainer.json").write_text("?")
+    log = (place / "run" / "log.jsonl").read_bytes()
     result = train()
     told = " ".join(result.output.split())
     assert result.exit_code == 0
-    assert "None of the 1 checkpoints is whole: this run starts over, from step 0." in told
+    assert "None of the 1 checkpoints is whole: this run starts over, from step 0. Its logs are kept as" in told
     assert "trying the checkpoint before it" not in told
+    assert (place / "run" / "log.jsonl.step-000002").read_bytes() == log
+    assert (place / "run" / "log.jsonl").read_bytes().count(b"\n") == 2
+
+
+def test_a_checkpoint_that_cannot_be_read_is_not_taken_for_a_damaged_one(place, monkeypatch):
+    def denied(_: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    def files() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in (place / "run").rglob("*") if path.is_file()}
+
+    train()
+    (place / "run" / "model").rename(place / "aside")
+    before = files()
+    monkeypatch.setattr("mutua.training.checkpoint._fingerprint", denied)
+    result = train()
+    assert result.exit_code == 1
+    told = " ".join(result.stderr.split())
+    assert "run/checkpoints/step-000002/" in told
+    assert "cannot be read (Permission denied): run the same command again when it can" in told
+    assert files() == before
 
 
 def test_data_that_shrank_before_a_resume(place):

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from mutua.folders import FolderError, remove_leftovers, whole_folder
+from mutua.folders import FolderError, remove_leftovers, whole_file, whole_folder
 from mutua.training import CheckpointError
 from mutua.training import checkpoint as module
 from mutua.training.checkpoint import Progress, checkpoints, prune, read_progress
@@ -68,6 +69,18 @@ def test_damage_is_noticed(tmp_path: Path, damage) -> None:
         read_progress(tmp_path / "step-000007")
 
 
+def test_a_folder_that_cannot_be_read_is_not_taken_for_an_empty_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stale(_: Path) -> None:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    assert checkpoints(tmp_path / "none") == []
+    monkeypatch.setattr(Path, "iterdir", stale)
+    with pytest.raises(OSError, match="Stale file handle"):
+        checkpoints(tmp_path)
+
+
 @pytest.mark.parametrize(
     "error", [OSError(errno.ENOSPC, "No space left on device"), SafetensorError("I/O error: No space left on device")]
 )
@@ -79,6 +92,31 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(FolderError, match=r"No space left on device.* Make room there"):
         write(tmp_path / "step-000007")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("error", [errno.EINVAL, errno.ENOTSUP, errno.EBADF])
+def test_a_file_system_that_flushes_no_folder_will_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    def flush(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(os, "fsync", flush)
+    write(tmp_path / "step-000007")
+    assert read_progress(tmp_path / "step-000007").step == 7
+    with whole_file(tmp_path / "file") as save:
+        save(lambda path: path.write_text("whole"))
+    assert (tmp_path / "file").read_text() == "whole"
+
+
+def test_a_file_that_cannot_be_flushed_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flush(_: int) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(os, "fsync", flush)
+    with pytest.raises(FolderError, match="Invalid argument"):
+        write(tmp_path / "step-000007")
 
 
 def test_any_other_error_leaves_nothing_behind_either(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Whole runs: what they write, and that stopping them at any moment changes no loss."""
 
+import errno
 import functools
 import json
 import os
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
-from training_runs import at_step, child, expect_equal, lines
+from training_runs import CHILD, at_step, child, expect_equal, lines
 
 from mutua.folders import FolderError
 from mutua.models import MutuaForConditionalGeneration, MutuaProcessor
@@ -173,6 +174,34 @@ def test_a_second_ctrl_c_stops_at_once() -> None:
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_a_signal_counts_where_nobody_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    with monkeypatch.context() as patch, StopRequest() as stop:
+        patch.setattr("mutua.training.signals.os.write", broken)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.requested
+
+
+def test_ctrl_c_costs_nothing_where_nobody_reads(tmp_path: Path, recipe_in) -> None:
+    """As in `... 2>&1 | tee log`: the Ctrl-C ends the `tee`, too."""
+    recipe_in(tmp_path)
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD, str(tmp_path / "small.yaml"), "4", "SIGINT"],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+        stdout=write,
+        stderr=write,
+        timeout=300,
+    )
+    os.close(write)
+    assert done.returncode == 130
+    assert (tmp_path / "run/checkpoints/step-000005").is_dir()
+
+
 @pytest.fixture
 def unfinished(tmp_path: Path, recipe_in, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run stopped after step 7, with checkpoints at 4 and 7."""
@@ -268,9 +297,19 @@ def test_one_process_at_a_time(tmp_path: Path, recipe_in) -> None:
     ) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"held\n"
-        with pytest.raises(RecipeError, match="another process is training in"):
+        with pytest.raises(RecipeError, match=r"output: .*run: another process is at work in it; wait for it, or name"):
             train(recipe)
         holder.communicate(b"\n")
+
+
+def test_a_file_system_without_locks_is_named(tmp_path: Path, recipe_in, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.lockf", none)
+    told = r"output: .*run lies on a file system that cannot lock files \(Function not implemented\): name a folder"
+    with pytest.raises(RecipeError, match=told):
+        train(recipe_in(tmp_path))
 
 
 def test_a_full_disk_keeps_the_last_good_checkpoint(

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.text import Text
+
+from mutua.console import LastingConsole
 
 if TYPE_CHECKING:
     from mutua import MutuaForConditionalGeneration, MutuaProcessor
@@ -21,6 +25,8 @@ if TYPE_CHECKING:
 FAILED, INTERRUPTED = 1, 130
 UNLOCKED = "unlocked: its answers may be worse until it is trained under the new mask (docs/unlock.md)"
 _WIDE = 10_000  # characters
+_SPELLED = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
+_CONTROLS = re.compile(f"[{''.join(map(chr, _SPELLED))}]+")
 
 # As in `mutua.attention.POLICIES`, without the torch that importing it takes: `--help` is instant.
 POLICY_NAMES = "causal, mma, mma-bidirectional, prefix, future-visual, future-text, future, concentric"
@@ -43,10 +49,11 @@ PolicyOption = Annotated[
 ]
 
 
-class PlainConsole(Console):
+class PlainConsole(LastingConsole):
     """A console that prints what it is given: brackets and colons in a name are no markup, and no line of text is cut.
 
     Only a table on a terminal is fitted to a width; into a file or a pipe its cells, paths among them, go whole.
+    Control characters are spelled: text and names are of whoever made the data, and a terminal would obey them.
     """
 
     def __init__(self, *, stderr: bool = False) -> None:
@@ -58,6 +65,27 @@ class PlainConsole(Console):
     def print(self, *objects: Any, **settings: Any) -> None:
         is_text = all(isinstance(shown, str | Text) for shown in objects)
         super().print(*objects, **{"soft_wrap": is_text, **settings})
+
+    def render_str(self, text: str, **settings: Any) -> Text:
+        return super().render_str(text.translate(_SPELLED), **settings)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        return super().render(_spelled(renderable) if isinstance(renderable, Text) else renderable, options)
+
+    def on_broken_pipe(self) -> None:
+        if self.stderr:
+            super().on_broken_pipe()
+        else:  # what a command is asked for, behind `| head`: it ends
+            Console.on_broken_pipe(self)
+
+
+def _spelled(text: Text) -> Text:
+    """The text with its styles and without control characters."""
+    ends = [end for found in _CONTROLS.finditer(text.plain) for end in found.span()]
+    pieces = text.divide(ends)
+    for controls in pieces[1::2]:
+        controls.plain = controls.plain.translate(_SPELLED)
+    return text.blank_copy().join(pieces) if ends else text
 
 
 out = PlainConsole()

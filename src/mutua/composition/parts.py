@@ -24,6 +24,7 @@ from mutua.models.model_folder import (
     expect_finite,
     expect_layers,
     expect_sizes,
+    may_be_hub_id,
     read_json,
     read_shapes,
     told,
@@ -145,10 +146,12 @@ def _read(what: str, part: str | Path, load: Callable[..., Any]) -> Any:
         name, options["gguf_file"] = str(path.parent), path.name
     elif path.is_dir():
         name, options["local_files_only"] = str(path), True
-    elif path.is_absolute() or str(part).startswith((".", "~")) or str(part).count("/") > 1:
-        raise ComposeError(f"{what} {part}: no such folder")
-    else:
+    elif may_be_hub_id(str(part), bare=True):
         name = str(part)
+    else:
+        raise ComposeError(
+            f"{what} {part}: no such folder, and no hub id: that is owner/name, with no folder of the owner's name here"
+        )
     try:
         return load(name, **options)
     except ModelError as error:

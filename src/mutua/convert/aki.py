@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedConfig
+from transformers.utils import GENERATION_CONFIG_NAME, cached_file
 
 from mutua.composition.tokenizer import IMAGE
 from mutua.convert.aki_format import (
@@ -38,7 +39,7 @@ from mutua.convert.tensor_files import TensorFiles
 from mutua.folders import whole_folder
 from mutua.models.configuration import MutuaConfig
 from mutua.models.generation_config import reply_config
-from mutua.models.model_folder import first_line
+from mutua.models.model_folder import first_line, may_be_hub_id
 from mutua.models.modeling import MutuaForConditionalGeneration
 from mutua.models.processing import MutuaProcessor
 from mutua.models.vision import image_processor, image_side
@@ -84,6 +85,7 @@ def convert(
         _part_config(language, "--language-model", "text_config"),
     )
     origin = _find_all(config, released, files, source)
+    own = _own_generation_config(language, config.text_config)
 
     with whole_folder(target) as partial:
         _write_shards(partial, released.initial_tokenizer_len, files, origin, progress)
@@ -91,7 +93,7 @@ def convert(
         processor = _processor(source, released, config)
         if processor is not None:
             processor.save_pretrained(partial)
-        _generation_config(language, config, processor).save_pretrained(partial)
+        _generation_config(own, config, processor).save_pretrained(partial)
         aside = partial / ASIDE
         (aside / OTHERS).mkdir(parents=True)
         for path in source.iterdir():
@@ -113,6 +115,8 @@ def _folder_or_id(name: str, source: Path) -> str:
 def _part_config(name: str, option: str, part: str) -> PreTrainedConfig:
     """The configuration of the vision encoder or the language model, out of a composite one where it is part of one."""
     try:
+        if not Path(name).is_dir() and not may_be_hub_id(name, bare=True):
+            raise FileNotFoundError("there is no such folder")
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     except Exception as error:  # whatever the checks of some hundred config classes raise
         raise AkiError(
@@ -264,14 +268,27 @@ def _processor(source: Path, released: AkiConfig, config: MutuaConfig) -> MutuaP
     )
 
 
-def _generation_config(language: str, config: MutuaConfig, processor: MutuaProcessor | None) -> GenerationConfig:
-    """The language model's own, which knows the tokens that end a reply; no placeholder is said, no turn opened."""
+def _own_generation_config(language: str, config: PreTrainedConfig) -> GenerationConfig:
+    """The language model's, which knows the tokens that end a reply; what its config says where it has none."""
     try:
-        ours = GenerationConfig.from_pretrained(language)
-    except OSError:  # it has none
-        ours = GenerationConfig.from_model_config(config.text_config)
+        # None if it has no such file; an error if that cannot be found out.
+        path = cached_file(language, GENERATION_CONFIG_NAME, _raise_exceptions_for_missing_entries=False)
+        if path is None:
+            return GenerationConfig.from_model_config(config)
+        return GenerationConfig.from_pretrained(Path(path).parent, local_files_only=True)
+    except Exception as error:  # whatever a damaged file makes of it
+        raise AkiError(
+            f"{language}: its {GENERATION_CONFIG_NAME} cannot be read ({first_line(error)}): with --language-model, "
+            "give a folder where it is whole, or a hub id that this machine can reach"
+        ) from error
+
+
+def _generation_config(
+    own: GenerationConfig, config: MutuaConfig, processor: MutuaProcessor | None
+) -> GenerationConfig:
+    """The language model's `own`, by which no placeholder is said and no turn opened."""
     ends, never = [], [config.image_token_id]
     if processor is not None:
         ends.append(processor.tokenizer.convert_tokens_to_ids(END))
         never += processor.tokenizer.convert_tokens_to_ids(list(TURNS))
-    return reply_config(ours, pad=config.text_config.pad_token_id, ends=ends, never=never)
+    return reply_config(own, pad=config.text_config.pad_token_id, ends=ends, never=never)

@@ -8,7 +8,6 @@ OUTPUT/results.json          the figures; the same bytes however often the run w
 
 from __future__ import annotations
 
-import fcntl
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,7 +24,7 @@ from mutua.evaluation.accuracy import spread
 from mutua.evaluation.benchmark import Benchmark
 from mutua.evaluation.predictions import Predictions, key_of
 from mutua.evaluation.questions import Questions, expect_folder, open_questions
-from mutua.folders import whole_file
+from mutua.folders import FolderError, lock_file, whole_file
 from mutua.respond import GREEDY, Answer, encode_prompts, respond
 from mutua.unlocking import policy_of
 from mutua.world import EndedElsewhere, World
@@ -124,11 +123,9 @@ def _claimed(output: Path, settings: Settings) -> Any:
             f"--output {output}: nothing can be written there ({error.strerror}); name another."
         ) from error
     try:
-        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        raise ValueError(
-            f"--output {output}: another process is evaluating into it; wait for it, or name another."
-        ) from None
+        lock_file(lock)
+    except FolderError as error:
+        raise ValueError(f"--output {error}") from None
     run, ours = output / RUN, asdict(settings)
     if not run.is_file():
         with whole_file(run) as write:

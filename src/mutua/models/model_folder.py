@@ -75,7 +75,7 @@ def find_folder(name_or_path: str | Path | None, *, weights: bool = True) -> Pat
         return NAMED[name]
     if path.exists():
         raise ModelError(f"{name} is a file: name the folder that holds the model.")
-    if not _may_be_hub_id(name):
+    if not may_be_hub_id(name):
         raise ModelError(f"no model at {name}: there is no such folder{_near(path)}.")
     try:
         return Path(snapshot_download(name, allow_patterns=[*_FILES, *([_WEIGHTS] if weights else [])]))
@@ -86,9 +86,17 @@ def find_folder(name_or_path: str | Path | None, *, weights: bool = True) -> Pat
         ) from error
 
 
-def _may_be_hub_id(name: str) -> bool:
-    """A hub id is `owner/name`; what begins like a path of this machine is none."""
-    return name.count("/") == 1 and name[0] not in "./~" and name[-1] != "/" and not Path(name).parent.exists()
+def may_be_hub_id(name: str, *, bare: bool = False) -> bool:
+    """A hub id is `owner/name`, and of old a `bare` name, as gpt2.
+
+    What begins like a path of this machine is none, nor what would lie in a folder that is here: a slip in its name
+    must not be asked of the hub, where anybody may have taken it.
+    """
+    if name[:1] in ("", ".", "/", "~") or name.endswith("/"):
+        return False
+    if "/" not in name:
+        return bare and not Path(name).exists()
+    return name.count("/") == 1 and not Path(name).parent.exists()
 
 
 def _near(path: Path) -> str:

@@ -27,6 +27,7 @@ from mutua.world import World
 _STATE, _TENSORS = "trainer.json", "trainer.safetensors"
 _SHARED = "optimizer"  # the folder of what several processes wrote: what that file has if one did, but for scalars
 _GENERATORS = ("rng/cpu", "rng/cuda")
+_NOT_THERE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
 class CheckpointError(ValueError):
@@ -44,8 +45,15 @@ class Progress:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints in `folder`, oldest first."""
-    steps = {path: path.name.removeprefix("step-") for path in folder.glob("step-*")}
+    """The checkpoints in `folder`, oldest first.
+
+    Raises:
+        OSError: it cannot be read; a glob would find nothing there.
+    """
+    try:
+        steps = {path: path.name.removeprefix("step-") for path in folder.iterdir() if path.name.startswith("step-")}
+    except FileNotFoundError:
+        return []
     return sorted((path for path, step in steps.items() if step.isdecimal()), key=lambda path: int(steps[path]))
 
 
@@ -82,18 +90,26 @@ def read_progress(folder: Path) -> Progress:
 
     Raises:
         CheckpointError: a file is missing, cut short or changed.
+        OSError: one cannot be read, which may pass (a right that is lacking, a network drive) and says nothing of it.
     """
+    path = folder / _STATE
     try:
-        state: dict[str, Any] = json.loads((folder / _STATE).read_text(encoding="utf-8"))
+        state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         for name, expected in state.pop("files").items():
-            if (found := _fingerprint(folder / name)) != expected:
+            path = folder / name
+            if (found := _fingerprint(path)) != expected:
                 raise CheckpointError(f"{folder}: {name} is damaged (size and CRC-32 {found}, written as {expected})")
         counts = state.pop("counts", ())  # checkpoints of version 0.1.0 have none
         return Progress(**state, counts=tuple(SampleCounts(**of_source) for of_source in counts))
     except CheckpointError:
         raise
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (*_NOT_THERE, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder}: damaged: {error}") from error
+    except OSError as error:
+        raise OSError(
+            f"{path} cannot be read ({error.strerror}): run the same command again when it can; if it is lost, remove "
+            f"{folder}, and the run goes on from the checkpoint before it"
+        ) from error
 
 
 def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, world: World) -> bool:

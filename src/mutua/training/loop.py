@@ -16,6 +16,7 @@ import torch
 from rich.console import Console
 from transformers import PreTrainedModel
 
+from mutua.console import LastingConsole
 from mutua.folders import FolderError
 from mutua.models.longest_text import longest_text
 from mutua.training import checkpoint
@@ -62,13 +63,16 @@ class TrainResult:
 def train(recipe: Recipe, console: Console | None = None) -> TrainResult:
     """Trains what the recipe says, resuming by itself where `recipe.output` holds an unfinished run of it.
 
+    Args:
+        console: what the run speaks through; None: stdout, and where nobody reads that any more, nothing.
+
     Raises:
         RecipeError: `recipe.output` holds a run of another recipe, or is in use.
         ValueError, OSError: a setting or a sample that cannot work, with its place.
         TrainingError: the loss is not finite, too many samples cannot be used, or the data are others than before.
         FolderError: the disk is full.
     """
-    speaker = console or Console()
+    speaker = console or LastingConsole()
 
     def say(text: str, style: str | None = None) -> None:
         speaker.print(text, style=style, markup=False, soft_wrap=True)
@@ -137,8 +141,19 @@ def train(recipe: Recipe, console: Console | None = None) -> TrainResult:
             Saver(world, recipe.train.async_checkpoints, lambda text: say(text, "red")) as saver,
         ):
             run = Run(
-                *(recipe, folder, model, processor, adapters, stepper, log, stop, saver),
-                *(names, fingerprints, evaluation, world),
+                recipe=recipe,
+                folder=folder,
+                model=model,
+                processor=processor,
+                adapters=adapters,
+                stepper=stepper,
+                log=log,
+                stop=stop,
+                saver=saver,
+                source_names=names,
+                fingerprints=fingerprints,
+                evaluation=evaluation,
+                world=world,
                 saved=progress.step,
             )
 

@@ -126,7 +126,7 @@ class TrainSettings(Section):
         "out: all at once",
     )
     learning_rate: Positive = Field(description="the peak rate, after the warm-up")
-    weight_decay: Annotated[float, Field(strict=True, ge=0)] = Field(
+    weight_decay: Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)] = Field(
         default=0.05, description="AdamW's decay; only of the weights of linear and convolution layers"
     )
     betas: tuple[Beta, Beta] = Field(default=(0.9, 0.98), description="AdamW's betas")

@@ -3,6 +3,7 @@
 recipe.yaml           the recipe, every default written out
 log.jsonl             one line per logged step          evaluations.jsonl   one line per evaluation
 quarantine.jsonl      one line per sample that was skipped
+*.jsonl.step-000500   those of a run of which no checkpoint was whole, up to that step
 tensorboard/          the same, for TensorBoard        loggers/             what the other loggers keep
 checkpoints/          step-000500/ ...
 adapter/              what a run with `train.lora` trained, as PEFT reads it
@@ -14,7 +15,6 @@ model/                the finished model. A run is finished if the model has all
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -23,7 +23,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from mutua.folders import PARTIAL, remove_leftovers, replace_file
+from mutua.folders import PARTIAL, FolderError, lock_file, remove_leftovers, replace_file
 from mutua.training.checkpoint import CheckpointError, Progress, checkpoints, read_progress
 from mutua.training.recipe import Recipe
 from mutua.training.recipe_file import RecipeError, dump_recipe, load_recipe
@@ -119,19 +119,35 @@ class RunFolder:
         remove_leftovers(self.root)
 
     def newest_checkpoint(self, warn: Callable[[str], None]) -> tuple[Path | None, Progress]:
-        """The newest checkpoint that is whole. Damaged ones are reported and set aside under another name."""
+        """The newest checkpoint that is whole. Damaged ones are reported and set aside under another name, and the
+        logs, too, where none is whole.
+
+        Raises:
+            OSError: one cannot be read, and stays as it is.
+        """
         found = checkpoints(self.checkpoints)
         for left, folder in reversed(list(enumerate(found))):
             try:
                 return folder, read_progress(folder)
             except CheckpointError as error:
+                if not left:  # before the last checkpoint is gone: cut short, this is done again
+                    self._keep_logs(found[-1].name)
                 aside = folder.with_name(folder.name + ".damaged")
                 shutil.rmtree(aside, ignore_errors=True)
                 folder.rename(aside)
                 warn(f"{error}. Set aside as {aside}{'; trying the checkpoint before it' if left else ''}.")
         if found:
-            warn(f"None of the {len(found)} checkpoints is whole: this run starts over, from step 0.")
+            warn(
+                f"None of the {len(found)} checkpoints is whole: this run starts over, from step 0. "
+                f"Its logs are kept as *.jsonl.{found[-1].name}."
+            )
         return None, Progress()
+
+    def _keep_logs(self, end: str) -> None:
+        """Sets the logs of a run that starts over aside: it would empty them."""
+        for path in (self.log, self.evaluations, self.quarantine):
+            if path.is_file():
+                path.rename(path.with_name(f"{path.name}.{end}"))
 
 
 @contextmanager
@@ -148,13 +164,9 @@ def open_run(recipe: Recipe) -> Iterator[RunFolder]:
             folder.root.mkdir(parents=True, exist_ok=True)
             lock = stack.enter_context(folder.lock.open("a"))
         try:
-            # The system lets go of it even after kill -9. Not flock: data workers would inherit that, and they outlive
-            # a killed trainer by seconds.
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):  # POSIX allows either
-            raise RecipeError(
-                f"output: another process is training in {folder.root}; wait for it, or choose another output"
-            ) from None
+            lock_file(lock)
+        except FolderError as error:
+            raise RecipeError(f"output: {error}") from None
         # With no checkpoint there is nothing to go on from: a recipe that failed at its start may be mended.
         if folder.recipe.is_file() and (folder.model.is_dir() or checkpoints(folder.checkpoints)):
             _expect_same(folder, load_recipe(folder.recipe), recipe)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from contextlib import suppress
 from types import FrameType, TracebackType
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -36,7 +37,8 @@ class StopRequest:
         self._interrupted |= number == signal.SIGINT
         self.requested = True
         # Not through the console: the signal may have come while it was drawing.
-        os.write(2, b"\nStopping after this step; Ctrl-C again stops at once, without saving.\n")
+        with suppress(OSError):  # nobody may be reading: a `tee` is ended by the same Ctrl-C
+            os.write(2, b"\nStopping after this step; Ctrl-C again stops at once, without saving.\n")
 
 
 def detach_worker(worker: int) -> None:
