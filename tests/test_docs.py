@@ -75,7 +75,6 @@ READ_ONLY = {
     "pip install": "needs a package index",
     ". .venv": "the environment that make run made",
     "tensorboard": "serves until it is stopped",
-    "python -m pytest": "needs a GPU",
     "python -m mutua.evaluation.blind": "takes ten seconds",
     "python -m mutua.study.work": "trains for minutes; tests/study/test_run.py runs it in small",
     "python benchmarks/attention.py": "measures for minutes",

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mutua.composition.tiny import build_processor, tiny_config, train_tokenizer
+from mutua.composition.tiny import CHAT_TEMPLATE, tiny_config, train_tokenizer
 from mutua.models import MutuaForConditionalGeneration, MutuaProcessor
 from mutua.roles import TokenRoles
 
@@ -57,7 +57,7 @@ def make_model(
 
 
 def make_processor(model: MutuaForConditionalGeneration) -> MutuaProcessor:
-    return build_processor(train_tokenizer(CORPUS, vocab_size=320), model.config)
+    return MutuaProcessor.for_config(model.config, train_tokenizer(CORPUS, vocab_size=320), CHAT_TEMPLATE)
 
 
 def assert_checkpointing_changes_no_gradient(model: MutuaForConditionalGeneration, inputs: dict) -> None:

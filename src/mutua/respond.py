@@ -70,7 +70,7 @@ def respond(
     for start in range(0, len(by_length), batch_size):
         batch = by_length[start : start + batch_size]
         asked = [conversations[place] for place in batch]
-        inputs = encode_prompts(asked, processor, [names[place] for place in batch] if names else ())
+        inputs = encode_conversations(asked, processor, [names[place] for place in batch] if names else ())
         replies = _generate(model, processor, inputs, max_new_tokens=max_new_tokens, **generate)
         for place, answer in zip(batch, replies, strict=True):
             answers[place] = answer
@@ -90,7 +90,9 @@ def _parts(message: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
     return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 
-def encode_prompts(conversations: Sequence[Conversation], processor: Any, names: Sequence[str] = ()) -> BatchFeature:
+def encode_conversations(
+    conversations: Sequence[Conversation], processor: Any, names: Sequence[str] = ()
+) -> BatchFeature:
     """The processor's tensors for conversations that wait for a reply, padded on the left as `generate` needs them.
 
     Raises:
@@ -109,7 +111,7 @@ def encode_prompts(conversations: Sequence[Conversation], processor: Any, names:
         if len(conversations) == 1:
             raise ValueError(f"{names[0]}: {error}" if names and names[0] else str(error)) from error
         for place, conversation in enumerate(conversations):
-            encode_prompts([conversation], processor, names[place : place + 1])
+            encode_conversations([conversation], processor, names[place : place + 1])
         raise
 
 

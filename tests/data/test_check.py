@@ -115,7 +115,7 @@ def test_what_is_cut_to_fit_is_not_too_long(tmp_path: Path, processor: Any) -> N
 def test_more_pictures_than_a_packed_row_holds(tmp_path: Path, processor: Any) -> None:
     report = check_source(written(tmp_path, row(), row(image=None)), "data.jsonl", processor=processor, max_images=0)
     assert report.counts == {"many pictures": 1, "no picture": 1}
-    assert "1 pictures, and 0 are allowed" in report.findings["many pictures"][0].text
+    assert "1 images, and data.packing.max_images allows 0 in a row" in report.findings["many pictures"][0].text
 
 
 def test_what_it_calls_unusable_is_what_a_run_skips(tmp_path: Path, processor: Any) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from mutua.composition.tiny import build_processor, tiny_config, train_tokenizer
+from mutua.composition.tiny import CHAT_TEMPLATE, tiny_config, train_tokenizer
 from mutua.data.readers import Scenes
 from mutua.data.sample import Sample
 from mutua.evaluation import Record, Score, evaluate
@@ -25,7 +25,7 @@ def pair() -> Pair:
     tokenizer = train_tokenizer([Scenes("train", 40)[i].question for i in range(40)])
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
     config = tiny_config(tokenizer, vision={**sizes, "image_size": 16}, text=sizes)
-    return MutuaForConditionalGeneration(config), build_processor(tokenizer, config)
+    return MutuaForConditionalGeneration(config), MutuaProcessor.for_config(config, tokenizer, CHAT_TEMPLATE)
 
 
 @pytest.mark.parametrize(

@@ -64,3 +64,27 @@ def test_what_the_readme_says_beside_its_table() -> None:
 
 def _between(estimate) -> str:
     return f"{estimate.low:+.1f} to {estimate.high:+.1f}"
+
+
+def test_what_the_study_says_of_its_sweeps() -> None:
+    study = " ".join((ROOT / "docs/study.md").read_text(encoding="utf-8").split())
+    exists = Questions("grid", "exists")
+    for block, words_of in (
+        ("depth", lambda place: f"{place.layers} layers "),
+        ("image tokens", lambda place: ""),
+    ):
+        rows = [row for row in read_rows(FULL, ScoreRow) if (row.block, row.split) == (block, "test")]
+        of = {(one.place, one.arm.policy): one.estimate.value for one in accuracies(rows) if one.questions == exists}
+        for place in sorted({place for place, _ in of}):
+            if place.layers > 1:  # with one the two are the same
+                before, after = (_short(of[place, policy]) for policy in ("causal", "mma"))
+                assert f"{words_of(place)}{before} → {after}" in study
+    policies = [row for row in read_rows(FULL, ScoreRow) if (row.block, row.split) == ("policies", "test")]
+    of = {one.arm.policy: one.estimate.value for one in accuracies(policies) if one.questions == Questions("grid")}
+    causal, mma, prefix, concentric = (_short(of[policy]) for policy in ("causal", "mma", "prefix", "concentric"))
+    assert f"causal {causal} %, `mma` {mma}, `mma-bidirectional` and `future` {_short(of['future'])}" in study
+    assert f"`prefix` {prefix}, `concentric` {concentric}." in study
+
+
+def _short(share: float) -> str:
+    return f"{100 * share:.1f}".removesuffix(".0")

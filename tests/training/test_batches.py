@@ -14,14 +14,16 @@ from PIL import Image
 from torch.utils.data._utils.pin_memory import pin_memory
 from training_runs import do_step
 
+from mutua.data.check import SKIPPED, check_source
 from mutua.data.readers import JsonLines
 from mutua.data.sample import Sample
 from mutua.models import MutuaForConditionalGeneration, MutuaProcessor
 from mutua.training import Recipe
+from mutua.training.batch_shape import look_at_sources
 from mutua.training.batches import StepBatch, batches, open_mixture
 from mutua.training.build import build_model
 from mutua.training.optimizer import build_optimizer
-from mutua.training.samples import SampleCounts
+from mutua.training.samples import SampleCounts, sample_limits
 from mutua.training.step import Stepper
 from mutua.world import World
 
@@ -339,3 +341,40 @@ def test_pictures_are_counted_in_what_a_cut_leaves(recipe_of, model) -> None:
     assert batch.sample_ids == ("later",)
     assert batch.counts == (SampleCounts(drawn=2, bad=1, cut=1),)
     assert batch.skips[0].reason == "2 images, and data.packing.max_images allows 1 in a row"
+
+
+@pytest.mark.parametrize(("too_long", "used"), [("drop", ["fits"]), ("cut", ["cut", "fits", "many before"])])
+def test_a_run_a_plan_and_a_check_agree_on_what_fits(too_long: str, used: list[str], recipe_of, model) -> None:
+    lines = [
+        turns("fits", "look", "one", image="red.png"),
+        turns("cut", "look", "one", "second " * 40, "two", image="red.png"),
+        turns("not to be cut", "look " * 60, "one"),
+        turns("many before", "look", "one", "second " * 40, "two", image="red.png"),
+        turns("many after", "look", "one", "second " * 40, "two", image="red.png"),
+        turns("many", "look", "one", image="red.png"),
+        turns("unanswered", "look", image="red.png"),
+    ]
+    for name, message in (("many before", 2), ("many after", 0), ("many", 0)):
+        line = next(line for line in lines if line["id"] == name)
+        line["messages"][message]["content"].insert(0, {"type": "image", "image": "noise.png"})
+    recipe = recipe_of(lines, f"data.too_long={too_long}", "data.packing={tokens: 60, max_images: 1}")
+
+    batch = first_batch(recipe, model[1])
+    assert sorted(batch.sample_ids) == used
+
+    (look,) = look_at_sources(recipe, model[0].config, model[1], None, None)
+    assert len(look.shapes) == len(used)
+    assert {shape.images for shape in look.shapes} == {1}
+    assert sum(shape.tokens for shape in look.shapes) == batch.tokens
+    assert sum(shape.supervised for shape in look.shapes) == batch.supervised_tokens
+
+    limits = sample_limits(recipe.data, None)
+    (source,) = open_mixture(recipe).sources
+    allowed = {"max_tokens": limits.tokens, "max_images": limits.images, "cuts": limits.cuts}
+    report = check_source(source, "lines", processor=model[1], **allowed)
+    found = {
+        lines[int(one.place.rsplit(":", 1)[1]) - 1]["id"]: kind == "long"
+        for kind in SKIPPED
+        for one in report.findings.get(kind, ())
+    }
+    assert found == {skip.id: skip.too_long for skip in batch.skips}

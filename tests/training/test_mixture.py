@@ -22,7 +22,7 @@ class Numbers:
 
 
 def ids(mixture: Mixture, steps: range) -> list[str]:
-    return [sample.id for step in steps for sample in mixture[step]]
+    return [sample.id for step in steps for sample in mixture.read(mixture.draws(step), ())]
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 16, 17, 1000])

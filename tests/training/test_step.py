@@ -51,10 +51,6 @@ def test_labels_are_the_responses(tmp_path: Path, recipe_in) -> None:
     said = [processor.tokenizer.decode(row[row != IGNORE]) for row in batch["labels"]]
     assert said == ["yes<|end|>", "no<|end|>"]
     assert (batch["attention_mask"][:, 0] == 1).all()
-    assert torch.equal(
-        encode([chat("a", "b")], processor, padding_side="left")["input_ids"],
-        encode([chat("a", "b")], processor)["input_ids"],
-    )
 
 
 def test_micro_batches_add_up_to_the_batch(tmp_path: Path, recipe_in) -> None:
@@ -62,7 +58,8 @@ def test_micro_batches_add_up_to_the_batch(tmp_path: Path, recipe_in) -> None:
     recipe = recipe_in(tmp_path, "model.text.attention_dropout=0.0", "train.precision=fp32")
     stepper, _ = stepper_of(recipe)
     _, processor = build_model(recipe.model, open_mixture(recipe), 40)
-    pictures = open_mixture(recipe)[0]
+    mixture = open_mixture(recipe)
+    pictures = mixture.read(mixture.draws(0), ())
     texts = [chat("why?", "because it is so, and it has always been so, " * 4), chat("who? " * 30, "me")]
     samples = [texts[0], *pictures, texts[1]]
 

@@ -15,7 +15,7 @@ from unlocked_pairs import save_llava
 
 from mutua.data.collate import encode
 from mutua.evaluation import open_source
-from mutua.training import Recipe, load_recipe, train
+from mutua.training import Recipe, TrainingError, load_recipe, train
 from mutua.training.batches import batches, open_mixture
 from mutua.training.build import model_to_train
 from mutua.training.optimizer import build_optimizer
@@ -137,6 +137,18 @@ def test_stopped_and_gone_on_with_it_is_the_same_run(
     expect_equal(tmp_path / "run", finished)
     adapters = [load_file(run / "adapter/adapter_model.safetensors") for run in (tmp_path / "run", finished)]
     assert all(torch.equal(tensor, adapters[1][name]) for name, tensor in adapters[0].items())
+
+
+def test_an_evaluation_of_a_model_that_turned_nan_ends_the_run(
+    tmp_path: Path, other_in: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch, console: Console
+) -> None:
+    def poison(stepper: Stepper) -> None:
+        with torch.no_grad():
+            next(p for p in stepper.model.parameters() if p.requires_grad).fill_(float("nan"))
+
+    at_step(monkeypatch, 1, poison)
+    with pytest.raises(TrainingError, match="step 2, evaluating scenes: the model computes numbers that are not"):
+        train(other_in(tmp_path, "evaluate.every=2", "train.checkpoint_every=4"), console)
 
 
 def test_the_loss_is_the_models_own(tmp_path: Path, other_in: Callable[..., Recipe]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessorList, SuppressTokensLogitsProcessor
 from unlocked_families import (
     ASSISTANT,
     BY_NAME,
@@ -18,6 +19,7 @@ from unlocked_families import (
     PROMPT,
     TWO_TURNS,
     USER,
+    VOCABULARY,
     Family,
     close,
     logits,
@@ -25,6 +27,7 @@ from unlocked_families import (
 )
 
 import mutua
+from mutua.models.generate import NotFiniteError
 
 WORDS_ALONE = [USER, 15, 16, 17, ASSISTANT]
 OPTIONS = {"max_new_tokens": 5, "eos_token_id": None, "suppress_tokens": NOT_WORDS, "do_sample": False}
@@ -135,6 +138,25 @@ def test_decoding_of_ones_own(family: Family, model: Any, tmp_path: Path):
     )
     options = {**OPTIONS, "custom_generate": str(tmp_path), "trust_remote_code": True}
     assert torch.equal(model.generate(**inputs, **options), said)
+
+
+def test_a_model_that_turned_nan_says_nothing(family: Family, model: Any):
+    inputs, _ = family.batch([PROMPT])
+    broken = copy.deepcopy(model)
+    with torch.no_grad():
+        broken.get_output_embeddings().weight.fill_(float("nan"))
+    with pytest.raises(NotFiniteError, match=r"not finite \(nan\)"):
+        broken.generate(**inputs, **OPTIONS)
+    mutua.lock(broken)
+
+
+def test_processors_of_ones_own(family: Family, model: Any):
+    inputs, _ = family.batch([PROMPT])
+    own = LogitsProcessorList([SuppressTokensLogitsProcessor([n for n in range(VOCABULARY) if n != 42], device="cpu")])
+    config = GenerationConfig(**{**OPTIONS, "suppress_tokens": None})
+    by_name = model.generate(**inputs, logits_processor=own, max_new_tokens=3)
+    by_place = model.generate(inputs.pop("input_ids"), config, own, **inputs)
+    assert by_name[0, -3:].tolist() == by_place[0, -3:].tolist() == [42, 42, 42]
 
 
 def test_models_side_by_side_in_threads():

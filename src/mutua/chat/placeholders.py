@@ -3,6 +3,8 @@
 A chat template writes one placeholder a picture; the processor expands it to as many tokens as the picture has
 features, with separators of the model's own around and between them. A token whose embedding is replaced by a feature
 has the modality of its id; a separator is text.
+
+Shape suffixes: B batch, N tokens.
 """
 
 from __future__ import annotations
@@ -13,7 +15,9 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
+import torch
 from PIL import Image
+from torch import Tensor
 
 from mutua.chat.template import Span
 from mutua.roles import Modality
@@ -49,6 +53,14 @@ def feature_ids_of(processor: Any) -> dict[int, Modality]:
         if index is not None:
             found.setdefault(index, modality)
     return found
+
+
+def modalities_of(ids_BN: Tensor, features: Mapping[int, Modality]) -> Tensor:
+    """The modality of every token, by its id, (B, N)."""
+    modality_BN = torch.full_like(ids_BN, int(Modality.TEXT))
+    for index, modality in features.items():
+        modality_BN = torch.where(ids_BN == index, int(modality), modality_BN)
+    return modality_BN
 
 
 def runs_of(ids: Sequence[int], features: Mapping[int, Modality]) -> list[Span]:

@@ -44,11 +44,9 @@ class ProbeChat:
 class Probes:
     """Chats that a template renders, whose replies are known from the messages."""
 
-    def __init__(self, processor: Any, chat_template: str | None, variables: dict[str, Any]) -> None:
+    def __init__(self, processor: Any) -> None:
         self.tokenizer = processor.tokenizer
-        self.template = ChatTemplate(
-            template_source(processor, chat_template), {**self.tokenizer.special_tokens_map, **variables}
-        )
+        self.template = ChatTemplate(template_source(processor), self.tokenizer.special_tokens_map)
         self.image_token = getattr(processor, "image_token", None)
         self.control_tokens = control_tokens_of(self.tokenizer)
         self.control_ids = set(self.control_tokens.values())

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mutua.chat.placeholders import ImageForm, beginnings, feature_ids_of
+from mutua.chat.placeholders import ImageForm, beginnings, feature_ids_of, modalities_of
 from mutua.chat.probes import ProbeChat, Probes, Tokens
 from mutua.chat.template import ChatTemplateError
 from mutua.roles import NONE, Modality, TokenRoles
@@ -48,13 +48,13 @@ class ReplyPattern:
     images: ImageForm | None
 
     @classmethod
-    def learn(cls, processor: Any, chat_template: str | None = None, **variables: Any) -> ReplyPattern:
-        """Probes a processor's chat template (`chat_template`: another one, or the name of one of several).
+    def learn(cls, processor: Any) -> ReplyPattern:
+        """Probes a processor's chat template.
 
         Raises:
             ChatTemplateError: replies cannot be found in the template, or not in tokens alone.
         """
-        probes = Probes(processor, chat_template, variables)
+        probes = Probes(processor)
         chats = probes.plain_chats()
         end = probes.end_of(chats)
         suffix = _common_suffix([prompt for chat in chats for prompt in chat.prompts])
@@ -176,11 +176,9 @@ class ReplyPattern:
                 raise ValueError(f"row {row}: {error}") from error
             is_response_BN[row, is_token_N] = torch.tensor(found, device=input_ids.device, dtype=torch.bool)
             begins_BN[row, is_token_N] = torch.tensor(self._begins(ids), device=input_ids.device, dtype=torch.bool)
-        modality_BN = torch.full_like(input_ids, int(Modality.TEXT))
-        for index, modality in self.features.items():
-            modality_BN[input_ids == index] = int(modality)
+        modality_BN, document_BN = modalities_of(input_ids, self.features), torch.where(is_token_BN, 0, NONE)
         begins_item_BN = begins_BN if begins_item_BN is None else begins_item_BN
-        return TokenRoles.from_responses(is_response_BN, modality_BN, torch.where(is_token_BN, 0, NONE), begins_item_BN)
+        return TokenRoles.from_responses(is_response_BN, modality_BN, document_BN, begins_item_BN)
 
     def _begins(self, ids: Sequence[int]) -> list[bool]:
         begins = [False] * len(ids)

@@ -20,7 +20,15 @@ import torch
 from mutua.chat.control_tokens import control_tokens_of
 from mutua.chat.conversation import render_conversation
 from mutua.chat.messages import check_messages
-from mutua.chat.placeholders import ImageForm, beginnings, feature_ids_of, part_types_of, placeholders_of, runs_of
+from mutua.chat.placeholders import (
+    ImageForm,
+    beginnings,
+    feature_ids_of,
+    modalities_of,
+    part_types_of,
+    placeholders_of,
+    runs_of,
+)
 from mutua.chat.reply_spans import Rendering
 from mutua.chat.reply_tokens import tokenize_rendering
 from mutua.chat.template import ChatTemplate, template_source
@@ -74,9 +82,7 @@ def roles_of(
             raise ValueError(f"conversation {row + 1}: {error}") from error
         is_response_BN[row, is_token_N] = torch.tensor(is_reply, device=is_token_BN.device)
         begins_item_BN[row, is_token_N] = torch.tensor(begins_item, device=is_token_BN.device)
-    modality_BN = torch.full_like(inputs["input_ids"], int(Modality.TEXT))
-    for index, modality in feature_ids_of(processor).items():
-        modality_BN[inputs["input_ids"] == index] = int(modality)
+    modality_BN = modalities_of(inputs["input_ids"], aligner.features)
     document_BN = torch.where(is_token_BN, 0, NONE)
     return TokenRoles.from_responses(is_response_BN, modality_BN, document_BN, begins_item_BN)
 

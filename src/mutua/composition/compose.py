@@ -29,7 +29,7 @@ from mutua.models.connectors import connector_keys
 from mutua.models.generation_config import reply_config
 from mutua.models.modeling import MutuaForConditionalGeneration
 from mutua.models.processing import MutuaProcessor
-from mutua.models.vision import given_side, image_processor, image_side, vision_encoder
+from mutua.models.vision import given_side, image_side, vision_encoder
 from mutua.quiet import quiet
 
 
@@ -67,9 +67,9 @@ def compose(
     Raises:
         ComposeError: a part cannot be found or loaded, or cannot be used; the message says which and why.
     """
-    parts = _parts(preset, vision, connector, language, attention_policy, chat_template)
+    parts = _parts(preset, vision, connector, language, chat_template)
     try:
-        return _compose(parts, vision_feature_layer, image_size, tokenizer, dtype)
+        return _compose(parts, attention_policy or "mma", vision_feature_layer, image_size, tokenizer, dtype)
     except ComposeError:
         raise
     except ValueError as error:
@@ -91,7 +91,7 @@ def outline(
     Raises:
         ComposeError: as `compose`, but for what only the weights show.
     """
-    parts = _parts(preset, vision, connector, language, attention_policy, chat_template)
+    parts = _parts(preset, vision, connector, language, chat_template)
     try:
         tokens = prepare_tokenizer(load_tokenizer(parts["language"], tokenizer))
         with quiet(), torch.device("meta"):
@@ -104,13 +104,14 @@ def outline(
             encoder,
             text_config,
             connector=parts["connector"] or "resampler",
-            attention_policy=parts["attention_policy"] or "mma",
+            attention_policy=attention_policy or "mma",
             image_size=given_side(given) if vision_encoder(encoder).any_size else None,
             image_token_id=tokens.convert_tokens_to_ids(IMAGE),
             is_tied=head.weight is model.get_input_embeddings().weight,
             lm_head_bias=head.bias is not None,
         )
-        return config, _processor(config, tokens, given, chat_template_of(tokens, parts["chat_template"]))
+        template = chat_template_of(tokens, parts["chat_template"])
+        return config, MutuaProcessor.for_config(config, tokens, template, given)
     except ComposeError:
         raise
     except ValueError as error:
@@ -118,8 +119,8 @@ def outline(
 
 
 def _parts(preset: str | None, *given: Any) -> dict[str, Any]:
-    """Vision, connector, language, attention policy and chat template, each as given or the preset's."""
-    parts = dict(zip(("vision", "connector", "language", "attention_policy", "chat_template"), given, strict=True))
+    """Vision, connector, language and chat template, each as given or the preset's."""
+    parts = dict(zip(("vision", "connector", "language", "chat_template"), given, strict=True))
     if preset is not None:
         found = _preset(preset)
         own = {key: getattr(found, key) for key in parts}
@@ -145,6 +146,7 @@ def _preset(name: str) -> Any:
 
 def _compose(
     parts: dict[str, Any],
+    attention_policy: str,
     vision_feature_layer: int | None,
     image_size: int | None,
     tokenizer: Any,
@@ -170,7 +172,7 @@ def _compose(
         vision.config,
         language.get_decoder().config,
         connector=parts["connector"] or "resampler",
-        attention_policy=parts["attention_policy"] or "mma",
+        attention_policy=attention_policy,
         vision_feature_layer=vision_feature_layer,
         image_size=image_size,
         image_token_id=image_token_id,
@@ -189,7 +191,7 @@ def _compose(
         ends=[*_end(tokens, template), *([tokens.eos_token_id] if own.eos_token_id is None else [])],
         never=[image_token_id],
     )
-    return model, _processor(config, tokens, given, template)
+    return model, MutuaProcessor.for_config(config, tokens, template, given)
 
 
 def _end(tokens: Any, template: str) -> list[int]:
@@ -200,16 +202,6 @@ def _end(tokens: Any, template: str) -> list[int]:
     except ChatTemplateError:
         return []
     return [] if end is None else [end]
-
-
-def _processor(config: MutuaConfig, tokens: Any, given: Mapping[str, Any], chat_template: str) -> MutuaProcessor:
-    return MutuaProcessor(
-        image_processor=image_processor(config.vision_config, config.image_size, given),
-        tokenizer=tokens,
-        num_image_tokens=config.num_image_tokens,
-        image_token=IMAGE,
-        chat_template=chat_template,
-    )
 
 
 def compose_config(

@@ -17,7 +17,6 @@ class Preset:
     vision: str
     language: str
     connector: Mapping[str, Any] = field(default_factory=dict)
-    attention_policy: str = "mma"
     chat_template: str | None = None
 
 

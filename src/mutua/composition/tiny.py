@@ -24,7 +24,7 @@ from mutua.models.configuration import MutuaConfig
 from mutua.models.generation_config import reply_config
 from mutua.models.modeling import MutuaForConditionalGeneration
 from mutua.models.processing import MutuaProcessor
-from mutua.models.vision import image_processor, vision_encoder
+from mutua.models.vision import vision_encoder
 
 PAD, USER, ASSISTANT, SYSTEM, END = "<|pad|>", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>"
 SPECIAL_TOKENS = (PAD, IMAGE, USER, ASSISTANT, SYSTEM, END)
@@ -159,17 +159,4 @@ def tiny_model(
         ends=[tokenizer.eos_token_id],
         never=tokenizer.convert_tokens_to_ids([IMAGE, USER, ASSISTANT, SYSTEM]),
     )
-    return model, build_processor(tokenizer, config, pictures)
-
-
-def build_processor(
-    tokenizer: PreTrainedTokenizerFast, config: MutuaConfig, pictures: Mapping[str, Any] | None = None
-) -> MutuaProcessor:
-    """The processor that goes with `config`; `pictures` as in `tiny_model`."""
-    return MutuaProcessor(
-        image_processor=image_processor(config.vision_config, config.image_size, pictures),
-        tokenizer=tokenizer,
-        num_image_tokens=config.num_image_tokens,
-        image_token=IMAGE,
-        chat_template=CHAT_TEMPLATE,
-    )
+    return model, MutuaProcessor.for_config(config, tokenizer, CHAT_TEMPLATE, pictures)

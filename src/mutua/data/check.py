@@ -229,18 +229,15 @@ class _Look:
             yield from self._length(sample, self.processor)
 
     def _length(self, sample: Sample, processor: MutuaProcessor) -> Iterator[tuple[str, str]]:
-        from mutua.data.collate import cut_to_turns, encode
+        from mutua.data.collate import encode
+        from mutua.data.limits import SampleLimits, UnfitError
 
         try:
-            tokens = encode([sample], processor)["input_ids"].shape[1]
-            self.tokens.append(tokens)
-            used: Sample | None = sample
-            if self.max_tokens is not None and tokens > self.max_tokens:
-                used = cut_to_turns(sample, processor, self.max_tokens) if self.cuts else None
-            if used is None:
-                yield "long", f"{tokens} tokens, and {self.max_tokens} are allowed"
-            elif self.max_images is not None and len(_pictures(used)) > self.max_images:
-                yield "many pictures", f"{len(_pictures(used))} pictures, and {self.max_images} are allowed"
+            whole = encode([sample], processor)
+            self.tokens.append(whole["input_ids"].shape[1])
+            SampleLimits(self.max_tokens, self.max_images, cuts=self.cuts).fit(sample, whole, processor)
+        except UnfitError as error:
+            yield error.kind, str(error)
         except (ValueError, OSError) as error:
             yield "unreadable", str(error)
 

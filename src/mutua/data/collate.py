@@ -6,7 +6,7 @@ Shape suffixes: B batch, N tokens, T supervised tokens.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,43 +16,31 @@ from mutua.chat import roles_of
 from mutua.data.rows import sample_from_row
 from mutua.data.sample import Sample, SampleError
 from mutua.models.processing import MutuaProcessor
-from mutua.respond import chats_for
-from mutua.respond import encode_prompts as encode_conversations
+from mutua.respond import chats_for, encode_conversations
 from mutua.roles import TokenRoles
 from mutua.unlocking import ROLES
-
-Chat: TypeAlias = list[dict[str, Any]]
 
 IGNORE = -100
 """The label of a token that is not to be predicted, by Transformers' convention."""
 
 
-def encode(
-    samples: Sequence[Sample], processor: Any, *, padding_side: Literal["left", "right"] = "right"
-) -> dict[str, Tensor]:
+def encode(samples: Sequence[Sample], processor: Any) -> dict[str, Tensor]:
     """The processor's tensors for whole conversations, and `labels` (B, N): the responses, `IGNORE` elsewhere.
 
     The processor of an unlocked model gets the roles as `token_roles`, for the model's forward.
     """
-    batch, roles = _tokenize([sample.chat() for sample in samples], processor, padding_side)
-    return {**batch, "labels": torch.where(roles.is_response_BN, batch["input_ids"], IGNORE)}
-
-
-def _tokenize(chats: list[Chat], processor: Any, padding_side: str) -> tuple[Any, TokenRoles]:
-    """What the processor makes of whole chats, with the roles in it, and the roles."""
-    is_ours = isinstance(processor, MutuaProcessor)
+    chats = [sample.chat() for sample in samples]
     batch = processor.apply_chat_template(
         chats_for(processor, chats),
         tokenize=True,
         return_dict=True,
         return_tensors="pt",
-        processor_kwargs={"padding_side": padding_side} | ({} if is_ours else {"padding": True}),
+        processor_kwargs={"padding_side": "right", "padding": True},
     )
-    if is_ours:
-        return batch, TokenRoles.from_codes(batch["token_type_ids"])
-    roles = roles_of(processor, chats, batch)
-    batch[ROLES] = roles.to_codes()
-    return batch, roles
+    if not isinstance(processor, MutuaProcessor):
+        batch[ROLES] = roles_of(processor, chats, batch).to_codes()
+    is_response_BN = TokenRoles.from_codes(role_codes(batch)).is_response_BN
+    return {**batch, "labels": torch.where(is_response_BN, batch["input_ids"], IGNORE)}
 
 
 def role_codes(batch: Mapping[str, Any]) -> Tensor:
@@ -110,21 +98,6 @@ def supervised_positions(labels_BN: Tensor) -> Tensor:
     is_supervised_BN = labels_BN != IGNORE
     is_supervised_BN[:, 0] = False
     return is_supervised_BN.flatten().nonzero()[:, 0]
-
-
-def cut_to_turns(sample: Sample, processor: Any, max_tokens: int) -> Sample | None:
-    """The sample up to the last reply that ends within `max_tokens` tokens; None if not even its first one does."""
-    roles = TokenRoles.from_codes(role_codes(encode([sample], processor))[:, : max_tokens + 1])
-    is_response_N = roles.is_response_BN[0].int()
-    # A reply has ended where a token behind it, the last one looked at included, is none.
-    turns = int((is_response_N.diff() == -1).sum())
-    ends = [place + 1 for place, message in enumerate(sample.messages) if message.role == "assistant"]
-    for end in reversed(ends[:turns]):
-        shorter = sample.model_copy(update={"messages": sample.messages[:end]})
-        # Counted anew: a template may end a conversation otherwise than it goes on after a reply.
-        if encode([shorter], processor)["input_ids"].shape[1] <= max_tokens:
-            return shorter
-    return None
 
 
 def encode_prompts(samples: Sequence[Sample], processor: Any) -> dict[str, Tensor]:

@@ -52,10 +52,6 @@ class Mixture:
         # The share of a source among itself and those after it; the last takes all that is left.
         self._shares = [weight / sum(exact[place:]) for place, weight in enumerate(exact)]
 
-    def __getitem__(self, step: int) -> list[Sample]:
-        """The batch of `step`, counted from 0; there is no last one."""
-        return [self.sources[draw.place][draw.index] for draw in self.draws(step)]
-
     def read(self, draws: Sequence[Draw], tolerated: tuple[type[Exception], ...]) -> list[Sample | Exception]:
         """The sample of each draw, in their order, or the error that reading it raised, if it is one of the tolerated.
 

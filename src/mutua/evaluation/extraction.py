@@ -74,13 +74,10 @@ def option(text: str, choices: Mapping[str, str]) -> str | None:
     return by_wording[0] if len(by_wording) == 1 else None
 
 
-def strict_letter(text: str, answer: str) -> bool:
-    """Whether the reply is the letter of the answer and nothing else: the rule of the paper's script for CV-Bench.
-
-    Args:
-        answer: as CV-Bench writes it, "(A)".
-    """
-    return text == answer.replace("(", "").replace(")", "")
+def strict_letter(text: str, letter: str) -> bool:
+    """Whether the reply is the letter of the answer, without the brackets that CV-Bench writes, and nothing else: the
+    rule of the paper's script for CV-Bench."""
+    return text == letter
 
 
 def open_question(answer: str) -> dict[str, str]:

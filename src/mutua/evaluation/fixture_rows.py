@@ -22,11 +22,9 @@ def _picture(number: int) -> Image.Image:
     return picture
 
 
-def _options(number: int, shift: int = 0) -> tuple[dict[str, str], str]:
-    """Four colours by letter, in an order that depends on `shift`, and the letter of the picture's own."""
-    colours = [_COLOURS[(number + place + shift) % len(_COLOURS)] for place in range(4)]
-    colours = colours if _colour(number) in colours else [*colours[:3], _colour(number)]
-    return dict(zip(LETTERS, colours, strict=True)), LETTERS[colours.index(_colour(number))]
+def _options(number: int) -> tuple[dict[str, str], str]:
+    """Four colours by letter, and the letter of the picture's own."""
+    return {letter: _colour(number + place) for place, letter in enumerate(LETTERS)}, LETTERS[0]
 
 
 def _colour(number: int) -> str:

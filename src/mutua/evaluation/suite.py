@@ -25,7 +25,7 @@ from mutua.evaluation.benchmark import Benchmark
 from mutua.evaluation.predictions import Predictions, key_of
 from mutua.evaluation.questions import Questions, expect_folder, open_questions
 from mutua.folders import FolderError, lock_file, whole_file
-from mutua.respond import GREEDY, Answer, encode_prompts, respond
+from mutua.respond import GREEDY, Answer, encode_conversations, respond
 from mutua.unlocking import policy_of
 from mutua.world import EndedElsewhere, World
 
@@ -80,7 +80,7 @@ def digest_of_processor(model: Any, processor: Any) -> str:
     asked = [
         {"role": "user", "content": [{"type": "image", "image": picture}, {"type": "text", "text": "What is 1 + 1?"}]}
     ]
-    for name, tensor in sorted(encode_prompts([asked], processor).items()):
+    for name, tensor in sorted(encode_conversations([asked], processor).items()):
         digest.update(f"{name} {tuple(tensor.shape)}".encode())
         digest.update(tensor.to(torch.float64).numpy().tobytes())
     for config in (model.config, model.generation_config):

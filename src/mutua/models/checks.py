@@ -14,8 +14,31 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mutua.attention import Policy, get_policy
+from mutua.attention import BACKENDS, Policy, get_policy
+from mutua.attention.abilities import ABILITIES, backends_with
 from mutua.roles import Modality, TokenRoles
+
+
+def expect_backend(text_config: Any, output_attentions: bool | None, change: str) -> None:
+    """Raises ValueError where the language model's backend is none of ours, which may be causal without a word, or
+    where attention weights are asked for that it does not have: they would be missing.
+
+    Args:
+        change: how a backend is chosen, with {} in its place.
+    """
+    backend = text_config._attn_implementation
+    if backend not in BACKENDS:
+        raise ValueError(
+            f"the attention implementation of the language model was changed to {backend!r}, which cannot apply a "
+            f"look-ahead mask: {change.format('...')} takes {', '.join(BACKENDS)}."
+        )
+    if output_attentions is None:
+        output_attentions = text_config.output_attentions
+    if output_attentions and not getattr(ABILITIES.get(backend), "weights", False):
+        raise ValueError(
+            f"output_attentions=True: attn_implementation {backend!r} computes no attention weights: "
+            f"{change.format(backends_with('weights'))}."
+        )
 
 
 def expect_shapes(
@@ -129,7 +152,13 @@ def _expect_roles(
             f"the prompt holds {places} image tokens, but {images} images give {images * tokens_per_image} "
             f"({tokens_per_image} each): pass one image per placeholder."
         )
-    if has_cache and last_document > 0:
+    if has_cache:
+        expect_unpacked(last_document)
+
+
+def expect_unpacked(last_document: int) -> None:
+    """Raises ValueError for rows that go on in a cache, and the last document of which is not the first."""
+    if last_document > 0:
         raise ValueError("packed rows (several documents in a row) cannot be decoded with a cache: one row each.")
 
 

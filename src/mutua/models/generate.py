@@ -5,7 +5,7 @@ Shape suffixes: B batch, N tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from typing import Any
 
@@ -52,6 +52,37 @@ class _Finite(LogitsProcessor):
             )
 
 
+def generate_finite(
+    generate: Callable[..., Any],
+    inputs: Tensor | None,
+    generation_config: GenerationConfig | None,
+    logits_processor: Iterable[LogitsProcessor] | None,
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    """What Transformers' `generate` says; NotFiniteError where the model's numbers are none (nan)."""
+    finite = _Finite()
+    processors = LogitsProcessorList([finite, *(logits_processor or ())])
+    said = generate(inputs, generation_config, processors, *args, **kwargs)
+    finite.check()
+    return said
+
+
+def refuse_labels_and_chunks(config: GenerationConfig, kwargs: Mapping[str, Any]) -> None:
+    """Raises ValueError where `generate` would go on from answers, or cut a prompt block, which loses look-ahead."""
+    if kwargs.get("labels") is not None:
+        raise ValueError(
+            "generate was given labels: it would go on from conversations that hold their answers "
+            "(predict_with_generate does so): pass prompts alone, or evaluate with `mutua eval`."
+        )
+    chunk = kwargs.get("prefill_chunk_size", getattr(config, "prefill_chunk_size", None))
+    if chunk is not None:
+        raise ValueError(
+            f"prefill_chunk_size={chunk} would cut prompt blocks, and images could no longer see the question "
+            "that follows them: leave it out."
+        )
+
+
 class RolesInGeneration(GenerationMixin):
     """Generation for a model whose token roles travel in `token_type_ids`."""
 
@@ -86,17 +117,7 @@ class RolesInGeneration(GenerationMixin):
                 "assistant_model: Transformers hands the assistant no pictures, so it cannot guess about them: use "
                 "prompt_lookup_num_tokens, which needs no other model."
             )
-        if kwargs.get("labels") is not None:
-            raise ValueError(
-                "generate was given labels: it would go on from conversations that hold their answers "
-                "(predict_with_generate does so): pass prompts alone, or evaluate with `mutua eval`."
-            )
-        chunk = kwargs.get("prefill_chunk_size", getattr(config, "prefill_chunk_size", None))
-        if chunk is not None:
-            raise ValueError(
-                f"prefill_chunk_size={chunk} would cut prompt blocks, and images could no longer see the question "
-                "that follows them: leave it out."
-            )
+        refuse_labels_and_chunks(config, kwargs)
         uses_cache = kwargs.get("use_cache", getattr(config, "use_cache", True))
         if kwargs.get("inputs_embeds") is not None and uses_cache is False:
             raise ValueError(
@@ -110,11 +131,7 @@ class RolesInGeneration(GenerationMixin):
                 )
         elif (codes_BN := kwargs.get("token_type_ids")) is not None:
             kwargs["prompt_length"] = codes_BN.shape[1]
-        finite = _Finite()
-        processors = LogitsProcessorList([finite, *(logits_processor or ())])
-        said = super().generate(inputs, generation_config, processors, *args, **kwargs)
-        finite.check()
-        return said
+        return generate_finite(super().generate, inputs, generation_config, logits_processor, *args, **kwargs)
 
     def prepare_inputs_for_generation(
         self, input_ids: Tensor, prompt_length: int | None = None, inputs_embeds: Tensor | None = None, **kwargs: Any

@@ -17,8 +17,8 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutp
 from transformers.utils import can_return_tuple
 
 from mutua.attention import BACKENDS, MaskRequest, get_policy, resolve
-from mutua.attention.abilities import ABILITIES, backends_with
 from mutua.models.checks import (
+    expect_backend,
     expect_labels_on_responses,
     expect_roles,
     expect_shapes,
@@ -144,7 +144,8 @@ class MutuaModel(MutuaPreTrainedModel):
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("pass exactly one of input_ids and inputs_embeds.")
-        self._expect_backend(kwargs.get("output_attentions"))
+        text_config, weights = self.config.text_config, kwargs.get("output_attentions")
+        expect_backend(text_config, weights, "model.set_attn_implementation({})")
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
         past = 0 if past_key_values is None else past_key_values.get_seq_length()
@@ -215,23 +216,6 @@ class MutuaModel(MutuaPreTrainedModel):
         """
         side = image_side(self.config.vision_config, self.config.image_size)
         return 0.0 * self.connector(self.get_vision_features(like.new_zeros(1, 3, side, side))).sum().to(like.dtype)
-
-    def _expect_backend(self, output_attentions: bool | None) -> None:
-        """Raises ValueError where the language model's backend is none of ours, which may be causal without a word, or
-        where attention weights are asked for that it does not have: they would be missing."""
-        backend = self.config.text_config._attn_implementation
-        if backend not in BACKENDS:
-            raise ValueError(
-                f"the attention implementation of the language model was changed to {backend!r}, which cannot apply a "
-                f"look-ahead mask: model.set_attn_implementation(...) takes {', '.join(BACKENDS)}."
-            )
-        if output_attentions is None:
-            output_attentions = self.config.text_config.output_attentions
-        if output_attentions and not getattr(ABILITIES.get(backend), "weights", False):
-            raise ValueError(
-                f"output_attentions=True: attn_implementation {backend!r} computes no attention weights: "
-                f"model.set_attn_implementation({backends_with('weights')})."
-            )
 
 
 def is_one_of_several_processes() -> bool:

@@ -27,7 +27,9 @@ from mutua.chat.reply_spans import Rendering
 from mutua.chat.reply_tokens import expand, reply_tokens, shift
 from mutua.chat.template import ChatTemplate, ChatTemplateError, template_source, to_template_form
 from mutua.images import open_images
+from mutua.models.configuration import MutuaConfig
 from mutua.models.saved_folder import PROCESSOR_MAP, write_module
+from mutua.models.vision import image_processor
 from mutua.roles import NONE, Modality, TokenRoles
 
 _OF_TORCHVISION = "SiglipImageProcessor"
@@ -64,6 +66,19 @@ class MutuaProcessor(ProcessorMixin):
         # A checkpoint may hold the tokenizer alone: AutoProcessor is to say what is missing, not to go on with half.
         tokenizer.init_kwargs["auto_map"] = PROCESSOR_MAP
         super().__init__(image_processor, tokenizer, chat_template=chat_template or tokenizer.chat_template)
+
+    @classmethod
+    def for_config(
+        cls, config: MutuaConfig, tokenizer: Any, chat_template: str, pictures: Mapping[str, Any] | None = None
+    ) -> MutuaProcessor:
+        """The processor that goes with a model's config; `pictures` is what the checkpoint of its vision encoder says
+        of them (`given` of `image_processor`)."""
+        return cls(
+            image_processor=image_processor(config.vision_config, config.image_size, pictures),
+            tokenizer=tokenizer,
+            num_image_tokens=config.num_image_tokens,
+            chat_template=chat_template,
+        )
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
         """As in Transformers, and beside it the module that opens the folder without `import mutua`."""

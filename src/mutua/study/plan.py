@@ -15,7 +15,7 @@ from mutua.attention import get_policy
 from mutua.study.results import BASELINE
 
 Task: TypeAlias = Literal["grid", "scenes"]
-Questions: TypeAlias = Literal["own", "shuffled", "blind"]
+QuestionKind: TypeAlias = Literal["own", "shuffled", "blind"]
 
 BACKBONES = ("llama", "qwen3", "phi3")
 CONNECTORS = ("mlp", "resampler")
@@ -59,7 +59,7 @@ class Arm:
     layers: int = 3
     side: int = 4
     steps: int = 800
-    questions: Questions = "own"
+    questions: QuestionKind = "own"
 
     @property
     def name(self) -> str:

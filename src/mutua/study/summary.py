@@ -234,8 +234,8 @@ def relative_gains(rows: Iterable[ScoreRow]) -> list[Gain]:
             of_backbones = ((backbone, of) for backbone, of in by_backbone.items() if of)
             out += [Gain(arm, baseline, mean_of_few(list(of.values())), None, name) for name, of in of_backbones]
         if len(by_backbone) > 1:
-            if over_seeds := _mean_by_seed(list(by_place.values())):
-                out.append(Gain(arm, baseline, mean_of_few(list(over_seeds.values()))))
+            if of_all := _mean_by_seed(list(by_place.values())):
+                out.append(Gain(arm, baseline, mean_of_few(list(of_all.values()))))
             if all(by_backbone.values()):
                 means = [sum(of.values()) / len(of) for of in by_backbone.values()]
                 out.append(Gain(arm, baseline, mean_of_few(means, "backbones")))

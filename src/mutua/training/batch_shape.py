@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from mutua.data.collate import encode, supervised_positions
+from mutua.data.limits import SampleLimits
 from mutua.data.packing import images_of, share_rows
 from mutua.data.sample import Sample
 from mutua.models import MutuaConfig, MutuaProcessor
@@ -14,7 +15,7 @@ from mutua.training.build import texts_of_mixture
 from mutua.training.origin import TinyModel
 from mutua.training.recipe import Recipe
 from mutua.training.rehearsal import Shape
-from mutua.training.samples import SAMPLE_ERRORS, SampleLimits, sample_limits, source_names
+from mutua.training.samples import SAMPLE_ERRORS, sample_limits, source_names
 
 LOOKED_AT = 16
 """Samples of a source."""
@@ -111,7 +112,7 @@ def look_at_sources(
                 usual = usual if limits.tokens is None else min(usual, limits.tokens)
                 look = SourceLook(name, weighted.weight, None, (_shape_of(usual, config),), _reason(name, error))
             else:
-                shapes = _look(name, source, processor, limits, recipe.data.too_long == "cut")
+                shapes = _look(name, source, processor, limits)
                 look = SourceLook(name, weighted.weight, len(source), shapes)
         looks.append(look)
     return tuple(looks)
@@ -138,28 +139,20 @@ def batch_shape(recipe: Recipe, looks: Sequence[SourceLook], processes: int) -> 
 
 
 def _look(
-    name: str, source: Sequence[Sample], processor: MutuaProcessor, limits: SampleLimits, cuts: bool
+    name: str, source: Sequence[Sample], processor: MutuaProcessor, limits: SampleLimits
 ) -> tuple[SampleShape, ...]:
-    """Of the first samples of a source, those that a run would use."""
+    """Of the first samples of a source, those that a run would use, as it would use them."""
     shapes: list[SampleShape] = []
     reason = "it is empty"
     for index in range(min(LOOKED_AT, len(source))):
         try:
-            batch = encode([source[index]], processor)
+            sample = source[index]
+            _, batch = limits.fit(sample, encode([sample], processor), processor)
         except SAMPLE_ERRORS as error:
             reason = str(error)
             continue
-        tokens, supervised = batch["input_ids"].shape[1], len(supervised_positions(batch["labels"]))
-        if limits.tokens is not None and tokens > limits.tokens:
-            reason = f"{tokens} tokens, and {limits.key} allows {limits.tokens}"
-            if not cuts:
-                continue
-            tokens, supervised = limits.tokens, min(supervised, limits.tokens)
-        images = int(images_of(batch["token_type_ids"]))
-        if limits.images is not None and images > limits.images:
-            reason = f"{images} images, and data.packing.max_images allows {limits.images} in a row"
-        elif supervised:
-            shapes.append(SampleShape(tokens, images, supervised))
+        tokens, images = batch["input_ids"].shape[1], int(images_of(batch["token_type_ids"]))
+        shapes.append(SampleShape(tokens, images, len(supervised_positions(batch["labels"]))))
     if not shapes:
         raise ValueError(f"{name}: none of its first samples can be used: {reason}; mutua data check looks at them all")
     return tuple(shapes)

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mutua.data.collate import IGNORE, cut_to_turns, encode, role_codes, supervised_positions
+from mutua.data.collate import IGNORE, encode, role_codes, supervised_positions
 from mutua.data.flip import flipped, is_flipped
+from mutua.data.limits import SampleLimits, UnfitError
 from mutua.data.mixture import Draw, Mixture, shuffled
 from mutua.data.order import InOrder, drawn_order, in_order
 from mutua.data.packing import images_of, pack_rows, share_rows
@@ -20,7 +21,7 @@ from mutua.data.readers import Source
 from mutua.data.sample import Sample
 from mutua.roles import TokenRoles
 from mutua.training.recipe import Recipe
-from mutua.training.samples import SAMPLE_ERRORS, SampleCounts, SampleLimits, Skip, sample_limits, source_names
+from mutua.training.samples import SAMPLE_ERRORS, SampleCounts, Skip, sample_limits, source_names
 from mutua.training.signals import detach_worker
 from mutua.world import World
 
@@ -112,8 +113,7 @@ class _Steps(Dataset):
         ranks: int,
     ) -> None:
         self.mixture, self.processor, self.pixels, self.rank, self.ranks = mixture, processor, pixels, rank, ranks
-        self.limits, self.cuts = limits, recipe.data.too_long == "cut"
-        self.order, self.packing = recipe.data.order, recipe.data.packing
+        self.limits, self.order, self.packing = limits, recipe.data.order, recipe.data.packing
         self.flips = [weighted.flip for weighted in recipe.data.train]
         self.micro_batch_size = recipe.train.micro_batch_size or recipe.train.batch_size
 
@@ -182,7 +182,7 @@ class _Steps(Dataset):
         used = [sample for _, sample in samples]
         try:
             batch = encode(used, self.processor) if used else None
-            fits = batch is not None and bool(self._is_usable(batch).all())
+            fits = batch is not None and bool(self.limits.are_met(batch).all())
         except SAMPLE_ERRORS:
             fits = False
         if fits or not used:
@@ -201,32 +201,9 @@ class _Steps(Dataset):
     def _check(self, place: int, sample: Sample) -> Sample | Skip:
         """The sample if it can be used, a shorter one where it is cut, or why it is skipped."""
         try:
-            batch = encode([sample], self.processor)
-            tokens = batch["input_ids"].shape[1]
-            most = self.limits.tokens
-            if most is not None and tokens > most:
-                shorter = cut_to_turns(sample, self.processor, most) if self.cuts else None
-                if shorter is None:
-                    reason = f"{tokens} tokens, and {self.limits.key} allows {most}"
-                    return Skip(place, sample.id, reason, too_long=True)
-                sample, batch = shorter, encode([shorter], self.processor)
-            images = int(images_of(role_codes(batch)))
-            if self.limits.images is not None and images > self.limits.images:
-                raise ValueError(f"{images} images, and data.packing.max_images allows {self.limits.images} in a row")
-            if not len(supervised_positions(batch["labels"])):
-                raise ValueError("no token is supervised, for it holds no reply: give it an assistant message")
+            return self.limits.fit(sample, encode([sample], self.processor), self.processor)[0]
         except SAMPLE_ERRORS as error:
-            return Skip(place, sample.id, str(error))
-        return sample
-
-    def _is_usable(self, batch: MicroBatch) -> Tensor:
-        """(B,) whether a row is no longer than allowed and has something to learn from."""
-        is_usable_B = (batch["labels"][:, 1:] != IGNORE).any(-1)
-        if self.limits.tokens is not None:
-            is_usable_B &= batch["attention_mask"].sum(-1) <= self.limits.tokens
-        if self.limits.images is not None:
-            is_usable_B &= images_of(role_codes(batch)) <= self.limits.images
-        return is_usable_B
+            return Skip(place, sample.id, str(error), too_long=isinstance(error, UnfitError) and error.kind == "long")
 
     def _finish(self, batch: MicroBatch) -> MicroBatch:
         """With what the loss needs, and pixels in the type that the vision encoder would round them to anyway."""

@@ -36,7 +36,7 @@ from mutua.training.run import Run
 from mutua.training.run_folder import RunFolder, open_run
 from mutua.training.samples import SampleCounts, source_names
 from mutua.training.saving import Saver
-from mutua.training.shards import weights_of
+from mutua.training.shards import expect_processes, weights_of
 from mutua.training.signals import StopRequest
 from mutua.training.step import Stepper, TrainingError
 from mutua.unlocking import policy_of
@@ -82,10 +82,7 @@ def train(recipe: Recipe, console: Console | None = None) -> TrainResult:
     with ExitStack() as held:
         if not world.is_first:
             speaker = Console(quiet=True)
-        if recipe.train.batch_size < world.size:
-            raise ValueError(
-                f"train.batch_size: {recipe.train.batch_size} samples for {world.size} processes: give each one"
-            )
+        expect_processes(recipe.train, world.size)
         folder = world.first(lambda: held.enter_context(open_run(recipe)))
         if (finished := world.first(lambda: folder.finished(recipe.train.steps))) is not None:
             say(

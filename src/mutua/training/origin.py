@@ -98,7 +98,7 @@ class PresetModel(Section):
     chat_template: str | None = Field(
         default=None, description=f"{_TEMPLATE}; left out: the preset's or the tokenizer's"
     )
-    attention_policy: PolicyName | None = Field(default=None, description=f"{_POLICIES}; left out: the preset's")
+    attention_policy: PolicyName | None = Field(default=None, description=f"{_POLICIES}; left out: mma")
 
     @model_validator(mode="after")
     def _known_types(self) -> PresetModel:

@@ -15,7 +15,7 @@ from transformers.initialization import no_init_weights
 
 from mutua.composition.compose import outline
 from mutua.composition.parts import read_config, read_image_processor, vision_config
-from mutua.composition.tiny import build_processor, train_tokenizer
+from mutua.composition.tiny import CHAT_TEMPLATE, train_tokenizer
 from mutua.models import MutuaConfig, MutuaForConditionalGeneration, MutuaProcessor
 from mutua.models.loading import load_processor
 from mutua.models.model_folder import ModelError, blamed_on
@@ -46,7 +46,7 @@ def _tiny(settings: TinyModel, texts: Iterable[str]) -> Outline:
     tokenizer = train_tokenizer(texts)
     with blamed_on("model.vision, model.text", "Give sizes that go together."):
         config = tiny_sizes(settings, tokenizer, encoder, pictures)
-        return config, build_processor(tokenizer, config, pictures)
+        return config, MutuaProcessor.for_config(config, tokenizer, CHAT_TEMPLATE, pictures)
 
 
 @outline_model.register

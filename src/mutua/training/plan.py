@@ -27,6 +27,7 @@ from mutua.training.outline import fake_weights, model_without_weights, outline_
 from mutua.training.precision import uses_bf16
 from mutua.training.recipe import Recipe
 from mutua.training.rehearsal import PICTURES, Kernels, Rehearsed, rehearse
+from mutua.training.shards import expect_processes
 
 GATHERED, ON_THEIR_WAY = "gathered weights", "gradients to be spread"
 WEIGHTS, FROZEN, GRADIENTS, MOMENTS = "weights, trained", "weights, frozen", "gradients", "AdamW's moments"
@@ -143,7 +144,7 @@ class Planner:
         """
         recipe = recipe or self.recipe
         train, is_cuda = recipe.train, device.name != CPU
-        _expect_processes(recipe, count)
+        expect_processes(train, count)
         bf16 = train.precision != "fp32" if is_cuda else uses_bf16(train, torch.device("cpu"))
         batch = batch_shape(recipe, self.looks, count)
         kernels = Kernels(is_cuda, bf16, _has_dense_mask(self.config, is_cuda, bf16, batch.micro.tokens))
@@ -299,15 +300,3 @@ def _has_dense_mask(config: MutuaConfig, is_cuda: bool, bf16: bool, tokens: int)
         dropout=getattr(text, "attention_dropout", 0.0),
     )
     return auto.choose(forward, tokens, is_padded=True).backend is sdpa
-
-
-def _expect_processes(recipe: Recipe, count: int) -> None:
-    """Raises ValueError for what `mutua train` refuses in so many processes."""
-    train = recipe.train
-    if train.batch_size < count:
-        raise ValueError(f"train.batch_size: {train.batch_size} samples for {count} processes: give each one")
-    if count > 1 and count % train.replicas:
-        raise ValueError(
-            f"train.replicas: {train.replicas} replicas of the model cannot share {count} processes evenly; give a "
-            f"divisor of {count}"
-        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mutua.data.limits import SampleLimits
 from mutua.training.recipe import DataSettings, Recipe
 
 SAMPLE_ERRORS = (ValueError, OSError)
@@ -24,23 +25,14 @@ class Skip:
     too_long: bool = False
 
 
-@dataclass(frozen=True)
-class SampleLimits:
-    """What a sample may hold: `tokens`, by the recipe's `key`, and `images`; None where there is no limit."""
-
-    tokens: int | None
-    images: int | None = None
-    key: str = "data.max_tokens"
-
-
 def sample_limits(data: DataSettings, longest: int | None) -> SampleLimits:
     """The limits of a recipe for a language model of so many positions: a packed row, too, holds whole samples."""
-    tokens = data.max_tokens or longest
-    if data.packing is None:
-        return SampleLimits(tokens)
-    if tokens is not None and tokens <= data.packing.tokens:
-        return SampleLimits(tokens, data.packing.max_images)
-    return SampleLimits(data.packing.tokens, data.packing.max_images, "data.packing.tokens")
+    tokens, images, key, cuts = data.max_tokens or longest, None, "data.max_tokens", data.too_long == "cut"
+    if data.packing is not None:
+        images = data.packing.max_images
+        if tokens is None or tokens > data.packing.tokens:
+            tokens, key = data.packing.tokens, "data.packing.tokens"
+    return SampleLimits(tokens, images, key, cuts)
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,21 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from mutua.models import MutuaForConditionalGeneration
 from mutua.models.configuration import MutuaConfig
+from mutua.training.recipe import TrainSettings
 from mutua.world import World
 
 _LARGEST_FILE = 5 * 2**30  # bytes, as `save_pretrained` cuts
+
+
+def expect_processes(train: TrainSettings, count: int) -> None:
+    """Raises ValueError for what so many processes cannot share."""
+    if train.batch_size < count:
+        raise ValueError(f"train.batch_size: {train.batch_size} samples for {count} processes: give each one")
+    if count > 1 and count % train.replicas:
+        raise ValueError(
+            f"train.replicas: {train.replicas} replicas of the model cannot share {count} processes evenly; give a "
+            f"divisor of {count}"
+        )
 
 
 def empty_model(config: MutuaConfig) -> MutuaForConditionalGeneration:
@@ -69,11 +81,6 @@ def shard(model: MutuaForConditionalGeneration, world: World, replicas: int, bf1
 
 
 def _mesh(world: World, replicas: int) -> DeviceMesh:
-    if world.size % replicas:
-        raise ValueError(
-            f"train.replicas: {replicas} replicas of the model cannot share {world.size} processes evenly; give a "
-            f"divisor of {world.size}"
-        )
     if replicas == 1:
         return init_device_mesh(world.device.type, (world.size,))
     shape = (replicas, world.size // replicas)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mutua.attention import Policy
 from mutua.chat import ReplyPattern
-from mutua.chat.placeholders import feature_ids_of
+from mutua.chat.placeholders import feature_ids_of, modalities_of
 from mutua.roles import NONE, Modality, TokenRoles
 
 ROLES = "token_roles"
@@ -95,7 +95,7 @@ class RolesFinder:
         """
         if self.pattern is None or not self.ahead:
             is_token_BN = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-            modality_BN = self.modalities(input_ids)
+            modality_BN = modalities_of(input_ids, self.features)
             document_BN = torch.where(is_token_BN.bool(), 0, NONE)
             no_BN = torch.zeros_like(document_BN, dtype=torch.bool)
             return TokenRoles.from_responses(no_BN, modality_BN, document_BN).to_codes()
@@ -106,13 +106,6 @@ class RolesFinder:
         if not is_prompt:
             self._expect_reply(input_ids, roles)
         return roles.to_codes()
-
-    def modalities(self, input_ids: Tensor) -> Tensor:
-        """The modality of every token, by its id, (B, N)."""
-        modality_BN = torch.full_like(input_ids, int(Modality.TEXT))
-        for index, modality in self.features.items():
-            modality_BN = torch.where(input_ids == index, int(modality), modality_BN)
-        return modality_BN
 
     def _expect_reply(self, input_ids: Tensor, roles: TokenRoles) -> None:
         """A row of which something looks ahead, and without a reply, begun or due, may be anything: a raw text with its

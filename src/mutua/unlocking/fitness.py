@@ -42,14 +42,14 @@ def refuse_unfit(model: Any) -> None:
         )
     config = model.config
     if not model.can_generate():
-        raise _unfit(config, f"{type(model).__name__} has no language-model head: load the whole model")
+        raise unfit(config, f"{type(model).__name__} has no language-model head: load the whole model")
     if config.is_encoder_decoder:
-        raise _unfit(config, "its pictures go into an encoder, which sees no question")
+        raise unfit(config, "its pictures go into an encoder, which sees no question")
     text_config = config.get_text_config()
     if any(getattr(text_config, key, None) for key in ("cross_attention_layers", "cross_layer_interval")):
-        raise _unfit(config, "its text looks at pictures by cross-attention, so no token of a picture is in the text")
+        raise unfit(config, "its text looks at pictures by cross-attention, so no token of a picture is in the text")
     if (problem := why_no_mask(model.get_decoder())) is not None:
-        raise _unfit(config, f"of its language model: {problem}")
+        raise unfit(config, f"of its language model: {problem}")
     if not hasattr(model, "hf_device_map") and all(parameter.is_meta for parameter in model.parameters()):
         raise ValueError("the model has no weights yet (it is on the meta device): load them first, then unlock it.")
 
@@ -100,12 +100,8 @@ def fault(model: PreTrainedModel, settings: Settings) -> str | None:
             module.training = was_training
 
 
-def unfit(model: PreTrainedModel, reason: str) -> ValueError:
+def unfit(config: Any, reason: str) -> ValueError:
     """The error that refuses a model."""
-    return _unfit(model.config, reason)
-
-
-def _unfit(config: Any, reason: str) -> ValueError:
     return ValueError(
         f"a model of type {config.model_type!r} cannot be unlocked: {reason}. docs/unlock.md lists those that can."
     )

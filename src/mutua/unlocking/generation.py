@@ -6,13 +6,14 @@ Shape suffixes: B batch, N tokens.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import LogitsProcessor, PreTrainedModel
 
-from mutua.models.generate import RolesInGeneration
+from mutua.models.generate import RolesInGeneration, generate_finite, refuse_labels_and_chunks
 from mutua.roles import response_codes
 from mutua.unlocking.finder import ROLES, RolesFinder
 from mutua.unlocking.methods import Method
@@ -30,11 +31,18 @@ class _Method(Method):
 
 
 class Generate(_Method):
-    """`generate`, for prompts whose roles are found before anything is said."""
+    """`generate`, for prompts whose roles are found before anything is said; nan is not said, but NotFiniteError."""
 
     name = "generate"
 
-    def __call__(self, inputs: Tensor | None = None, generation_config: Any = None, *args: Any, **kwargs: Any) -> Any:
+    def __call__(
+        self,
+        inputs: Tensor | None = None,
+        generation_config: Any = None,
+        logits_processor: Iterable[LogitsProcessor] | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
         ids_BN = kwargs.get("input_ids") if inputs is None else inputs
         cache = kwargs.get("past_key_values")
         past = 0 if cache is None else int(cache.get_seq_length())
@@ -51,23 +59,13 @@ class Generate(_Method):
         kwargs[_PROMPT] = kwargs[ROLES].shape[1]
         if kwargs.get("assistant_model") is not None:
             kwargs["assistant_model"] = _Assistant(kwargs["assistant_model"])
-        return self._call(inputs, generation_config, *args, **kwargs)
+        return generate_finite(self._call, inputs, generation_config, logits_processor, *args, **kwargs)
 
     def _refuse(self, config: Any, ids_BN: Tensor | None, past: int, kwargs: dict[str, Any]) -> None:
         """Raises ValueError for what would cut a prompt block, or lose the look-ahead."""
-        chunk = kwargs.get("prefill_chunk_size", getattr(config, "prefill_chunk_size", None))
-        if chunk is not None:
-            raise ValueError(
-                f"prefill_chunk_size={chunk} would cut prompt blocks, and images could no longer see the question "
-                "that follows them: leave it out."
-            )
+        refuse_labels_and_chunks(config, kwargs)
         if kwargs.get("cache_implementation", getattr(config, "cache_implementation", None)) == "paged":
             NoContinuousBatching()()
-        if kwargs.get("labels") is not None:
-            raise ValueError(
-                "generate was given labels: it would go on from conversations that hold their answers "
-                "(predict_with_generate does so): pass prompts alone."
-            )
         if isinstance(vars(kwargs.get("assistant_model") or self).get("generate"), Generate):
             raise ValueError(
                 "assistant_model is unlocked, but Transformers lets an assistant go on from a cache that is cut inside "

@@ -17,11 +17,13 @@ import torch
 from torch import Tensor, nn
 from transformers import Cache
 
-from mutua.attention import BACKENDS, MaskRequest, Policy
-from mutua.attention.abilities import ABILITIES, backends_with
+from mutua.attention import MaskRequest, Policy
+from mutua.chat.placeholders import modalities_of
 from mutua.models.checks import (
+    expect_backend,
     expect_labels_on_responses,
     expect_shapes,
+    expect_unpacked,
     refuse_gradients_on_prompts,
     roles_of_forward,
 )
@@ -135,11 +137,11 @@ class GiveRoles(_Hook):
         if torch.compiler.is_compiling():
             return
         roles = TokenRoles.from_codes(codes_BN)
-        if cache is not None and bool((roles.document_BN > 0).any()):
-            raise ValueError("packed rows (several documents in a row) cannot be decoded with a cache: one row each.")
+        if cache is not None:
+            expect_unpacked(int(roles.document_BN.max()))
         if ids_BN is None or ids_BN.shape != codes_BN.shape:
             return
-        modality_BN = self.settings.finder.modalities(ids_BN)
+        modality_BN = modalities_of(ids_BN, self.settings.finder.features)
         differs_BN = (roles.block_BN != NONE) & (modality_BN != roles.modality_BN)  # a model may say anything
         if bool(differs_BN.any()):
             row, column = (int(i) for i in differs_BN.nonzero()[0])
@@ -165,7 +167,8 @@ class PlaceRequest(_Hook):
         mask, cache = kwargs.get("attention_mask"), kwargs.get("past_key_values")
         tokens_BN = next(x for x in (kwargs.get("inputs_embeds"), kwargs.get("input_ids")) if x is not None)
         batch, tokens = tokens_BN.shape[:2]
-        self._expect_backend(kwargs.get("output_attentions"))
+        weights = kwargs.get("output_attentions")
+        expect_backend(self.settings.config, weights, "mutua.unlock(model, processor, backend={})")
         if mask is not None and not isinstance(mask, Tensor):
             raise ValueError(
                 f"the attention mask was made before the policy could be applied ({type(mask).__name__}): it would "
@@ -188,21 +191,6 @@ class PlaceRequest(_Hook):
         text = TextSoFar(cache, past, self.settings.policy, roles, mask, is_step, is_unlocked=True)
         kwargs["attention_mask"] = UnlockedRequest(roles, self.settings.policy, text.padding_BK, text)
         return (), kwargs
-
-    def _expect_backend(self, output_attentions: bool | None) -> None:
-        name = self.settings.config._attn_implementation
-        if name not in BACKENDS:
-            raise ValueError(
-                f"the attention implementation of the unlocked language model was changed to {name!r}, which cannot "
-                f"apply a look-ahead mask: mutua.unlock(model, processor, backend=...) takes {', '.join(BACKENDS)}."
-            )
-        if output_attentions is None:
-            output_attentions = self.settings.config.output_attentions
-        if output_attentions and not getattr(ABILITIES.get(name), "weights", False):
-            raise ValueError(
-                f"output_attentions=True: attn_implementation {name!r} computes no attention weights: "
-                f"mutua.unlock(model, processor, backend={backends_with('weights')})."
-            )
 
 
 class LookBack:

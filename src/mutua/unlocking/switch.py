@@ -87,7 +87,7 @@ def unlock(model: Model, processor: Any = None, policy: str = "mma", backend: st
         lock(model)
         problem = found if problem in (None, UNREACHED) else problem
     _back_to(model, previous, before)
-    raise unfit(model, str(problem))
+    raise unfit(model.config, str(problem))
 
 
 def _apply(model: PreTrainedModel, settings: Settings, backend: str, masks: PreTrainedModel) -> None:

@@ -1,6 +1,6 @@
 """Further questions about a scene that was built for another one: the later turns of a conversation.
 
-The first question of a sample shapes its scene (see `readers/scenes.py`); these take the scene as it is, with answers
+The first question of a sample shapes its scene (see `generator`); these take the scene as it is, with answers
 as even as it allows.
 """
 

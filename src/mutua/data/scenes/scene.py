@@ -1,6 +1,6 @@
 """The world of the synthetic scenes: objects on a 3 x 3 grid, how they are drawn, and which split a layout belongs to.
 
-Questions about a scene are in `scenes_questions`; `readers.scenes` draws scenes and questions together.
+Questions about a scene are in `questions`; `generator` draws scenes and questions together.
 """
 
 import itertools
