@@ -80,6 +80,11 @@ def test_what_the_study_says_of_its_sweeps() -> None:
                 before, after = (_short(of[place, policy]) for policy in ("causal", "mma"))
                 assert f"{words_of(place)}{before} → {after}" in study
     policies = [row for row in read_rows(FULL, ScoreRow) if (row.block, row.split) == ("policies", "test")]
+    gained = [one.estimate for one in differences(rows) if one.questions == exists]  # by visual tokens
+    *first, last = (f"{100 * gain.value:+.1f}" for gain in gained)
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    assert f"{', '.join(first)} and {last} points (three seeds; an interval leaves out 0 at 25 and 36)" in readme
+    assert [gain.excludes_zero for gain in gained] == [False, False, False, True, True]
     of = {one.arm.policy: one.estimate.value for one in accuracies(policies) if one.questions == Questions("grid")}
     causal, mma, prefix, concentric = (_short(of[policy]) for policy in ("causal", "mma", "prefix", "concentric"))
     assert f"causal {causal} %, `mma` {mma}, `mma-bidirectional` and `future` {_short(of['future'])}" in study
