@@ -349,4 +349,5 @@ def test_curves_that_level_off_are_compared_where_they_came_there_first():
 def test_exact_ties_are_no_matter_of_chance():
     rows = exact({"causal": [50, 52], "mma": [50, 52], "prefix": [50, 55]})
     assert "Of 1 intervals over all families and tasks, 0 leave out 0" in sentences(rows)
+    assert "Every difference is an exact tie, or has no interval." in sentences(rows[:4])
     assert "Aside from these: exact ties, or without an interval, 1." in sentences(rows)

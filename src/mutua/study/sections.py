@@ -325,6 +325,8 @@ def _task_sentences(found: Sequence[Difference]) -> list[str]:
 def _by_chance(found: Sequence[Difference]) -> str:
     """Exact ties aside, of models that answer alike: there no chance is at work."""
     judged = [one for one in found if one.estimate.is_bounded and one.estimate.low < one.estimate.high]
+    if not judged:
+        return "Every difference is an exact tie, or has no interval."
     seen, ties = sum(one.estimate.excludes_zero for one in judged), len(found) - len(judged)
     return (
         f"Of {len(judged)} intervals over all families and tasks, {seen} leave out 0; by chance alone about "
