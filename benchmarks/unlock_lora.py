@@ -45,7 +45,7 @@ from mutua.study.progress import Lines, duration, read_lines
 from mutua.study.results import read_rows, write_rows
 from mutua.training.recipe import Recipe
 from mutua.training.recipe_file import dump_recipe
-from mutua.unlocking import load_another
+from mutua.unlocking import load_foreign
 
 EXAMPLES = """examples:
   python benchmarks/unlock_lora.py                       three seeds, an hour on one core; goes on where it was stopped
@@ -230,7 +230,7 @@ def make_start(folder: Path, seed: int, tower: Path | None) -> None:
     model = LlavaForConditionalGeneration(config)
     model.generation_config.update(**ends)
     if tower is not None:
-        trained, _ = load_another(tower, device="cpu")
+        trained, _ = load_foreign(tower, device="cpu")
         model.model.vision_tower.load_state_dict(trained.model.vision_tower.state_dict())
     with whole_folder(folder) as partial, quiet():
         model.save_pretrained(partial)

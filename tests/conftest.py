@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that needs the network is a bug
 os.environ.pop("COLUMNS", None)  # pytest-xdist sets it, and consoles would fit tables to it
@@ -38,6 +39,16 @@ def model() -> MutuaForConditionalGeneration:
 @pytest.fixture(scope="session")
 def processor() -> MutuaProcessor:
     return make_processor(make_model())
+
+
+@pytest.fixture(scope="session")
+def saved_llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model of someone else's, which no test may change."""
+    from unlocked_pairs import save_llava  # many families of Transformers, which take their time
+
+    folder = tmp_path_factory.mktemp("llava")
+    save_llava(folder)
+    return folder
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ import mutua
 from mutua.attention import BACKENDS, POLICIES
 from mutua.data.collate import encode, encode_prompts, supervised_positions
 from mutua.data.readers import Scenes
-from mutua.evaluation import evaluate
+from mutua.evaluation.accuracy import evaluate
 from mutua.roles import TokenRoles
 from mutua.training import load_recipe, train
 

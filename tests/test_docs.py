@@ -18,8 +18,7 @@ from pathlib import Path
 import pytest
 import typer
 from aki_checkpoint import write_checkpoint
-from typer.testing import CliRunner
-from unlocked_pairs import save_llava
+from what_users_read import mutua
 
 from mutua.api import PACKAGED
 from mutua.cli import app
@@ -93,17 +92,9 @@ def benchmarks(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("benchmarks")
     write_parquet(folder / "data")
     for policy in ("mma", "causal"):
-        words = ["eval", "--suite", "paper", "--data", str(folder / "data"), "--tasks", "pope", "--limit", "2"]
-        done = CliRunner().invoke(app, [*words, "-p", policy, "-o", str(folder / "runs" / policy)])
+        words = ["eval", "--suite", "paper", "--data", folder / "data", "--tasks", "pope", "--limit", 2]
+        done = mutua(*words, "-p", policy, "-o", folder / "runs" / policy)
         assert done.exit_code == 0, done.output
-    return folder
-
-
-@pytest.fixture(scope="session")
-def saved_llava(tmp_path_factory) -> Path:
-    """A model of someone else's."""
-    folder = tmp_path_factory.mktemp("llava")
-    save_llava(folder)
     return folder
 
 
@@ -205,7 +196,7 @@ def run(command: str) -> None:
     shorter = SHORTER.get(" ".join([name, *words[:1]]), SHORTER.get(name, ""))
     if name == "unlock" and "--calibrate" not in words:
         shorter = ""  # it takes no time, and no such options
-    done = CliRunner().invoke(app, [name, *words, *shorter.split()], input=said)
+    done = mutua(name, *words, *shorter.split(), stdin=said)
     assert done.exit_code == 0, f"{command}\n{done.output}\n{done.exception!r}"
 
 

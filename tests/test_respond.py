@@ -7,7 +7,7 @@ from tiny_model import picture, user
 
 from mutua.api import reply
 from mutua.data.readers import Scenes
-from mutua.evaluation import evaluate
+from mutua.evaluation.accuracy import evaluate
 from mutua.respond import Answer, length, respond
 
 TALKS = [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from PIL import Image
@@ -58,6 +60,17 @@ def make_model(
 
 def make_processor(model: MutuaForConditionalGeneration) -> MutuaProcessor:
     return MutuaProcessor.for_config(model.config, train_tokenizer(CORPUS, vocab_size=320), CHAT_TEMPLATE)
+
+
+def save_model(folder: Path, model: MutuaForConditionalGeneration | None = None, **options: object) -> Path:
+    """A model, that of `make_model()` unless one is given, and its processor, as a folder to open; returns the folder.
+
+    `options` are those of the model's `save_pretrained`.
+    """
+    model = model or make_model()
+    model.save_pretrained(folder, **options)
+    make_processor(model).save_pretrained(folder)
+    return folder
 
 
 def assert_checkpointing_changes_no_gradient(model: MutuaForConditionalGeneration, inputs: dict) -> None:

@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers as t
 import unlocked_families as families
 from vlm_processors import FAMILIES
@@ -15,6 +16,7 @@ PROCESSOR = {family.name: family.make for family in FAMILIES}
 
 @cache
 def llava() -> tuple[Any, Any]:
+    torch.manual_seed(0)
     processor = PROCESSOR["llava"]()
     text = t.LlamaConfig(**{**families.TEXT, "vocab_size": len(processor.tokenizer)})
     return _with_ends(families.llava(text, processor.image_token_id), processor)

@@ -6,7 +6,7 @@ Nothing may go wrong in silence, and nobody is to read a traceback: every row en
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,9 +38,11 @@ class Mistake:
     is_slow: bool = False
 
 
-def mutua(*words: object, stdin: str | bytes | None = None) -> Result:
-    """The command, in this process."""
-    return CliRunner().invoke(app, [str(word) for word in words], input=stdin)
+def mutua(
+    *words: object, stdin: str | bytes | None = None, env: Mapping[str, str] | None = None, charset: str = "utf-8"
+) -> Result:
+    """The command, in this process; `charset` is the terminal's."""
+    return CliRunner(charset=charset).invoke(app, [str(word) for word in words], input=stdin, env=env)
 
 
 def rows(mistakes: Iterable[Mistake]) -> Any:

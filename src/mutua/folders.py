@@ -66,7 +66,7 @@ def whole_file(target: Path) -> Iterator[Callable[[Callable[[Path], object]], No
     """
     place = Path(os.path.realpath(target))  # a link stays a link
     partial = place.with_name(f"{place.stem}{PARTIAL}{place.suffix}")
-    with _told_as_a_folder_error(target):
+    with _folder_errors(target):
         if place.is_dir():
             raise FolderError(f"{target} is a folder: name a file in it.")
         if place.exists() and not place.is_file():
@@ -75,14 +75,14 @@ def whole_file(target: Path) -> Iterator[Callable[[Callable[[Path], object]], No
             raise FolderError(f"{target}: there is no folder {target.parent}; make it first.")
 
     def write(into: Callable[[Path], object]) -> None:
-        with _told_as_a_folder_error(target):
+        with _folder_errors(target):
             into(partial)
             _flush(partial)
             partial.replace(place)
             _flush(place.parent)
 
     try:
-        with _told_as_a_folder_error(target):
+        with _folder_errors(target):
             partial.write_bytes(_TRIAL)
             _flush(partial)
         yield write
@@ -104,8 +104,8 @@ def replace_file(path: Path, text: str) -> None:
 
 
 @contextmanager
-def told_with_its_place(path: Path) -> Iterator[None]:
-    """An error of the file system that a write into an open file ends in does not name the file by itself."""
+def errors_naming(path: Path) -> Iterator[None]:
+    """An error of the file system names the path: one of a write into an open file does not by itself."""
     try:
         yield
     except OSError as error:
@@ -113,7 +113,8 @@ def told_with_its_place(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _told_as_a_folder_error(target: Path) -> Iterator[None]:
+def _folder_errors(target: Path) -> Iterator[None]:
+    """An error of the file system becomes a FolderError."""
     try:
         yield
     except FolderError:

@@ -25,6 +25,8 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.ExifTags import Base
 
+from mutua.shortened import shortened
+
 TAKEN = (
     "a picture is the path of a file, a PIL image, the bytes of a file, a data: URL, or an array or tensor of uint8 or "
     "uint16"
@@ -63,14 +65,14 @@ def open_image(picture: Any) -> Image.Image:
     if isinstance(picture, str) and picture[:5].lower() == "data:":
         picture = _data_of(picture)
     if isinstance(picture, Image.Image):
-        return _decoded(picture, f"the picture {_short(getattr(picture, 'filename', '') or repr(picture))}")
+        return _decoded(picture, f"the picture {shortened(getattr(picture, 'filename', '') or repr(picture), 100)}")
     if isinstance(picture, (str, Path)):
         return _read(picture)
     if isinstance(picture, (bytes, bytearray, memoryview)):
         return _opened(BytesIO(picture), f"the picture given as {len(picture)} bytes")
     if all(hasattr(picture, name) for name in ("__array__", "shape", "dtype")):
         return _from_array(picture)
-    raise ImageError(f"{_short(repr(picture))} ({type(picture).__name__}) is no picture: {TAKEN}.")
+    raise ImageError(f"{shortened(repr(picture))} ({type(picture).__name__}) is no picture: {TAKEN}.")
 
 
 def open_images(images: Any) -> Any:
@@ -107,15 +109,15 @@ def url_problem(name: str) -> str | None:
     if not _URL.match(address):
         return None
     if address.lower().startswith("file:"):
-        return f"{_short(name)} is a URL: give the path of the file instead, without file://"
-    return f"{_short(name)} is a URL, and no network is used: download it first and give the path of the file"
+        return f"{shortened(name, 100)} is a URL: give the path of the file instead, without file://"
+    return f"{shortened(name, 100)} is a URL, and no network is used: download it first and give the path of the file"
 
 
 def _read(name: str | Path) -> Image.Image:
     """The picture in a file. What is no file is refused before it is opened: a FIFO would be waited for."""
     if not str(name):
         raise ImageError("the name of a picture is empty: give the path of a file.")
-    shown = _short(str(name))
+    shown = shortened(str(name), 100)
     try:
         mode = os.stat(name).st_mode
         if not stat.S_ISREG(mode):
@@ -141,7 +143,7 @@ def _kind(mode: int) -> str:
 
 
 def _file_problem(name: str, error: OSError) -> str:
-    shown = _short(name)
+    shown = shortened(name, 100)
     if error.errno == errno.ELOOP:
         return f"{shown} is a link that leads back to itself: name the picture's own file."
     if error.errno in (errno.EACCES, errno.EPERM):
@@ -152,7 +154,7 @@ def _file_problem(name: str, error: OSError) -> str:
         return f"no file can have so long a name ({len(name):,} characters): {shown}"
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
         if os.path.islink(name):
-            return f"{shown} is a link to {_short(os.readlink(name))}, which is not there."
+            return f"{shown} is a link to {shortened(os.readlink(name), 100)}, which is not there."
         return f"file not found: {shown}"
     return f"cannot read {shown}: {error.strerror or error}"
 
@@ -161,11 +163,11 @@ def _data_of(url: str) -> bytes:
     """The bytes in a `data:` URL."""
     head, comma, data = url.partition(",")
     if not comma or not head.lower().endswith(";base64"):
-        raise ImageError(f"{_short(url)}: of data: URLs, those with base64 are taken: data:image/png;base64,...")
+        raise ImageError(f"{shortened(url)}: of data: URLs, those with base64 are taken: data:image/png;base64,...")
     try:
         return base64.b64decode("".join(unquote(data).split()), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise ImageError(f"{_short(url)}: no valid base64 ({error}).") from None
+        raise ImageError(f"{shortened(url)}: no valid base64 ({error}).") from None
 
 
 def _opened(file: Any, name: str) -> Image.Image:
@@ -282,8 +284,3 @@ def _from_array(array: Any) -> Image.Image:
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[..., 0]
     return _decoded(Image.fromarray(np.ascontiguousarray(pixels)), name)
-
-
-def _short(text: str, length: int = 100) -> str:
-    """The text, its middle left out where it is long."""
-    return text if len(text) <= length else f"{text[: length // 2]}...{text[-length // 4 :]}"

@@ -63,19 +63,19 @@ class Picture:
 
 @dataclass(frozen=True)
 class Example:
-    """A question to look at: its pictures, and what was said, each text behind who said it. HTML alone has them."""
+    """Something to look at: pictures, then what was said or shown, each behind who did so. HTML alone has examples."""
 
     heading: str
     pictures: Sequence[Image.Image]
-    said: Sequence[tuple[str, str]]
+    said: Sequence[tuple[str, str | Image.Image]]
 
 
 @dataclass(frozen=True)
 class Section:
-    """What one file says: sentences, pictures, tables, examples. `source` names the file."""
+    """What one file says: sentences, pictures, tables, examples. `source` names the file, if the heading does not."""
 
     heading: str
-    source: str
+    source: str = ""
     sentences: Sequence[str] = ()
     pictures: Sequence[Picture] = ()
     tables: Sequence[Table] = ()
@@ -105,7 +105,9 @@ def to_html(page: Page, drawn: Mapping[str, Image.Image]) -> str:
         parts.append(f'<div class="wide"><table>{rows}</table></div>')
     parts += [f"<p>{escape(note)}</p>" for note in page.notes]
     for section in page.sections:
-        parts.append(f'<h2>{escape(section.heading)}</h2>\n<p class="source">From {escape(section.source)}.</p>')
+        parts.append(f"<h2>{escape(section.heading)}</h2>")
+        if section.source:
+            parts.append(f'<p class="source">From {escape(section.source)}.</p>')
         if section.sentences:
             parts.append("<ul>" + "".join(f"<li>{escape(text)}</li>" for text in section.sentences) + "</ul>")
         for shown in section.pictures:
@@ -116,7 +118,7 @@ def to_html(page: Page, drawn: Mapping[str, Image.Image]) -> str:
     return "\n".join(parts) + "\n</html>\n"
 
 
-def thumbnail(picture: Image.Image) -> str:
+def _thumbnail(picture: Image.Image) -> str:
     """An HTML image, small, that needs no file."""
     small = picture.convert("RGB")
     small.thumbnail((_WIDEST, _WIDEST))
@@ -132,8 +134,11 @@ def _inline(image: Image.Image) -> str:
 
 
 def _html_example(example: Example) -> str:
-    pictures = "".join(map(thumbnail, example.pictures))
-    said = "".join(f'<p class="said"><b>{escape(who)}</b>{escape(text)}</p>' for who, text in example.said)
+    def shown(part: str | Image.Image) -> str:
+        return escape(part) if isinstance(part, str) else _thumbnail(part)
+
+    pictures = "".join(map(shown, example.pictures))
+    said = "".join(f'<p class="said"><b>{escape(who)}</b>{shown(part)}</p>' for who, part in example.said)
     return f"<article>\n<h3>{escape(example.heading)}</h3>\n{pictures}\n{said}\n</article>"
 
 
@@ -159,7 +164,9 @@ def to_markdown(page: Page, pictures: str) -> str:
         parts.append("\n".join(f"- {_plain(name)}: `{value}`" for name, value in page.facts.items()))
     parts += map(_plain, page.notes)
     for section in page.sections:
-        parts += [f"## {_plain(section.heading)}", f"From `{section.source}`."]
+        parts.append(f"## {_plain(section.heading)}")
+        if section.source:
+            parts.append(f"From `{section.source}`.")
         if section.sentences:
             parts.append("\n".join(f"- {_plain(text)}" for text in section.sentences))
         for shown in section.pictures:

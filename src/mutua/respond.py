@@ -139,13 +139,17 @@ def _opened_part(part: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _generate(model: Any, processor: Any, inputs: BatchFeature, **generate: Any) -> list[Answer]:
-    inputs = inputs.to(model.device, dtype=model.dtype)
     options = {"do_sample": False, **generate, "return_dict_in_generate": False}
-    said_BN = model.generate(**inputs, **options)[:, inputs["input_ids"].shape[1] :]
+    said_BN = model.generate(**to_model(model, inputs), **options)[:, inputs["input_ids"].shape[1] :]
     ends = generate.get("eos_token_id", model.generation_config.eos_token_id)
     ids = set(ends if isinstance(ends, (list, tuple)) else [ends])
     texts = processor.batch_decode(said_BN, skip_special_tokens=True)
     return [_answer(text, row, ids) for text, row in zip(texts, said_BN, strict=True)]
+
+
+def to_model(model: Any, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The inputs on the model's device, pixels in its precision."""
+    return dict(BatchFeature(dict(inputs)).to(model.device, dtype=model.dtype))
 
 
 def _answer(text: str, said_N: Tensor, ends: set[int]) -> Answer:

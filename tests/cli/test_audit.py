@@ -6,10 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
+from what_users_read import mutua
 
 from mutua.api import PACKAGED
-from mutua.cli import app
 
 RECIPE = """
 name: packed
@@ -27,7 +26,7 @@ def run(tmp_path: Path):
     def run(*words: str, packing: str = "packing: {tokens: 200}"):
         path = tmp_path / "packed.yaml"
         path.write_text(RECIPE.format(folder=tmp_path, model=PACKAGED, packing=packing))
-        return CliRunner().invoke(app, ["audit", str(path), *words])
+        return mutua("audit", path, *words)
 
     return run
 

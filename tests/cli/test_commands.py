@@ -13,20 +13,16 @@ import pytest
 from PIL import Image
 from rich.table import Table
 from rich.text import Text
-from tiny_model import make_model, make_processor, picture
-from typer.testing import CliRunner, Result
+from tiny_model import make_model, picture, save_model
+from typer.testing import Result
+from what_users_read import mutua
 
-from mutua.cli import app
 from mutua.cli.common import PlainConsole
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("model")
-    model = make_model("mma")
-    model.save_pretrained(path)
-    make_processor(model).save_pretrained(path)
-    return path
+    return save_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture
@@ -34,10 +30,6 @@ def image(tmp_path) -> Path:
     path = tmp_path / "picture.png"
     picture(1).save(path)
     return path
-
-
-def mutua(*words: object, stdin: str | None = None) -> Result:
-    return CliRunner().invoke(app, [str(word) for word in words], input=stdin)
 
 
 def assert_error(result: Result, message: str) -> None:
@@ -114,9 +106,7 @@ def test_a_model_of_another_kind(image, tmp_path):
 def test_leakage_of_a_model_that_computes_nothing_finite(folder, tmp_path, policy):
     model = make_model(policy)
     model.model.connector.down.weight.data[:] = 3e38  # a number still, but no sum of such is
-    model.save_pretrained(tmp_path)
-    make_processor(model).save_pretrained(tmp_path)
-    result = mutua("leakage", tmp_path, "--conversations", 1)
+    result = mutua("leakage", save_model(tmp_path, model), "--conversations", 1)
     assert result.exit_code == 1
     assert "NOT FINITE" in result.stdout
     assert mutua("leakage", folder, "--conversations", 1).exit_code == 0
@@ -144,7 +134,7 @@ def test_chat_goes_on_after_a_slip(folder, image):
 
 
 def test_eval_prints_families_and_writes_every_answer(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("mutua.cli.evaluate.SECONDS_BETWEEN_LINES", 0)
+    monkeypatch.setattr("mutua.cli.progress.SECONDS_BETWEEN_LINES", 0)
     image = tmp_path / "a.png"
     picture(3).save(image)
     chat = [

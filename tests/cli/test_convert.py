@@ -7,13 +7,7 @@ from pathlib import Path
 
 import pytest
 from aki_checkpoint import write_checkpoint
-from typer.testing import CliRunner, Result
-
-from mutua.cli import app
-
-
-def mutua(*words: object) -> Result:
-    return CliRunner().invoke(app, [str(word) for word in words])
+from what_users_read import mutua
 
 
 @pytest.fixture(scope="module")

@@ -10,17 +10,13 @@ import pytest
 from foreign_data import chat_table, llava_rows, turns, write_lines, write_llava, write_pictures
 from native_sets import SETS
 from PIL import Image
-from tiny_model import make_model, make_processor
+from tiny_model import save_model
 from what_users_read import mutua
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("model")
-    network = make_model("mma")
-    network.save_pretrained(path)
-    make_processor(network).save_pretrained(path)
-    return path
+    return save_model(tmp_path_factory.mktemp("model"))
 
 
 def test_the_example_of_the_docs(tmp_path, monkeypatch):

@@ -6,10 +6,9 @@ import sys
 from pathlib import Path
 
 import torch
-from typer.testing import CliRunner
+from what_users_read import mutua as command
 
 import mutua
-from mutua.cli import app
 
 # `mutua train`, the run, the backward of a step, the model, its base, which hands over the mask; the backend that was
 # chosen, and its kernel.
@@ -51,7 +50,7 @@ def test_from_the_command_to_the_kernel(tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", spy)
     (tmp_path / "recipe.yaml").write_text(RECIPE.format(output=tmp_path / "run"))
-    result = CliRunner().invoke(app, ["train", str(tmp_path / "recipe.yaml")])
+    result = command("train", tmp_path / "recipe.yaml")
     assert result.exit_code == 0, result.output
     path = max(found, key=len)
     assert path[0].startswith("cli/train.py")

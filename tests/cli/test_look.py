@@ -6,17 +6,16 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from tiny_model import make_model, make_processor
-from typer.testing import CliRunner
-
-from mutua.cli import app
+from tiny_model import make_model, save_model
+from typer.testing import Result
+from what_users_read import mutua
 
 SCENE = Path(__file__).parents[2] / "docs/images/scene.png"
 QUESTION = "what colour is the object left of the small red circle?"
 
 
-def look(*words: object):
-    return CliRunner().invoke(app, ["look", str(SCENE), QUESTION, *map(str, words)])
+def look(*words: object) -> Result:
+    return mutua("look", SCENE, QUESTION, *words)
 
 
 def test_policies_side_by_side(tmp_path):
@@ -31,9 +30,7 @@ def test_models_side_by_side(tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr("mutua.inspection.draw_looks.draw_looks", lambda *given: drawn.append(given))
     for name, policy in (("a", "mma"), ("b", "causal")):
-        model = make_model(policy)
-        model.save_pretrained(tmp_path / name)
-        make_processor(model).save_pretrained(tmp_path / name)
+        save_model(tmp_path / name, make_model(policy))
     monkeypatch.chdir(tmp_path)
     done = look("-m", "a", "-m", "b", "--max-new-tokens", 2, "-o", "look.svg")
     assert done.exit_code == 0, done.output
@@ -47,10 +44,8 @@ def test_models_side_by_side(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("connector", ["resampler"])
 def test_a_model_that_keeps_no_grid(tmp_path, connector):
-    model = make_model("mma", connector=connector)
-    model.save_pretrained(tmp_path / "model")
-    make_processor(model).save_pretrained(tmp_path / "model")
-    done = look("-m", tmp_path / "model", "-o", tmp_path / "look.png")
+    model = save_model(tmp_path / "model", make_model("mma", connector=connector))
+    done = look("-m", model, "-o", tmp_path / "look.png")
     assert done.exit_code == 1
     assert "take a model with the connector 'mlp'" in " ".join(done.stderr.split())
     assert not (tmp_path / "look.png").exists()

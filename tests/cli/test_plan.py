@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import Result
+from what_users_read import mutua
 
-from mutua.cli import app
 from mutua.training.devices import DEVICES, Device
 
 RECIPE = """
@@ -32,7 +32,7 @@ def plan(tmp_path: Path):
     def plan(*words: str) -> Result:
         path = tmp_path / "small.yaml"
         path.write_text(RECIPE.format(output=tmp_path / "run"), encoding="utf-8")
-        return CliRunner().invoke(app, ["plan", str(path), *words])
+        return mutua("plan", path, *words)
 
     return plan
 

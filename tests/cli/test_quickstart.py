@@ -12,9 +12,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from small_studies import in_this_process, small  # noqa: F401 (fixtures)
-from typer.testing import CliRunner
+from what_users_read import mutua
 
-from mutua.cli import app
 from mutua.models.model_folder import NAMED
 from mutua.study import first_run, packaged_pair
 from mutua.study.first_run import trial_recipe
@@ -40,12 +39,12 @@ def short(small, in_this_process, monkeypatch) -> None:  # noqa: F811
 def ask_here(jobs: Sequence[Job], *_: object) -> None:
     """Stands in for `run_jobs`."""
     for job in jobs:
-        done = CliRunner().invoke(app, job.arguments[1:])
+        done = mutua(*job.arguments[1:])
         assert done.exit_code == 0, done.output
 
 
 def quickstart(folder: Path) -> str:
-    done = CliRunner().invoke(app, ["quickstart", "--output", str(folder), "--seed", "3"])
+    done = mutua("quickstart", "--output", folder, "--seed", 3)
     assert done.exit_code == 0, done.output
     return done.output
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 from transformers import LlavaForConditionalGeneration
-from unlocked_pairs import save_llava
 from what_users_read import mutua as command
 
 import mutua
@@ -17,11 +16,9 @@ import mutua
 SCENE = str(Path(__file__).parents[2] / "docs/images/scene.png")
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> str:
-    place = tmp_path_factory.mktemp("llava")
-    save_llava(place)
-    return str(place)
+@pytest.fixture
+def folder(saved_llava) -> str:
+    return str(saved_llava)
 
 
 def test_it_is_asked_as_it_was_made_or_unlocked(folder):

@@ -12,7 +12,7 @@ from PIL import Image, ImageColor
 from pydantic import TypeAdapter
 
 from mutua.data.readers import DatasetRows, DatasetsSource, Source
-from mutua.data.readers.looking import source_at
+from mutua.data.readers.source_at import source_at
 from mutua.data.sample import ImagePart, SampleError
 from mutua.training.fingerprint import fingerprint
 

@@ -18,7 +18,7 @@ from native_sets import SETS
 from mutua.data.readers import arrow_file, index
 from mutua.data.readers.arrow_file import cache_folder
 from mutua.data.readers.index import Row, conversations, open_index
-from mutua.data.readers.instruction import VisualGenome
+from mutua.data.readers.instruction.visual_genome import VisualGenome
 from mutua.data.sample import SampleError
 
 pytest.importorskip("pyarrow")
@@ -155,7 +155,7 @@ def test_processes_that_start_at_once_share_one_index(tmp_path: Path, cache: Pat
     SETS["gqa"](tmp_path / "gqa")
     code = (
         "import sys, time\n"
-        "from mutua.data.readers.instruction import GQA\n"
+        "from mutua.data.readers.instruction.gqa import GQA\n"
         "rows = GQA.rows\n"
         "def slow(self):\n"
         "    print('wrote', flush=True)\n"
@@ -190,7 +190,7 @@ def test_a_million_regions_open_again_at_once(tmp_path: Path, cache: Path) -> No
     code = (
         "import re, sys, time\n"
         "import numpy, pyarrow\n"
-        "from mutua.data.readers.instruction import VisualGenome\n"
+        "from mutua.data.readers.instruction.visual_genome import VisualGenome\n"
         "def peak():\n"
         "    return int(re.search(r'VmHWM:\\s*(\\d+)', open('/proc/self/status').read())[1]) // 1024\n"
         "before, start = peak(), time.monotonic()\n"

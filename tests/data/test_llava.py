@@ -14,7 +14,7 @@ from PIL import Image
 from pydantic import TypeAdapter
 
 from mutua.data.readers import DatasetsSource, JsonLinesSource, Llava, LlavaSource, Source
-from mutua.data.readers.looking import source_at
+from mutua.data.readers.source_at import source_at
 from mutua.data.sample import ImagePart, Sample, SampleError, TextPart
 from mutua.training.fingerprint import fingerprint
 

@@ -236,7 +236,7 @@ def test_reader_pickles_slices_and_ends() -> None:
     assert [sample.id for sample in reader[8:]] == ["scenes-test-3-8", "scenes-test-3-9"]
     assert reader[-1].question == reader[9].question
     assert len(list(reader)) == 10
-    with pytest.raises(IndexError, match="sample 10 of 10 scenes"):
+    with pytest.raises(IndexError, match="sample 10 of 10"):
         reader[10]
 
 

@@ -11,8 +11,7 @@ import torch
 from mutua.composition.tiny import CHAT_TEMPLATE, tiny_config, train_tokenizer
 from mutua.data.readers import Scenes
 from mutua.data.sample import Sample
-from mutua.evaluation import Record, Score, evaluate
-from mutua.evaluation.accuracy import Accuracy, spread
+from mutua.evaluation.accuracy import Accuracy, Record, Score, evaluate, spread
 from mutua.models import MutuaForConditionalGeneration, MutuaProcessor
 
 Pair = tuple[MutuaForConditionalGeneration, MutuaProcessor]
@@ -107,7 +106,7 @@ def test_batches_change_no_answer_and_records_keep_the_order(pair: Pair) -> None
 def test_state_is_left_as_it_was(pair: Pair) -> None:
     model, processor = pair
     side, before = processor.tokenizer.padding_side, torch.get_rng_state()
-    for mode in (True, False):
+    for mode in (False, True):  # the last as it came
         model.train(mode)
         evaluate(*pair, Scenes("test", 4))
         assert model.training is mode

@@ -117,7 +117,7 @@ def test_videos_are_no_part_of_seed_bench_image(data: Path):
 def test_our_own_benchmarks_need_no_folder(monkeypatch: pytest.MonkeyPatch):
     from mutua.data.readers import Scenes
 
-    monkeypatch.setattr("mutua.evaluation.benchmarks.own.open_source", None)
+    monkeypatch.setattr("mutua.evaluation.benchmarks.held_out.open_source", None)
     scenes = BENCHMARKS["scenes"].__class__(**{**vars(BENCHMARKS["scenes"]), "samples": lambda: Scenes("test", 6)})
     questions = open_questions(scenes, None)
     assert figures(questions, lambda question: question.answer.upper())["accuracy"] == 100.0

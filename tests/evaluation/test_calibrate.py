@@ -13,7 +13,7 @@ from unlocked_pairs import llava, qwen2_5_vl
 
 import mutua
 from mutua.data.sample import Sample
-from mutua.evaluation import Accuracy, Record
+from mutua.evaluation.accuracy import Accuracy, Record
 from mutua.evaluation.calibrate import Calibration, ReplyLoss, calibrate
 from mutua.unlocking import is_unlocked
 

@@ -9,7 +9,9 @@ from tiny_model import CORPUS, make_model
 
 from mutua.composition.tiny import tiny_model, train_tokenizer
 from mutua.data.readers import EasyVQA, GridScenes, Scenes
-from mutua.evaluation import HELD_OUT, blind_guess, evaluate, measure, open_source, to_json
+from mutua.evaluation.accuracy import evaluate
+from mutua.evaluation.held_out import HELD_OUT, blind_guess, open_source
+from mutua.evaluation.several_models import measure, to_json
 
 
 def test_held_out_is_what_no_recipe_trains_on():

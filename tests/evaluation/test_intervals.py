@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mutua.evaluation import Score
+from mutua.evaluation.accuracy import Score
 from mutua.evaluation.intervals import mean_over, paired_proportions, student_t_quantile
 
 cells = st.tuples(*[st.integers(0, 200)] * 4).filter(any)

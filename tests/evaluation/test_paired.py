@@ -5,7 +5,7 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from mutua.evaluation import Accuracy, Record
+from mutua.evaluation.accuracy import Accuracy, Record
 from mutua.evaluation.intervals import paired_proportions
 from mutua.evaluation.paired import paired_rows, paired_table
 

@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from mutua.evaluation import Accuracy, Record, figure, table
+from mutua.evaluation.accuracy import Accuracy, Record
+from mutua.evaluation.report import figure, table
 
 
 def accuracy(**scores: tuple[int, int]) -> Accuracy:

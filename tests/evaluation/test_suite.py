@@ -14,7 +14,7 @@ import pytest
 
 from mutua.data.sample import SampleError
 from mutua.evaluation import suite
-from mutua.evaluation.benchmarks import BENCHMARKS, PAPER
+from mutua.evaluation.benchmarks import PAPER
 from mutua.evaluation.fixtures import write_tsv
 from mutua.evaluation.predictions import Predictions, key_of
 from mutua.evaluation.questions import Questions
@@ -39,7 +39,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def opened(data: Path) -> dict[str, Questions]:
-    return open_all(("mme", "mmbench", "mmmu"), BENCHMARKS, data)
+    return open_all(("mme", "mmbench", "mmmu"), data)
 
 
 def scripted(model, processor, conversations, *, names, **_) -> list[Answer]:
@@ -285,7 +285,7 @@ def test_a_folder_that_cannot_be_locked_is_told_with_its_option(tmp_path, monkey
 
 def test_what_waits_for_a_judge_is_counted_and_scores_nothing(data, tmp_path, monkeypatch):
     monkeypatch.setattr("mutua.evaluation.suite.respond", scripted)
-    opened = open_all(PAPER, BENCHMARKS, data)
+    opened = open_all(PAPER, data)
     evaluate(opened, tmp_path)
     found = json.loads((tmp_path / "results.json").read_text())["benchmarks"]
     assert found["mm_vet"]["figures"]["overall"]["value"] is None
@@ -301,7 +301,7 @@ def test_what_waits_for_a_judge_is_counted_and_scores_nothing(data, tmp_path, mo
 
 def test_a_figure_of_which_nothing_was_asked_is_no_score_and_is_told(data, tmp_path, monkeypatch):
     monkeypatch.setattr("mutua.evaluation.suite.respond", scripted)
-    opened = open_all(("mme", "cv_bench"), BENCHMARKS, data)
+    opened = open_all(("mme", "cv_bench"), data)
     settings = replace(SETTINGS, limit=1)
     evaluate(opened, tmp_path, settings)
     outcomes = {name: score(one, tmp_path, settings, None) for name, one in opened.items()}
@@ -316,4 +316,4 @@ def test_a_figure_of_which_nothing_was_asked_is_no_score_and_is_told(data, tmp_p
 
 def test_every_missing_benchmark_is_named_at_once(tmp_path):
     with pytest.raises(SampleError, match=r"(?s)mme: nothing in .*pope: nothing in .*Nothing was asked\. --tasks"):
-        open_all(("mme", "pope"), BENCHMARKS, tmp_path)
+        open_all(("mme", "pope"), tmp_path)

@@ -7,10 +7,10 @@ import json
 import pytest
 import torch
 from tiny_model import make_model, make_processor, picture
-from typer.testing import CliRunner
+from typer.testing import Result
+from what_users_read import mutua
 
 from mutua.attention import POLICIES
-from mutua.cli import app
 from mutua.data.collate import encode
 from mutua.data.sample import Sample
 from mutua.inspection.audit import audit, runs
@@ -85,8 +85,8 @@ def folder(tmp_path_factory):
     return path
 
 
-def run(folder, *words: object):
-    return CliRunner().invoke(app, ["audit", *map(str, words), "--model", str(folder)], env={"COLUMNS": "120"})
+def run(folder, *words: object) -> Result:
+    return mutua("audit", *words, "--model", folder, env={"COLUMNS": "120"})
 
 
 def test_the_table(folder):
@@ -138,4 +138,4 @@ def test_mistakes_are_told(folder, tmp_path):
         assert result.exit_code == 1, result.output
         assert message in " ".join(result.stderr.split())
         assert "Traceback" not in result.output
-    assert CliRunner().invoke(app, ["audit"]).exit_code == 2
+    assert mutua("audit").exit_code == 2

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
+from what_users_read import mutua
 
 from mutua.attention import allowed_mask, get_policy
-from mutua.cli import app
 from mutua.inspection.draw import as_text, cells, sketch
 
 CHAT = [
@@ -41,7 +40,7 @@ def test_nothing_to_draw():
 
 def test_command_writes_png_and_svg(tmp_path):
     for name in ("mask.png", "mask.svg"):
-        done = CliRunner().invoke(app, ["mask", "-p", "mma", "-p", "prefix", "-o", str(tmp_path / name)])
+        done = mutua("mask", "-p", "mma", "-p", "prefix", "-o", tmp_path / name)
         assert done.exit_code == 0, done.output
     assert Image.open(tmp_path / "mask.png").width > 300
     assert "<svg" in (tmp_path / "mask.svg").read_text()
@@ -85,7 +84,7 @@ def test_many_tokens_have_no_single_labels(tmp_path):
 
 
 def test_command_refuses_other_formats(tmp_path):
-    done = CliRunner().invoke(app, ["mask", "-o", str(tmp_path / "mask.gif")])
+    done = mutua("mask", "-o", tmp_path / "mask.gif")
     assert done.exit_code == 1
     assert ".png or .svg" in done.stderr
 

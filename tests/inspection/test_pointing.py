@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mutua.data.where import Box, cell_box
+from mutua.data.answer_box import Box, cell_box
 from mutua.inspection.pointing import chance, patches_on, points_at
 
 

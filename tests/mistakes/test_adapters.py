@@ -9,20 +9,15 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-from tiny_model import make_model, make_processor, picture
-from torch import Tensor
+from damaged_weights import Weights, change_weights, only_pickle
+from tiny_model import make_model, picture, save_model
 from what_users_read import Mistake, check, mutua, rows
-
-Weights = dict[str, Tensor]
 
 
 @pytest.fixture
 def place(tmp_path, monkeypatch) -> Path:
     """A place with a model in `X`, where the commands run."""
-    model = make_model("mma")
-    model.save_pretrained(tmp_path / "X")
-    make_processor(model).save_pretrained(tmp_path / "X")
+    save_model(tmp_path / "X")
     picture(1).save(tmp_path / "X" / "ok.png")
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -45,16 +40,11 @@ def adapter(change: Callable[[Path], object] = lambda folder: None, **values: An
 
 
 def adapter_weights(change: Callable[[Weights], Weights]) -> Callable[[Path], Any]:
-    def change_file(folder: Path) -> None:
-        path = folder / "adapter_model.safetensors"
-        save_file(change(load_file(path)), path, metadata={"format": "pt"})
-
-    return adapter(change_file)
+    return adapter(change_weights(change, "adapter_model.safetensors"))
 
 
 def adapter_pickle(folder: Path) -> None:
-    torch.save(load_file(folder / "adapter_model.safetensors"), folder / "adapter_model.bin")
-    (folder / "adapter_model.safetensors").unlink()
+    only_pickle(folder, "adapter_model.safetensors", "adapter_model.bin")
 
 
 ADAPTERS = [

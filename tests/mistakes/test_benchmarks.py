@@ -37,7 +37,7 @@ def template(tmp_path_factory) -> Path:
 def place(template, tmp_path, monkeypatch) -> Path:
     shutil.copytree(template, tmp_path / "data")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("mutua.evaluation.open_model.open_model", _no_question)
+    monkeypatch.setattr("mutua.unlocking.open_model", _no_question)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     return tmp_path

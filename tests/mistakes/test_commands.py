@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from aki_checkpoint import write_checkpoint
-from tiny_model import make_model, make_processor, picture
+from tiny_model import picture, save_model
 from typer.testing import Result
 from what_users_read import Mistake, check, mutua, rows
 
@@ -20,9 +20,7 @@ from what_users_read import Mistake, check, mutua, rows
 def template(tmp_path_factory) -> Path:
     """What a place holds: a model, a picture, two files of samples, an older result."""
     place = tmp_path_factory.mktemp("place")
-    model = make_model("mma")
-    model.save_pretrained(place / "model")
-    make_processor(model).save_pretrained(place / "model")
+    save_model(place / "model")
     picture(1).save(place / "a.png")
     (place / "mine.jsonl").write_text(_sample("yes") + _sample("no"))
     (place / "unanswered.jsonl").write_text(_sample("yes") + _sample())
@@ -46,7 +44,7 @@ def place(template, tmp_path, monkeypatch) -> Path:
     (tmp_path / "old.json").unlink()
     shutil.copy(template / "old.json", tmp_path)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("mutua.evaluation.comparison.evaluate", _no_question)
+    monkeypatch.setattr("mutua.evaluation.several_models.evaluate", _no_question)
     return tmp_path
 
 
@@ -220,7 +218,7 @@ def test_mistake(mistake, place):
 
 
 def test_the_table_is_printed_and_an_older_file_stays_where_the_disk_fills_up_meanwhile(place, monkeypatch):
-    monkeypatch.setattr("mutua.evaluation.comparison.evaluate", _asked)
+    monkeypatch.setattr("mutua.evaluation.several_models.evaluate", _asked)
 
     def full(path: Path, *_: object, **__: object) -> None:
         path.write_bytes(b"half of it")
@@ -236,13 +234,13 @@ def test_the_table_is_printed_and_an_older_file_stays_where_the_disk_fills_up_me
 
 
 def _asked(*_: Any, **__: Any) -> Any:
-    from mutua.evaluation import Accuracy, Record
+    from mutua.evaluation.accuracy import Accuracy, Record
 
     return Accuracy((Record("1", "exists", "is it red?", "yes", "yes"),))
 
 
 def test_a_link_to_a_result_stays_a_link(place, monkeypatch):
-    monkeypatch.setattr("mutua.evaluation.comparison.evaluate", _asked)
+    monkeypatch.setattr("mutua.evaluation.several_models.evaluate", _asked)
     (place / "results").mkdir()
     (place / "link.json").symlink_to(place / "results" / "there.json")
     assert mutua(*EVAL, "--json", "link.json").exit_code == 0

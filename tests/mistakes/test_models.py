@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 import torch
+from damaged_weights import Weights, change_weights, only_pickle
 from safetensors.torch import load_file, save_file
-from tiny_model import make_model, make_processor, picture, user
+from tiny_model import make_model, picture, save_model, user
 from torch import Tensor
 from transformers import AutoModelForImageTextToText
 from what_users_read import Mistake, check, mutua, rows
@@ -21,17 +22,13 @@ import mutua as library
 from mutua.cli import app  # noqa: F401 (imported before the pictures are drawn, or the first row would pay for it)
 from mutua.inspection.leakage import prove
 
-Weights = dict[str, Tensor]
 _UP = "model.connector.up.weight"
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> Path:
     """A folder with a model as it should be."""
-    folder = tmp_path_factory.mktemp("whole")
-    model = make_model("mma", max_position_embeddings=192)
-    model.save_pretrained(folder)
-    make_processor(model).save_pretrained(folder)
+    folder = save_model(tmp_path_factory.mktemp("whole"), make_model("mma", max_position_embeddings=192))
     picture(1).save(folder / "ok.png")
     return folder
 
@@ -59,11 +56,7 @@ def broken(change: Callable[[Path], object]) -> Callable[[Path], Any]:
 
 
 def weights(change: Callable[[Weights], Weights]) -> Callable[[Path], Any]:
-    def change_file(folder: Path) -> None:
-        changed = change(load_file(folder / "model.safetensors"))
-        save_file(changed, folder / "model.safetensors", metadata={"format": "pt"})
-
-    return broken(change_file)
+    return broken(change_weights(change))
 
 
 def config(section: str = "", *, file: str = "config.json", **values: Any) -> Callable[[Path], Any]:
@@ -100,11 +93,6 @@ def set_first(value: float) -> Callable[[Weights], Weights]:
         return given
 
     return change
-
-
-def only_pickle(folder: Path) -> None:
-    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
-    (folder / "model.safetensors").unlink()
 
 
 def index(content: str, keeps_file: bool = False) -> Callable[[Path], Any]:

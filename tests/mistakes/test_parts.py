@@ -11,14 +11,13 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from damaged_weights import change_weights as weights
+from damaged_weights import only_pickle
 from tiny_parts import compose_from_folders
-from torch import Tensor
 from what_users_read import Mistake, check, rows
 
 import mutua
 
-Weights = dict[str, Tensor]
 Change = Callable[[Path], object]
 
 
@@ -47,25 +46,12 @@ def written(name: str, content: bytes) -> Change:
     return lambda folder: (folder / name).write_bytes(content)
 
 
-def weights(change: Callable[[Weights], Weights]) -> Change:
-    def change_file(folder: Path) -> None:
-        path = folder / "model.safetensors"
-        save_file(change(load_file(path)), path, metadata={"format": "pt"})
-
-    return change_file
-
-
 def config(**values: Any) -> Change:
     def change(folder: Path) -> None:
         path = folder / "config.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
     return change
-
-
-def only_pickle(folder: Path) -> None:
-    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
-    (folder / "model.safetensors").unlink()
 
 
 def fifo(folder: Path) -> None:

@@ -17,7 +17,7 @@ from what_users_read import Mistake, check, mutua, rows
 
 from mutua.training import load_recipe
 from mutua.training.checkpoint import checkpoints
-from mutua.training.room import expect_room
+from mutua.training.memory_check import expect_memory
 
 RECIPE = """\
 name: small
@@ -295,7 +295,7 @@ def test_folders(mistake, place):
 def test_a_batch_that_no_memory_holds(place):
     recipe, model = load_recipe("recipe.yaml", ["train.batch_size=1000000"]), make_model(grid=100)
     with pytest.raises(ValueError, match=r"train\.batch_size: 1000000 pictures of 800 x 800 take 7153 GiB"):
-        expect_room(recipe, model)
+        expect_memory(recipe, model)
 
 
 def test_the_recipe_as_it_was_trains_and_tells_its_loss(place):

@@ -10,10 +10,7 @@ from typing import Any
 
 import pytest
 from foreign_data import turns, write_lines, write_pictures
-from typer.testing import CliRunner
 from what_users_read import Mistake, check, mutua, rows
-
-from mutua.cli import app
 
 HI = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]
 CHAT = {"image": "red.png", "conversations": turns("<image>\nwhat?", "that")}
@@ -297,7 +294,7 @@ def test_more_samples_to_show_than_there_are(tmp_path: Path) -> None:
 def test_what_the_terminal_cannot_show_is_spelled_out(tmp_path: Path) -> None:
     row = json.dumps({"id": "\u2603", "messages": [{**HI[0], "content": "\xe9?"}, HI[1]]}) + "\n"
     (tmp_path / "d.jsonl").write_text(row)
-    result = CliRunner(charset="ascii").invoke(app, ["data", "check", str(tmp_path / "d.jsonl")])
+    result = mutua("data", "check", tmp_path / "d.jsonl", charset="ascii")
     assert (result.exit_code, result.exception) == (0, None)
     assert "\\u2603" in result.stdout
     assert "user: \\xe9?" in result.stdout

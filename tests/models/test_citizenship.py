@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_model import assistant, make_model, make_processor, picture, user
+from tiny_model import assistant, make_model, picture, save_model, user
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, pipeline
 
 from mutua.attention import BACKENDS
@@ -18,11 +18,7 @@ ASKED = [user(picture(1), "is it red?")]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A model of either connector saved in several shards, with its processor."""
-    path = tmp_path_factory.mktemp("saved")
-    model = make_model("mma", "resampler")
-    model.save_pretrained(path, max_shard_size="40KB")
-    make_processor(model).save_pretrained(path)
-    return path
+    return save_model(tmp_path_factory.mktemp("saved"), make_model("mma", "resampler"), max_shard_size="40KB")
 
 
 def test_shards_are_safetensors_and_nothing_is_pickled(folder):

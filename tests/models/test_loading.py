@@ -7,23 +7,20 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_model import make_model, make_processor
+from tiny_model import make_model, save_model
 from transformers.utils import logging
 
 from mutua.models import MutuaProcessor, model_folder
 from mutua.models.loading import copy_weights, load_model, load_processor
 from mutua.models.model_folder import ModelError
 from mutua.quiet import quiet
-from mutua.unlocking import is_another_model
-from mutua.unlocking.loading import load_other_processor
+from mutua.unlocking import is_foreign
+from mutua.unlocking.loading import load_foreign_processor
 
 
 @pytest.fixture
 def folder(tmp_path):
-    model = make_model("mma")
-    model.save_pretrained(tmp_path)
-    make_processor(model).save_pretrained(tmp_path)
-    return tmp_path
+    return save_model(tmp_path)
 
 
 def test_weights_policy_and_dtype(folder):
@@ -98,7 +95,7 @@ def test_what_reads_no_weight_fetches_none(monkeypatch):
         raise OSError("no network")
 
     monkeypatch.setattr(model_folder, "snapshot_download", fetch)
-    for load in (load_processor, is_another_model, load_other_processor, load_model):
+    for load in (load_processor, is_foreign, load_foreign_processor, load_model):
         with pytest.raises(ModelError, match="no network"):
             load("owner/name")
     assert asked == [False, False, False, True]

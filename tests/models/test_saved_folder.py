@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_model import make_model, make_processor
+from tiny_model import make_model, make_processor, save_model
 from transformers import AutoModelForImageTextToText, AutoModelForMultimodalLM, AutoProcessor, AutoTokenizer
 
 from mutua.models import MutuaForConditionalGeneration, MutuaProcessor
@@ -16,11 +16,7 @@ from mutua.models import MutuaForConditionalGeneration, MutuaProcessor
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("saved")
-    model = make_model("mma")
-    model.save_pretrained(path)
-    make_processor(model).save_pretrained(path)
-    return path
+    return save_model(tmp_path_factory.mktemp("saved"))
 
 
 def elsewhere(code: str) -> str:

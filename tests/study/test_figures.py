@@ -7,7 +7,7 @@ from matplotlib.text import Text
 from study_results import blind, costs, looks, pairs, scores, yes
 
 from mutua.attention import POLICIES
-from mutua.evaluation import Accuracy, Record, Score
+from mutua.evaluation.accuracy import Accuracy, Record, Score
 from mutua.evaluation.intervals import Estimate
 from mutua.evaluation.paired import paired_rows
 from mutua.figures import blank_figure

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import json
 from collections.abc import Callable
@@ -174,6 +175,7 @@ class Together(World):
 
 
 def stepper_of(recipe: Recipe, model: MutuaForConditionalGeneration) -> Stepper:
+    model = copy.deepcopy(model)  # it gathers gradients, and is then in training
     return Stepper(model, build_optimizer(model, recipe.train), recipe.train, World())
 
 

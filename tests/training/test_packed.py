@@ -24,9 +24,9 @@ PACKING = "data.packing={tokens: 150, max_images: 6}"
 COMMON = ("model.text.attention_dropout=0.0", "train.precision=fp32", "train.batch_size=12")
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory, recipe_in) -> tuple[MutuaForConditionalGeneration, MutuaProcessor]:
-    recipe = recipe_in(tmp_path_factory.mktemp("built"), *COMMON)
+@pytest.fixture
+def built(tmp_path, recipe_in) -> tuple[MutuaForConditionalGeneration, MutuaProcessor]:
+    recipe = recipe_in(tmp_path, *COMMON)
     torch.manual_seed(0)
     return build_model(recipe.model, open_mixture(recipe), 40)
 

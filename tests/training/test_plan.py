@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
+from math import ceil
 from pathlib import Path
 
 import pytest
@@ -19,6 +22,7 @@ from mutua.training import Recipe
 from mutua.training.batches import batches, open_mixture
 from mutua.training.build import freeze, model_to_train
 from mutua.training.devices import DEVICES, find_devices
+from mutua.training.dry_run import Kernels, Shape, dry_run
 from mutua.training.optimizer import build_optimizer
 from mutua.training.outline import fake_weights, model_without_weights
 from mutua.training.plan import (
@@ -33,7 +37,6 @@ from mutua.training.plan import (
     _seconds,
     measure,
 )
-from mutua.training.rehearsal import Kernels, Shape, rehearse
 from mutua.training.step import Stepper
 from mutua.world import World
 
@@ -85,8 +88,67 @@ def test_shards_are_those_of_the_first_process(recipe_in: Callable[..., Recipe],
         plan = Planner(recipe).plan(H100, count, recipe.model_copy(update={"train": update}))
         assert plan.sizes.memory[WEIGHTS] == plan.sizes.memory[GRADIENTS] == shards
         assert plan.memory[FROZEN] == eyes, "whole in each"
-        assert plan.memory[GATHERED] > 0
-        assert plan.memory[ON_THEIR_WAY] > 0
+
+
+# Weights of the small model of conftest.py, worked out by hand: its layers are 32 wide, 64 between.
+LANGUAGE_LAYER = 4 * 32 * 32 + 3 * 32 * 64 + 2 * 32
+VISION_LAYER = 4 * (32 * 32 + 32) + (32 * 64 + 64) + (64 * 32 + 32) + 4 * 32
+CONNECTOR = 2 * (32 * 32 + 32)
+OUTSIDE_VISION = (3 * 12 * 12 * 32 + 32) + 32 + 2 * 32  # of the encoder, in no layer: patches, one position, a norm
+
+
+def test_the_memory_of_several_processes_by_hand(recipe_in: Callable[..., Recipe], tmp_path: Path) -> None:
+    recipe = recipe_in(tmp_path, "train.batch_size=8", "train.micro_batch_size=1", "train.precision=bf16")
+    planner = Planner(recipe)
+    table = 32 * planner.config.text_config.vocab_size
+    outside = OUTSIDE_VISION + table + 32
+    weights, tensors = LANGUAGE_LAYER + VISION_LAYER + CONNECTOR + outside, 36
+    one, four = (planner.plan(H100, count) for count in (1, 4))
+    for plan, share in (
+        (one, weights),
+        # A quarter of each, in rows: of the table the first has a row more where four do not share it evenly, of the
+        # one position all.
+        (four, (weights - table - 32) // 4 + 32 * ceil(table / 32 / 4) + 32),
+    ):
+        assert plan.sizes.memory == {
+            WEIGHTS: 4 * share,
+            FROZEN: 0,
+            GRADIENTS: 4 * share,
+            MOMENTS: 2 * 4 * share + 4 * tensors,  # and each counts its steps
+        }
+        for part in (WEIGHTS, MOMENTS):
+            assert plan.memory[part] == plan.sizes.memory[part]
+    assert not {GATHERED, ON_THEIR_WAY} & one.memory.keys()
+    # In bf16 two layers and what is in no layer; a layer's gradients in bf16, and the largest in fp32, to be summed.
+    assert four.memory[GATHERED] == 2 * (2 * LANGUAGE_LAYER + outside)
+    assert four.memory[ON_THEIR_WAY] == 2 * LANGUAGE_LAYER + 4 * max(LANGUAGE_LAYER, outside)
+
+    frozen = recipe.model_copy(update={"train": recipe.train.model_copy(update={"freeze": ("model.vision_tower.*",)})})
+    memory = planner.plan(H100, 4, frozen).memory
+    assert memory[FROZEN] == 4 * (VISION_LAYER + OUTSIDE_VISION), "whole in each"
+    assert memory[GATHERED] == 2 * (2 * LANGUAGE_LAYER + table + 32), "of what is in shards alone"
+
+
+def test_the_communication_of_several_processes_by_hand(recipe_in: Callable[..., Recipe], tmp_path: Path) -> None:
+    recipe = recipe_in(tmp_path, "train.batch_size=8", "train.micro_batch_size=1", "train.precision=bf16", FROZEN_EYES)
+    planner = Planner(recipe)
+    weights = LANGUAGE_LAYER + CONNECTOR + 32 * (planner.config.text_config.vocab_size + 1)  # the frozen ones stay
+    slow = replace(H100, link=1.0)
+    for count, changes, bytes_a_weight in (
+        # Each micro-batch twice the weights in bf16, once the gradients in fp32; what a process has it is not sent.
+        (2, {}, (2 * 2 + 4) * 1 / 2),
+        (4, {}, (2 * 2 + 4) * 3 / 4),
+        (4, {"precision": "fp32"}, (2 * 4 + 4) * 3 / 4),
+        # Replicas also add up the gradients of their shards: there and back.
+        (4, {"replicas": 2}, (2 * 2 + 4) * 1 / 2 + 2 * 4 / 2 * 1 / 2),
+        (4, {"replicas": 4}, 2 * 4 * 3 / 4),
+    ):
+        changed = recipe.model_copy(update={"train": recipe.train.model_copy(update=changes)})
+        micro_batches = 8 // count
+        expected = micro_batches * bytes_a_weight * weights / 0.55  # the share of a device's rates
+        assert planner.plan(slow, count, changed).seconds == pytest.approx(expected), (count, changes)
+    instant = replace(H100, link=math.inf)
+    assert planner.plan(H100, 4).seconds == planner.plan(instant, 4).seconds, "it hides behind the computing"
 
 
 def test_what_saves_memory_saves_it(recipe_in: Callable[..., Recipe], tmp_path: Path) -> None:
@@ -194,7 +256,7 @@ def test_the_measured_step_of_the_papers_model() -> None:
     found = measure(model)
     assert (found.weights, found.trained) == (4_315_675_248, 3_902_688_000)
     with fake_weights(model):
-        step = rehearse(model, Shape(16, 512, 16, 2394), Kernels(True, True, True), gradient_checkpointing=True)
+        step = dry_run(model, Shape(16, 512, 16, 2394), Kernels(True, True, True), gradient_checkpointing=True)
     peak = sum(size for part, size in found.memory.items() if part != GRADIENTS) + step.peak.total()
     assert peak / 2**30 == pytest.approx(63.1, rel=0.02)
     assert _seconds(DEVICES["h200"], True, step, 1, found, 1, 1) == pytest.approx(0.833, rel=0.15)

@@ -4,7 +4,7 @@ import pytest
 
 from mutua.models.model_folder import PACKAGED
 from mutua.training import Recipe, RecipeError, dump_recipe, load_recipe
-from mutua.training.origin import FolderModel, PartsModel, PresetModel, TinyModel
+from mutua.training.model_settings import FolderModel, PartsModel, PresetModel, TinyModel
 from mutua.training.recipe import Seeds
 from mutua.training.recipe_table import recipe_table
 

@@ -1,12 +1,11 @@
 """One step: gradients, frozen parts, decay groups, cached features, and losses that are none."""
 
 import math
-import traceback
 from pathlib import Path
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from host_reads import HostReads
 from training_runs import do_step
 
 from mutua.data.collate import IGNORE, encode, supervised_positions
@@ -149,27 +148,6 @@ def test_a_loss_that_is_not_finite_stops_before_it_harms(tmp_path: Path, recipe_
     with pytest.raises(TrainingError, match=r"step 5: loss nan.* train\.learning_rate"):
         do_step(stepper, 4, feed[0])
     assert all(torch.equal(a, b) for a, b in zip(before, stepper.model.parameters(), strict=True))
-
-
-class HostReads(TorchDispatchMode):
-    """Who reads a value of a tensor, which on a GPU waits for it: the innermost of our files, for every such operation.
-
-    `tolist` of a CPU tensor is none of PyTorch's operations, so it does not show.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.files: list[str] = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        names = ("_local_scalar_dense", "nonzero", "aten::equal", "masked_select")
-        by_mask = func.name().startswith("aten::index") and any(
-            isinstance(index, torch.Tensor) and index.dtype == torch.bool for index in args[1] or ()
-        )
-        if by_mask or any(name in func.name() for name in names):
-            ours = [frame.filename for frame in traceback.extract_stack() if "/mutua/" in frame.filename]
-            self.files.append(Path(ours[-1]).name if ours else "")
-        return func(*args, **(kwargs or {}))
 
 
 def test_a_step_itself_waits_for_no_device_before_its_end(tmp_path: Path, recipe_in) -> None:

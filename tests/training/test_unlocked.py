@@ -11,7 +11,6 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 from training_runs import at_step, expect_equal, expect_resumed
-from unlocked_pairs import save_llava
 
 from mutua.data.collate import encode
 from mutua.evaluation import open_source
@@ -21,7 +20,7 @@ from mutua.training.build import model_to_train
 from mutua.training.optimizer import build_optimizer
 from mutua.training.recipe_file import RecipeError
 from mutua.training.step import Stepper
-from mutua.unlocking import is_unlocked, load_another, policy_of
+from mutua.unlocking import is_unlocked, load_foreign, policy_of
 from mutua.world import World
 
 RECIPE = """
@@ -36,17 +35,10 @@ evaluate: {{sources: {{scenes: {{type: scenes, split: test, size: 20}}}}, limit:
 
 
 @pytest.fixture(scope="module")
-def llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("llava")
-    save_llava(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def other_in(llava: Path) -> Callable[..., Recipe]:
+def other_in(saved_llava: Path) -> Callable[..., Recipe]:
     def make(folder: Path, *overrides: str) -> Recipe:
         path = folder / "other.yaml"
-        path.write_text(RECIPE.format(output=folder / "run", path=llava), encoding="utf-8")
+        path.write_text(RECIPE.format(output=folder / "run", path=saved_llava), encoding="utf-8")
         return load_recipe(path, overrides)
 
     return make
@@ -68,11 +60,11 @@ def test_what_it_says(finished: Path) -> None:
     assert "policy mma" in told
 
 
-def test_the_result_is_loaded_and_unlocked_again(finished: Path, llava: Path) -> None:
-    model, _ = load_another(finished / "model", device="cpu")
+def test_the_result_is_loaded_and_unlocked_again(finished: Path, saved_llava: Path) -> None:
+    model, _ = load_foreign(finished / "model", device="cpu")
     assert is_unlocked(model)
     assert policy_of(model) == "mma"
-    before, _ = load_another(llava, device="cpu")
+    before, _ = load_foreign(saved_llava, device="cpu")
     changed = {name for name, p in model.named_parameters() if not torch.equal(p, before.get_parameter(name))}
     assert changed
     assert all("language_model.layers" in name for name in changed), changed
@@ -89,10 +81,10 @@ def trained_whole(tmp_path_factory: pytest.TempPathFactory, other_in: Callable[.
     return folder / "run"
 
 
-def test_without_adapters_all_that_is_not_frozen_is_trained(trained_whole: Path, llava: Path) -> None:
-    model, _ = load_another(trained_whole / "model", device="cpu")
+def test_without_adapters_all_that_is_not_frozen_is_trained(trained_whole: Path, saved_llava: Path) -> None:
+    model, _ = load_foreign(trained_whole / "model", device="cpu")
     assert policy_of(model) == "mma"
-    before, _ = load_another(llava, device="cpu")
+    before, _ = load_foreign(saved_llava, device="cpu")
     same = {name for name, p in model.named_parameters() if torch.equal(p, before.get_parameter(name))}
     assert same == {name for name, _ in model.named_parameters() if name.startswith("model.vision_tower.")}
     assert not (trained_whole / "adapter").exists()
@@ -115,11 +107,11 @@ def test_without_adapters_stopped_and_gone_on_with_it_is_the_same_run(
     expect_equal(tmp_path / "run", trained_whole)
 
 
-def test_adapters_are_peft_s(finished: Path, llava: Path) -> None:
+def test_adapters_are_peft_s(finished: Path, saved_llava: Path) -> None:
     from peft import PeftModel
 
-    merged, _ = load_another(finished / "model", device="cpu")
-    base, processor = load_another(llava, "mma", device="cpu")
+    merged, _ = load_foreign(finished / "model", device="cpu")
+    base, processor = load_foreign(saved_llava, "mma", device="cpu")
     adapted = PeftModel.from_pretrained(base, finished / "adapter").eval()
     batch = encode([open_source("scenes")[0]], processor)
     with torch.no_grad():
@@ -186,10 +178,10 @@ def test_what_an_unlocked_model_does_not_take(
     assert said in str(error.value)
 
 
-def test_each_kind_of_model_names_the_other(tmp_path: Path, other_in: Callable[..., Recipe], llava: Path) -> None:
+def test_each_kind_of_model_names_the_other(tmp_path: Path, other_in: Callable[..., Recipe], saved_llava: Path) -> None:
     from mutua.api import PACKAGED
 
     with pytest.raises(ValueError, match=r"model\.attention_policy is for one of Mutua's own"):
         train(other_in(tmp_path, f"model.path={PACKAGED}"), Console(quiet=True))
     with pytest.raises(ValueError, match=r"model\.unlock, e\.g\. mma"):
-        train(other_in(tmp_path, f"model={{path: {llava}}}"), Console(quiet=True))
+        train(other_in(tmp_path, f"model={{path: {saved_llava}}}"), Console(quiet=True))

@@ -11,7 +11,7 @@ from tiny_parts import VISION
 from transformers import AutoModel, SiglipVisionConfig
 
 from mutua.models import MutuaForConditionalGeneration
-from mutua.training.vision_cache import _BATCH, VisionCache
+from mutua.training.vision_cache import BATCH, VisionCache
 
 # Wide enough that kernels block their sums: features of a batch of one differ from those of a batch of eight.
 WIDE = SiglipVisionConfig(
@@ -43,7 +43,7 @@ def test_features_do_not_depend_on_place_or_neighbours(encoder: str, bf16: bool)
     config = WIDE if encoder == "wide" else VISION[encoder]()
     tower = AutoModel.from_config(config)
     side = config.image_size
-    images = torch.randn(_BATCH + 3, 3, side, side)
+    images = torch.randn(BATCH + 3, 3, side, side)
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         expected = cache_of(tower).features(images)
         alone = [cache_of(tower).features(image[None])[0] for image in images]
@@ -73,10 +73,10 @@ def test_misses_are_encoded_together_and_each_image_once() -> None:
     cache = VisionCache(model, 1)
     images = torch.randn(10, 3, 32, 32)
     first = cache.features(torch.cat([images, images[:2]]))
-    assert passes == [_BATCH, _BATCH]
+    assert passes == [BATCH, BATCH]
     assert torch.equal(first[:2], first[10:])
     assert torch.equal(cache.features(images), first[:10])
-    assert passes == [_BATCH, _BATCH]
+    assert passes == [BATCH, BATCH]
 
 
 def test_a_full_cache_keeps_what_it_has() -> None:

@@ -94,10 +94,12 @@ def test_the_implementation_that_was_set_is_set_again(family: Family):
     model, (inputs, _) = family.model(), family.batch([PROMPT])
     own = model.config.text_config._attn_implementation
     model.set_attn_implementation("eager")
-    before = logits(model, inputs)
-    assert not torch.equal(logits(mutua.unlock(model, pattern()), inputs), before)
-    assert torch.equal(logits(mutua.lock(model), inputs), before)
-    model.set_attn_implementation(own)
+    try:
+        before = logits(model, inputs)
+        assert not torch.equal(logits(mutua.unlock(model, pattern()), inputs), before)
+        assert torch.equal(logits(mutua.lock(model), inputs), before)
+    finally:
+        mutua.lock(model).set_attn_implementation(own)
 
 
 def test_twice_is_once(family: Family, model: Any):

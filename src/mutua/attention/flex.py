@@ -47,13 +47,8 @@ def build_mask(
     Arguments are those of the dense backend.
     """
     request = expect_request(attention_mask, NAME)
-    is_plain = (
-        allow_is_causal_skip
-        and request.is_base
-        and (request.padding_BK is None or bool(request.padding_BK.all()))
-        and mask_function is causal_mask_function
-    )
-    if q_length == 1 or is_plain:
+    may_skip = allow_is_causal_skip and mask_function is causal_mask_function
+    if q_length == 1 or (may_skip and request.is_base and not request.is_padded):
         return sdpa.build_mask(
             batch_size,
             q_length,

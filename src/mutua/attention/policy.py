@@ -64,6 +64,11 @@ class Policy:
         """`looks_ahead` by query modality, int64: bit m is set if it looks ahead to modality m."""
         return torch.tensor(self._sees, device=device)
 
+    def looks_ahead_BN(self, roles: TokenRoles) -> Tensor:
+        """Which tokens see later ones, if such are there, of their block or of their own image: bool (B, N)."""
+        looks_BN = (self.sees_bits(roles.block_BN.device)[roles.modality_BN] != 0) & (roles.block_BN != NONE)
+        return looks_BN if self.within_item == "causal" else looks_BN | (roles.item_BN != NONE)
+
     def positions(self, roles: TokenRoles) -> Tensor:
         """Position of every token for the position embedding, (B, N).
 
@@ -74,9 +79,7 @@ class Policy:
         ring_BN, side_BN = rings(roles)
         # How many positions a token uses up: one, but an image all of its rings at its last token.
         is_item_BN, is_last_BN = roles.item_BN != NONE, torch.ones_like(roles.item_BN, dtype=torch.bool)
-        is_last_BN[:, :-1] = (roles.item_BN[:, 1:] != roles.item_BN[:, :-1]) | (
-            roles.document_BN[:, 1:] != roles.document_BN[:, :-1]
-        )
+        is_last_BN[:, :-1] = _changes_item(roles)
         used_BN = torch.where(is_item_BN, torch.where(is_last_BN, (side_BN + 1) // 2, 0), roles.is_token_BN.long())
         before_BN = used_BN.cumsum(-1) - used_BN
         starts_BN = roles.is_token_BN & (roles.positions() == 0)
@@ -91,10 +94,7 @@ def rings(roles: TokenRoles) -> tuple[Tensor, Tensor]:
     """
     is_item_BN = roles.item_BN != NONE
     starts_BN = is_item_BN.clone()
-    # By runs, not by number: packed documents may each count their images from 0.
-    starts_BN[:, 1:] &= (roles.item_BN[:, 1:] != roles.item_BN[:, :-1]) | (
-        roles.document_BN[:, 1:] != roles.document_BN[:, :-1]
-    )
+    starts_BN[:, 1:] &= _changes_item(roles)
     run_BN = (starts_BN.long().cumsum(-1) - 1).clamp(min=0)
     index_N = torch.arange(roles.item_BN.shape[1], device=roles.item_BN.device)
     local_BN = index_N - torch.where(starts_BN, index_N, 0).cummax(-1).values
@@ -111,6 +111,12 @@ def rings(roles: TokenRoles) -> tuple[Tensor, Tensor]:
     column_BN = local_BN - row_BN * side_BN
     ring_BN = torch.stack([row_BN, column_BN, side_BN - 1 - row_BN, side_BN - 1 - column_BN]).amin(0)
     return torch.where(is_item_BN, ring_BN, 0), side_BN
+
+
+def _changes_item(roles: TokenRoles) -> Tensor:
+    """Whether a token, of the second on, has another item than the one before; packed documents each count theirs."""
+    is_other_BN = roles.item_BN[:, 1:] != roles.item_BN[:, :-1]
+    return is_other_BN | (roles.document_BN[:, 1:] != roles.document_BN[:, :-1])
 
 
 _MMA_SOURCE = "arXiv 2503.02597, section 3"

@@ -58,10 +58,7 @@ class MaskRequest:
         if self.padding_BK is None:  # then only the roles know of padding
             differs_BN = differs_BN | (roles.document_BN == NONE)
         if not self.policy.is_causal:
-            sees_BN = self.policy.sees_bits(roles.modality_BN.device)[roles.modality_BN] != 0
-            differs_BN = differs_BN | (sees_BN & (roles.block_BN != NONE))
-        if self.policy.within_item != "causal":
-            differs_BN = differs_BN | (roles.item_BN != NONE)
+            differs_BN = differs_BN | self.policy.looks_ahead_BN(roles)
         return not bool(differs_BN.any())
 
     @cached_property

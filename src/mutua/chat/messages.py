@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from PIL.Image import Image
 
 from mutua.images import ImageError, open_image
+from mutua.shortened import shortened
 
 if TYPE_CHECKING:
     from mutua.chat.template import ChatTemplate
@@ -269,8 +270,7 @@ def _shown(value: Any) -> str:
     """The value and its type, cut."""
     if value is None:
         return "None"
-    text = repr(value)
-    return f"{text if len(text) <= 60 else text[:60] + '...'} ({type(value).__name__})"
+    return f"{shortened(repr(value))} ({type(value).__name__})"
 
 
 def _around(text: str, token: str) -> str:

@@ -15,6 +15,7 @@ from typing import NoReturn
 
 from mutua.chat.messages import Message, count_images, texts_of
 from mutua.chat.template import ChatTemplate, ChatTemplateError, Span
+from mutua.shortened import shortened
 
 REMEDY = (
     "Put {% generation %} ... {% endgeneration %} into the template, around the assistant's message and its end token."
@@ -106,15 +107,15 @@ class _Steps:
         tail = start + len(said)
         if is_continued:
             if reply[tail:]:
-                self._refuse(f"after the reply that is to be continued, it writes {_short(reply[tail:])}.")
+                self._refuse(f"after the reply that is to be continued, it writes {shortened(reply[tail:])!r}.")
             return len(whole)
         found = end_token.match(reply, tail)
         if self.messages[place].get("tool_calls"):  # they are said, too, and a special token may open them
             *_, found = None, *end_token.finditer(reply, tail)
         if found is None:
-            after = f"comes {_short(reply[tail:])}" if reply[tail:].strip() else "comes nothing more"
+            after = f"comes {shortened(reply[tail:])!r}" if reply[tail:].strip() else "comes nothing more"
             self._refuse(
-                f"no special token of the tokenizer ends the reply in message {place + 1}: after {_short(said, True)} "
+                f"no special token of the tokenizer ends the reply in message {place + 1}: after {shortened(said)!r} "
                 f"{after}, so the model could not learn where to stop."
             )
         end = len(prompt) + found.end()
@@ -150,10 +151,11 @@ class _Steps:
                 if place is not None:
                     free, left = place + 1, place
                 elif text in outside:
-                    found = f"they enclose {_short(texts[0])}" if texts else "they enclose nothing"
+                    found = f"they enclose {shortened(texts[0])!r}" if texts else "they enclose nothing"
                     self._refuse(
-                        f"its {{% generation %}} marks miss the reply {_short(text)}: {found}. Marks inside a macro or "
-                        "a block assignment are not seen in their place: put them into the loop over the messages."
+                        f"its {{% generation %}} marks miss the reply {shortened(text)!r}: {found}. Marks inside a "
+                        "macro or a block assignment are not seen in their place: put them into the loop over the "
+                        "messages."
                     )
 
     def _begins_with_reply(self, whole: str, mark: Span) -> bool:
@@ -165,7 +167,7 @@ class _Steps:
         prompt = self.template.render(self.messages[:-1], add_generation_prompt=True)
         if whole.startswith(prompt) and mark[0] < len(prompt) < mark[1]:
             self._refuse(
-                f"its {{% generation %}} marks enclose {_short(whole[mark[0] : len(prompt)])}, which "
+                f"its {{% generation %}} marks enclose {shortened(whole[mark[0] : len(prompt)])!r}, which "
                 "add_generation_prompt gives before the reply: begin the mark after it.",
                 remedy=False,
             )
@@ -176,8 +178,8 @@ class _Steps:
             for text in texts_of(self.messages[place]):
                 if text.strip() not in block:
                     self._refuse(
-                        f"it drops or changes message {place + 1} ({self.messages[place]['role']}): {_short(text)} is "
-                        f"not in {_short(block)}."
+                        f"it drops or changes message {place + 1} ({self.messages[place]['role']}): "
+                        f"{shortened(text)!r} is not in {shortened(block)!r}."
                     )
 
     def _refuse_clock(self) -> None:
@@ -195,11 +197,12 @@ class _Steps:
     def _refuse_changed(self, place: int, reply: str, said: str) -> NoReturn:
         if (header := reply.partition(said)[0]) != reply and said:
             self._refuse(
-                f"before the reply in message {place + 1} it writes {_short(header)}, which add_generation_prompt "
+                f"before the reply in message {place + 1} it writes {shortened(header)!r}, which add_generation_prompt "
                 "does not give, so whether the model has to say it is not known."
             )
         self._refuse(
-            f"it changes the reply in message {place + 1}: {_short(said)} was said, and it writes {_short(reply)}."
+            f"it changes the reply in message {place + 1}: {shortened(said)!r} was said, and it writes "
+            f"{shortened(reply)!r}."
         )
 
     def _refuse_inconsistent(self, when: str, shown: str, whole: str) -> NoReturn:
@@ -216,18 +219,11 @@ class _Steps:
         raise ChatTemplateError(f"the chat template cannot be used as it is: {problem}{' ' + REMEDY if remedy else ''}")
 
 
-def _short(text: str, from_the_end: bool = False, length: int = 60) -> str:
-    """The text quoted, cut to `length` characters."""
-    if len(text) <= length:
-        return repr(text)
-    return "..." + repr(text[-length:]) if from_the_end else repr(text[:length]) + "..."
-
-
 def expect_images(rendering: Rendering, messages: Sequence[Message], image_token: str) -> None:
     """Raises ChatTemplateError unless the text has one placeholder an image of the messages."""
     written, given = rendering.text.count(image_token), count_images(messages)
     if written != given:
         raise ChatTemplateError(
             f"the chat template writes {written} placeholders {image_token!r} for {given} images, in "
-            f"{_short(rendering.text)}: let it write one for every image part, or take content as a string."
+            f"{shortened(rendering.text)!r}: let it write one for every image part, or take content as a string."
         )

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mutua.cli.common import AnyModelOption, PolicyOption, load_any_model, report_errors, tell_how_it_ended
+from mutua.cli.common import AnyModelOption, PolicyOption, model_for_command, report_errors, tell_how_it_ended
 
 EXAMPLES = """Examples:
 
@@ -36,7 +36,7 @@ def ask(
         from mutua.unlocking import policy_of
 
         messages = conversation(images or [], question)  # a bad picture is reported before the model loads
-        network, processor = load_any_model(model, policy)
+        network, processor = model_for_command(model, policy)
         started = time.perf_counter()
         if not as_json:
             streamer = TextStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mutua.cli.common import AnyModelOption, PolicyOption, load_any_processor, out, report_errors
+from mutua.shortened import shortened
 
 if TYPE_CHECKING:
     from mutua.attention import Policy
@@ -148,7 +149,7 @@ def _print(audited: Audit, lines: list[list[Token]]) -> None:
         is_folded = first.image is not None or first.role == "padding"
         text = repr(first.text) + f" x {len(line)}" * (len(line) > 1)
         if not is_folded and len(line) > 1:
-            text = _shortened("".join(token.text for token in line), 60)
+            text = repr(shortened("".join(token.text for token in line)))
         if audited.documents > 1 and first.document != document:
             table.add_section()
             table.add_row("", Text(_heading(first.document), style="bold"))
@@ -159,7 +160,7 @@ def _print(audited: Audit, lines: list[list[Token]]) -> None:
             Text(first.role, style=_COLOURS[first.role]),
             "" if first.block is None else str(first.block),
             "trained on" if first.label else "",
-            Text(", ".join(shown) + (f"  {_shortened(audited.text(ahead))}" if ahead else "")),
+            Text(", ".join(shown) + (f"  {shortened(audited.text(ahead), 40)!r}" if ahead else "")),
         )
     out.print(table)
 
@@ -170,7 +171,3 @@ def _heading(document: int | None) -> str:
 
 def _span(first: int, last: int) -> str:
     return str(first) if first == last else f"{first}-{last}"
-
-
-def _shortened(text: str, length: int = 40) -> str:
-    return repr(text) if len(text) <= length else f"{text[: length // 2]!r} ... {text[-length // 2 :]!r}"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mutua.cli.common import FAILED, err, make_folder, out, report_errors, result_file
+from mutua.cli.progress import progress
 
 if TYPE_CHECKING:
     from mutua.evaluation.judge import Judge
@@ -49,7 +50,6 @@ TasksOption = Annotated[
 def check(data: DataOption, tasks: TasksOption = None) -> None:
     """Say what benchmarks a folder holds, what is missing or wrong, and which version (then exit code 1)."""
     with report_errors():
-        from mutua.cli.evaluate import progress
         from mutua.evaluation.benchmarks import BENCHMARKS
         from mutua.evaluation.data_check import check as look_at
         from mutua.evaluation.questions import expect_folder
@@ -165,14 +165,13 @@ def run_suite(wanted: Wanted) -> None:
 def _run(world: World, wanted: Wanted) -> None:
     from contextlib import nullcontext
 
-    from mutua.cli.evaluate import progress
     from mutua.evaluation.benchmarks import BENCHMARKS
-    from mutua.evaluation.open_model import open_model
     from mutua.evaluation.results import score, write_results
     from mutua.evaluation.suite import ask, open_all, open_output, settings_of
     from mutua.evaluation.suite_report import table, warnings_of, write_report
     from mutua.figures import blank_figure
     from mutua.quiet import silence
+    from mutua.unlocking import open_model
 
     silence()
     blank_figure(1, 1)  # whatever can be wrong is said now
@@ -181,8 +180,8 @@ def _run(world: World, wanted: Wanted) -> None:
     if wanted.judge is not None and all(BENCHMARKS[name].judge is None for name in names):
         raise ValueError(f"--judge {wanted.judge}: rules alone read the replies of {', '.join(names)}: leave it out.")
     asked = _judge(wanted.judge, wanted.judge_url, output)
-    opened = open_all(names, BENCHMARKS, wanted.data)
-    network, processor = open_model(wanted.model, wanted.policy, world.device)
+    opened = open_all(names, wanted.data)
+    network, processor = open_model(wanted.model, wanted.policy, device=world.device)
     settings = settings_of(network, processor, wanted.name, wanted.batch_size, wanted.limit)
     outcomes = {}
     with open_output(output, settings, world):

@@ -14,7 +14,7 @@ from mutua.cli.common import (
     PolicyOption,
     err,
     is_terminal,
-    load_any_model,
+    model_for_command,
     report_errors,
     tell_how_it_ended,
 )
@@ -51,7 +51,7 @@ def chat(
         from mutua.images import open_image
 
         pictures = [open_image(image) for image in images or []]
-        network, processor = load_any_model(model, policy)
+        network, processor = model_for_command(model, policy)
 
         def answer(messages: list[dict[str, Any]]) -> str:
             # A new one each time: one that was stopped still holds what it has not printed.

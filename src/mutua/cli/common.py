@@ -18,12 +18,11 @@ from rich.text import Text
 from mutua.console import LastingConsole
 
 if TYPE_CHECKING:
-    from mutua import MutuaForConditionalGeneration, MutuaProcessor
     from mutua.api import Answer
     from mutua.attention import Policy
 
 FAILED, INTERRUPTED = 1, 130
-UNLOCKED = "unlocked: its answers may be worse until it is trained under the new mask (docs/unlock.md)"
+_UNLOCKED = "unlocked: its answers may be worse until it is trained under the new mask (docs/unlock.md)"
 _WIDE = 10_000  # characters
 _SPELLED = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
 _CONTROLS = re.compile(f"[{''.join(map(chr, _SPELLED))}]+")
@@ -31,9 +30,6 @@ _CONTROLS = re.compile(f"[{''.join(map(chr, _SPELLED))}]+")
 # As in `mutua.attention.POLICIES`, without the torch that importing it takes: `--help` is instant.
 POLICY_NAMES = "causal, mma, mma-bidirectional, prefix, future-visual, future-text, future, concentric"
 
-ModelOption = Annotated[
-    str | None, typer.Option("--model", "-m", help="Folder or hub id of a Mutua model. Default: the packaged tiny one.")
-]
 AnyModelOption = Annotated[
     str | None,
     typer.Option(
@@ -125,32 +121,19 @@ def _is_interrupt(error: BaseException | None) -> bool:
     return False
 
 
-def load_model(name: str | None, policy: str | None) -> tuple[MutuaForConditionalGeneration, MutuaProcessor]:
-    """`mutua.load` for a command: quiet libraries, and a word on stderr when the packaged model is meant."""
-    from mutua.api import load
+def model_for_command(name: str | None, policy: str | None = None, backend: str | None = None) -> tuple[Any, Any]:
+    """`mutua.unlocking.open_model` with quiet libraries, and a word on stderr where the packaged model is meant, or one
+    was unlocked just now."""
     from mutua.quiet import silence
 
     silence()
+    from mutua.unlocking import is_unlocked, open_model
+
     if name is None:
         err.print("using the packaged tiny model (64 x 64 pictures of shapes); --model names another", style="dim")
-    return load(name, policy=policy)
-
-
-def load_any_model(name: str | None, policy: str | None, backend: str | None = None) -> tuple[Any, Any]:
-    """As `load_model`, or another Transformers model, unlocked where a policy is given or it was saved so."""
-    from mutua.quiet import silence
-
-    silence()
-    from mutua.unlocking import is_another_model, is_unlocked, load_another
-
-    if name is None or not is_another_model(name):
-        model, processor = load_model(name, policy)
-        if backend is not None:
-            model.set_attn_implementation(backend)
-        return model, processor
-    model, processor = load_another(name, policy, backend or "auto")
-    if is_unlocked(model) and policy is not None:
-        err.print(UNLOCKED, style="dim")
+    model, processor = open_model(name, policy, backend=backend)
+    if policy is not None and is_unlocked(model):
+        err.print(f"{name} is {_UNLOCKED}", style="dim")
     return model, processor
 
 
@@ -160,19 +143,19 @@ def load_any_processor(name: str | None, policy: str | None) -> tuple[Any, Polic
     A word on stderr where the policy is not all that decides who sees whom.
     """
     from mutua.attention import get_policy
-    from mutua.unlocking import is_another_model, load_other_processor, saved_policy
+    from mutua.unlocking import is_foreign, load_foreign_processor, saved_policy
 
-    if not is_another_model(name):
+    if not is_foreign(name):
         from mutua.api import load_processor
 
         config, processor = load_processor(name, policy=policy)
         return processor, get_policy(config.attention_policy)
-    other, processor = load_other_processor(str(name))
-    if getattr(other.get_text_config(), "sliding_window", None):
+    foreign, processor = load_foreign_processor(str(name))
+    if getattr(foreign.get_text_config(), "sliding_window", None):
         err.print(
             "shown over a causal mask: what else masks layers of this model (sliding windows) is not", style="dim"
         )
-    return processor, get_policy(policy or saved_policy(other) or "mma")
+    return processor, get_policy(policy or saved_policy(foreign) or "mma")
 
 
 def each_once(option: str, values: Sequence[str]) -> Sequence[str]:

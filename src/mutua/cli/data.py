@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mutua.cli.common import FAILED, INTERRUPTED, err, out, report_errors, result_file
+from mutua.cli.progress import progress
+from mutua.shortened import shortened
 
 if TYPE_CHECKING:
     from mutua.data.check import Report
@@ -58,7 +60,6 @@ def check(
     with report_errors():
         if show is not None and as_json and output is None:
             raise ValueError(f"--show {show} shows samples in a text or on a page, and --json holds none: add -o.")
-        from mutua.cli.evaluate import progress
         from mutua.data.check import SHOWN, check_source
         from mutua.data.sheet import sheet
         from mutua.training.samples import SampleLimits, sample_limits
@@ -108,7 +109,7 @@ def check(
 def _open(name: str, images: Path | None) -> tuple[Mapping[str, Sequence[Sample]], DataSettings | None]:
     """The sources that are meant, by name, and of a recipe what it says of its data."""
     from mutua.data.readers import LlavaSource
-    from mutua.data.readers.looking import source_at
+    from mutua.data.readers.source_at import source_at
     from mutua.evaluation import open_source as open_named
 
     is_recipe = name.endswith((".yaml", ".yml"))
@@ -169,5 +170,4 @@ def _said(parts: Sequence[Mapping[str, object]]) -> str:
     for part in parts:
         width, height = getattr(part.get("image"), "size", (0, 0))
         said.append(str(part["text"]) if part["type"] == "text" else f"[picture {width} x {height}]")
-    text = " ".join(" ".join(said).split())
-    return text if len(text) <= 200 else f"{text[:200]}..."
+    return shortened(" ".join(" ".join(said).split()), 200)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -23,7 +21,8 @@ from mutua.cli.benchmarks import (
     fixtures,
     run_suite,
 )
-from mutua.cli.common import UNLOCKED, PolicyOption, each_once, err, load_model, out, report_errors, result_file
+from mutua.cli.common import PolicyOption, each_once, model_for_command, out, report_errors, result_file
+from mutua.cli.progress import progress
 
 if TYPE_CHECKING:
     from mutua.evaluation import Accuracy
@@ -46,9 +45,6 @@ EXAMPLES = """Examples:
 
   torchrun --nproc-per-node 8 -m mutua eval --suite paper -d data/benchmarks
 """
-
-SECONDS_BETWEEN_LINES = 30  # of progress, where there is no terminal to draw a bar on
-SECONDS_OF_SPEED = 600  # from which the time left is told: a batch may take a minute, and two are needed
 
 
 @eval_app.callback(epilog=EXAMPLES)
@@ -127,9 +123,7 @@ def evaluate(
         if figure is not None:
             blank_figure(1, 1)
         with result_file("--json", json_path) as save_json, result_file("--figure", figure, (".png",)) as save_figure:
-            networks: dict[str, tuple[Any, Any]] = {name: _opened(name, policy) for name in models or []}
-            if not networks:
-                networks["packaged"] = load_model(None, policy)
+            networks = {name or "packaged": model_for_command(name, policy) for name in models or (None,)}
             with progress() as show:
                 results = measure(
                     networks,
@@ -144,19 +138,6 @@ def evaluate(
             text = json.dumps(to_json(results, blind), indent=1, ensure_ascii=False) + "\n"
             save_json(lambda path: path.write_text(text, encoding="utf-8"))
             save_figure(lambda path: draw(path, results, blind=blind))
-
-
-def _opened(name: str, policy: str | None) -> tuple[Any, Any]:
-    from mutua.evaluation.open_model import open_model
-    from mutua.quiet import silence
-    from mutua.unlocking import is_unlocked
-    from mutua.world import World
-
-    silence()
-    model, processor = open_model(name, policy, World().device)
-    if is_unlocked(model) and policy is not None:
-        err.print(f"{name} is {UNLOCKED}", style="dim")
-    return model, processor
 
 
 def _expect_none_before(context: typer.Context) -> None:
@@ -189,33 +170,6 @@ def _expect_suite(
     for option, value in (("--max-new-tokens", max_new_tokens), ("--json", json_path), ("--figure", figure)):
         if value is not None:
             raise ValueError(f"{option} {value} is not for --suite: its protocol and its folder --output have it.")
-
-
-@contextmanager
-def progress() -> Iterator[Callable[[str, str, int, int], None]]:
-    """For `measure`: a bar for each pair of model and source, or lines where stderr is no terminal.
-
-    Where the model has no name, the source stands alone.
-    """
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-
-    tasks: dict[str, TaskID] = {}
-    printed = time.monotonic()
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err, speed_estimate_period=SECONDS_OF_SPEED) as bars:
-
-        def show(model: str, source: str, done: int, total: int) -> None:
-            nonlocal printed
-            pair = f"{model} on {source}" if model else source
-            if pair not in tasks:
-                tasks[pair] = bars.add_task(pair, total=total)
-            bars.update(tasks[pair], completed=done)
-            if not err.is_terminal and time.monotonic() - printed > SECONDS_BETWEEN_LINES:
-                printed = time.monotonic()
-                left = columns[-1].render(bars.tasks[tasks[pair]])
-                err.print(f"{pair}: {done} of {total}, time left {left}")
-
-        yield show
 
 
 def report(results: Mapping[str, Mapping[str, Accuracy]], blind: Mapping[str, Mapping[str, float] | None]) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mutua.cli.common import FAILED, PolicyOption, err, load_any_model, out, report_errors
+from mutua.cli.common import FAILED, PolicyOption, err, model_for_command, out, report_errors
 
 EXAMPLES = """Examples:
 
@@ -39,11 +39,11 @@ def leakage(
         from rich.text import Text
 
         from mutua.inspection.leakage import prove
-        from mutua.unlocking import is_another_model, load_other_processor, saved_policy
+        from mutua.unlocking import is_foreign, load_foreign_processor, saved_policy
 
-        if model is not None and policy is None and is_another_model(model):
-            policy = saved_policy(load_other_processor(model)[0]) or "mma"  # locked, there is nothing to prove
-        network, processor = load_any_model(model, policy, backend)
+        if model is not None and policy is None and is_foreign(model):
+            policy = saved_policy(load_foreign_processor(model)[0]) or "mma"  # locked, there is nothing to prove
+        network, processor = model_for_command(model, policy, backend)
         with Progress(console=err) as bars:
             task = bars.add_task("perturbing", total=conversations)
             proof = prove(network, processor, conversations, seed, lambda done, _: bars.update(task, completed=done))

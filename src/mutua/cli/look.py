@@ -7,7 +7,15 @@ from typing import Annotated
 
 import typer
 
-from mutua.cli.common import POLICY_NAMES, each_once, load_model, out, report_errors, result_file, tell_how_it_ended
+from mutua.cli.common import (
+    POLICY_NAMES,
+    each_once,
+    model_for_command,
+    out,
+    report_errors,
+    result_file,
+    tell_how_it_ended,
+)
 
 EXAMPLES = """Examples:
 
@@ -48,7 +56,7 @@ def look(
         from mutua.inspection.attention_weights import expect_own
         from mutua.inspection.draw_looks import Said, draw_looks
         from mutua.inspection.looks import expect_patch_grid, looks_of
-        from mutua.unlocking import is_another_model, load_other_processor
+        from mutua.unlocking import is_foreign, load_foreign_processor
 
         # Whatever can be wrong is said before a model is loaded.
         opened = open_image(picture)
@@ -56,13 +64,13 @@ def look(
         for policy in each_once("--policy", policies or []):
             get_policy(policy)
         for folder in each_once("--model", models or []):
-            if is_another_model(folder):
-                expect_own(load_other_processor(folder)[0])
+            if is_foreign(folder):
+                expect_own(load_foreign_processor(folder)[0])
         blank_figure(1, 1)
         maps, answers = {}, {}
         with result_file("--output", output, (".png", ".svg")) as save:
             for name in models or (None,):
-                network, processor = load_model(name, None)
+                network, processor = model_for_command(name)
                 expect_patch_grid(network.config)
                 for policy in policies or [network.config.attention_policy]:
                     network.config.attention_policy = policy

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mutua.cli.common import POLICY_NAMES, err, out, report_errors
+from mutua.cli.progress import progress
+from mutua.shortened import shortened
 
 if TYPE_CHECKING:
     from mutua.evaluation.calibrate import Calibration
@@ -21,7 +23,6 @@ EXAMPLES = """Examples:
   mutua unlock models/llava --calibrate scenes --limit 400 -p prefix --json
 """
 _SHOWN = 5  # answers that changed
-_LONGEST = 60  # characters of a text in the table of these
 
 
 def unlock(
@@ -49,29 +50,26 @@ def unlock(
         if data is None:
             _expect_nothing_of_data(limit, batch_size, max_new_tokens, as_json)
         from mutua.attention import get_policy
-        from mutua.cli.evaluate import progress
         from mutua.evaluation import open_source
         from mutua.evaluation.accuracy import MAX_NEW_TOKENS
         from mutua.evaluation.calibrate import BATCH, calibrate
-        from mutua.evaluation.open_model import open_model
         from mutua.quiet import silence
-        from mutua.unlocking import expect_unlocked, is_another_model
-        from mutua.world import World
+        from mutua.unlocking import expect_unlocked, is_foreign, open_model
 
         silence()
         get_policy(policy)
         samples = None if data is None else open_source(data)
-        if not is_another_model(model):
+        if not is_foreign(model):
             raise ValueError(
                 f"{model} is no multimodal model of others; one of Mutua's own is never locked: `mutua eval -m {model} "
                 "-p causal` and `-p mma` compare its policies."
             )
         if samples is None:
-            network, _ = open_model(model, policy, World().device)
+            network, _ = open_model(model, policy)
             expect_unlocked(network)
             out.print(f"{model} can be unlocked: policy {policy} was tried on its own layers.")
             return
-        network, processor = open_model(model, None, World().device)
+        network, processor = open_model(model)
         with progress() as show:
             found = calibrate(
                 network,
@@ -129,7 +127,7 @@ def _print(found: Calibration, model: str, data: str | None) -> None:
         changed.title = f"{len(found.changed):,} of {len(found.losses):,} answers changed"
         for before, after in found.changed[:_SHOWN]:
             texts = (before.id, before.question, before.expected, before.answer, after.answer)
-            changed.add_row(*(Text(text if len(text) <= _LONGEST else f"{text[:_LONGEST]}...") for text in texts))
+            changed.add_row(*(Text(shortened(text)) for text in texts))
         out.print(changed)
     out.print(found.said)
     if not found.was_unlocked and found.policy != "causal":

@@ -21,13 +21,13 @@ from mutua.models.configuration import MutuaConfig
 from mutua.models.loading import WEIGHTS, expect_whole
 from mutua.models.model_folder import (
     ModelError,
+    error_line,
     expect_finite,
     expect_layers,
     expect_sizes,
     may_be_hub_id,
     read_json,
     read_shapes,
-    told,
     weight_files,
 )
 from mutua.models.modeling import MutuaModel
@@ -160,7 +160,7 @@ def _read(what: str, part: str | Path, load: Callable[..., Any]) -> Any:
         raise
     except Exception as error:  # whatever a library says of a damaged file or of sizes that do not go together
         raise ComposeError(
-            f"{what} {part}: cannot be loaded from a folder here or from the hub: {told(error)}"
+            f"{what} {part}: cannot be loaded from a folder here or from the hub: {error_line(error)}"
         ) from error
 
 

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from mutua.data.readers.reader import with_images
 from mutua.data.sample import ImagePart, Sample
 from mutua.images import ImageError, open_image
+from mutua.shortened import shortened
 
 if TYPE_CHECKING:
     from mutua.models import MutuaProcessor
@@ -210,7 +211,7 @@ class _Look:
 
     def _about(self, sample: Sample) -> Iterator[tuple[str, str]]:
         if not _pictures(sample):
-            yield "no picture", _short(sample.question)
+            yield "no picture", repr(shortened(sample.question))
         answers = [message.text for message in sample.messages if message.role == "assistant"]
         for answer in answers:
             if _SAYS_NOTHING.fullmatch(answer):
@@ -219,12 +220,12 @@ class _Look:
         for message in sample.messages:
             if self.processor is None:
                 if looks := _LOOKS_LIKE_CONTROL.search(message.text):
-                    yield "looks like control", f"{looks[0]} in {_short(message.text)}"
+                    yield "looks like control", f"{looks[0]} in {shortened(message.text)!r}"
             elif token := next((token for token in self._control_tokens if token in message.text), None):
                 holds_control = True
-                yield "control", f"{token} in {_short(message.text)}"
+                yield "control", f"{token} in {shortened(message.text)!r}"
         if not answers:
-            yield "unanswered", _short(sample.question)
+            yield "unanswered", repr(shortened(sample.question))
         elif self.processor is not None and not holds_control:
             yield from self._length(sample, self.processor)
 
@@ -254,8 +255,8 @@ class _Look:
         ):
             first = seen.setdefault(key, index)
             if first != index:
-                what = repr(sample.id) if kind == "same id" else _short(sample.question)
-                yield kind, f"{what}, as {self._place(first)}"
+                what = sample.id if kind == "same id" else shortened(sample.question)
+                yield kind, f"{what!r}, as {self._place(first)}"
 
 
 def _pictures(sample: Sample) -> list[Image.Image]:
@@ -270,8 +271,3 @@ def _is_about_a_picture(error: BaseException | None) -> bool:
     if error is None or isinstance(error, ImageError):
         return error is not None
     return _is_about_a_picture(error.__cause__ or error.__context__)
-
-
-def _short(text: str) -> str:
-    shown = repr(text)
-    return shown if len(shown) <= 60 else f"{shown[:60]}..."

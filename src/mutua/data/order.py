@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from hashlib import blake2b
-from typing import Literal, TypeAlias, overload
+from typing import Literal, TypeAlias
 
 from mutua.data.bulk import read_samples
 from mutua.data.sample import ImagePart, Message, Sample
+from mutua.data.samples import Samples
 
 Order: TypeAlias = Literal["image-first", "text-first"]
 
@@ -42,7 +43,7 @@ def drawn_order(sample_key: str, epoch: int) -> Order:
     return "image-first" if (first + epoch) % 2 else "text-first"
 
 
-class InOrder(Sequence[Sample]):
+class InOrder(Samples):
     """A source whose samples are all in one order."""
 
     def __init__(self, source: Sequence[Sample], order: Order) -> None:
@@ -51,13 +52,7 @@ class InOrder(Sequence[Sample]):
     def __len__(self) -> int:
         return len(self.source)
 
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Sample]: ...
-    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
-        if isinstance(index, slice):
-            return self.__getitems__(range(*index.indices(len(self))))
+    def _sample(self, index: int) -> Sample:
         return in_order(self.source[index], self.order)
 
     def __getitems__(self, indices: Sequence[int]) -> list[Sample]:

@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 from pydantic import ValidationError
 
 from mutua.data.sample import Sample, SampleError, first_problem
+from mutua.shortened import shortened
 
 _ROLES = {
     **{name: name for name in ("system", "user", "assistant")},
@@ -291,9 +292,7 @@ def _field_of_row(field: str, turns: Sequence[_Turn], chat: str) -> str:
 
 
 def _shown(value: Any) -> str:
-    """A value as an error shows it: not too much of it."""
-    text = repr(value)
-    return text if len(text) <= 100 else f"{text[:100]}..."
+    return shortened(repr(value), 100)
 
 
 def _count(number: int, noun: str) -> str:

@@ -10,6 +10,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from mutua.images import open_image, url_problem
+from mutua.shortened import shortened
 
 
 class SampleError(ValueError):
@@ -176,5 +177,5 @@ def first_problem(error: ValidationError) -> tuple[str, str]:
     problem = first["msg"].removeprefix("Value error, ")
     shown = repr(first["input"]) if isinstance(first["input"], str | int | float | bool | None) else ""
     if shown and not problem.startswith(shown.strip("'")):
-        problem += f" (got {shown if len(shown) <= 100 else shown[:100] + '...'})"
+        problem += f" (got {shortened(shown, 100)})"
     return ".".join(map(str, location)), problem

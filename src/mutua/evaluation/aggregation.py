@@ -23,7 +23,7 @@ MME_PERCEPTION = (
 )
 MME_COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
 
-_ROTATION = 1_000_000  # MMBench numbers the n-th rotation of question i as n * 1e6 + i
+ROTATION = 1_000_000  # MMBench numbers the n-th rotation of question i as n * 1e6 + i
 
 
 def by_group(hits: Iterable[tuple[str, bool]]) -> dict[str, Score]:
@@ -209,7 +209,7 @@ def circular(verdicts: Mapping[int, bool | None]) -> dict[int, bool | None]:
     """
     grouped: dict[int, list[bool | None]] = {}
     for index, verdict in sorted(verdicts.items()):
-        grouped.setdefault(index % _ROTATION, []).append(verdict)
+        grouped.setdefault(index % ROTATION, []).append(verdict)
     for question in grouped:
         if question not in verdicts:
             raise ValueError(

@@ -19,10 +19,11 @@ from mutua.data.bulk import read_samples
 from mutua.data.collate import IGNORE, encode, named
 from mutua.data.sample import Sample, SampleError
 from mutua.evaluation.accuracy import MAX_NEW_TOKENS, Accuracy, Record, evaluate, spread
-from mutua.evaluation.comparison import expect_answers
 from mutua.evaluation.intervals import Estimate, mean_over
 from mutua.evaluation.paired import PairedRow, paired_rows
+from mutua.evaluation.several_models import expect_answers
 from mutua.evaluation.words import counted, points, verdict
+from mutua.respond import to_model
 from mutua.unlocking import expect_unlocked, lock, reply_logits, saved_policy, unlock
 
 LOCKED, UNLOCKED = "locked", "unlocked"
@@ -234,7 +235,7 @@ def _losses(
 def _batch_losses(model: Any, processor: Any, samples: Sequence[Sample]) -> list[tuple[int, float]]:
     batch = _encode(samples, processor)
     counts_B = (batch["labels"][:, 1:] != IGNORE).sum(-1)
-    logits_TV, targets_T = reply_logits(model, {name: _on(tensor, model) for name, tensor in batch.items()})
+    logits_TV, targets_T = reply_logits(model, to_model(model, batch))
     loss_T = nn.functional.cross_entropy(logits_TV, targets_T, reduction="none").double()
     return [
         (len(of_row_T), float(of_row_T.mean()) if len(of_row_T) else math.nan)
@@ -257,10 +258,6 @@ def _encode(samples: Sequence[Sample], processor: Any) -> dict[str, Tensor]:
 
 def _name(sample: Sample) -> str:
     return named(sample) or f"sample {sample.id!r}"
-
-
-def _on(tensor: Tensor, model: Any) -> Tensor:
-    return tensor.to(model.device, model.dtype if tensor.is_floating_point() else None)
 
 
 def nats(estimate: Estimate) -> str:

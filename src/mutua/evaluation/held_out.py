@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mutua.data.readers import EasyVQA, EasyVQASource, GridScenes, GridSource, Scenes, ScenesSource
-from mutua.data.readers.looking import source_at
+from mutua.data.readers.source_at import source_at
 from mutua.data.sample import Sample
 from mutua.evaluation.blind import blind_accuracy
 

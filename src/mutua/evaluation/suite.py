@@ -9,7 +9,7 @@ OUTPUT/results.json          the figures; the same bytes however often the run w
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
@@ -21,7 +21,7 @@ from PIL import Image
 
 from mutua.data.sample import SampleError
 from mutua.evaluation.accuracy import spread
-from mutua.evaluation.benchmark import Benchmark
+from mutua.evaluation.benchmarks import BENCHMARKS
 from mutua.evaluation.predictions import Predictions, key_of
 from mutua.evaluation.questions import Questions, expect_folder, open_questions
 from mutua.folders import FolderError, lock_file, whole_file
@@ -206,14 +206,14 @@ def _answers(model: Any, processor: Any, questions: Questions, batch: Sequence[i
     )
 
 
-def open_all(names: Sequence[str], benchmarks: Mapping[str, Benchmark], data: Path | None) -> dict[str, Questions]:
+def open_all(names: Sequence[str], data: Path | None) -> dict[str, Questions]:
     """Opens the benchmarks, and says in one error what is wrong with any of them."""
-    if any(benchmarks[name].samples is None for name in names):
+    if any(BENCHMARKS[name].samples is None for name in names):
         expect_folder(data)
     opened, problems = {}, []
     for name in names:
         try:
-            opened[name] = open_questions(benchmarks[name], data)
+            opened[name] = open_questions(BENCHMARKS[name], data)
         except SampleError as error:
             problems.append(str(error))
     if problems:

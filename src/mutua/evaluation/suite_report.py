@@ -66,7 +66,9 @@ def write_report(output: Path, settings: Settings, outcomes: Mapping[str, Outcom
         *_beside_the_paper(outcomes),
         *(_section(name, outcome) for name, outcome in outcomes.items()),
     ]
-    page = Page(f"Evaluation of {settings.model}", sections, {**facts, **versions(), "judge": _told(judge)}, _NOTES)
+    page = Page(
+        f"Evaluation of {settings.model}", sections, facts | versions() | {"judge": _describe_judge(judge)}, _NOTES
+    )
     image, text = picture.image(), to_markdown(page, ".")
     with whole_file(output / f"{PLOT}.png") as write:
         write(lambda path: image.save(path, optimize=True))
@@ -75,7 +77,7 @@ def write_report(output: Path, settings: Settings, outcomes: Mapping[str, Outcom
     return output / REPORT
 
 
-def _told(judge: Judge | None) -> str:
+def _describe_judge(judge: Judge | None) -> str:
     """The judge, and the versions of it that answered."""
     if judge is None:
         return "none"

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mutua.attention.abilities import ABILITIES
 from mutua.models import MutuaConfig
+from mutua.respond import to_model
 from mutua.roles import NONE, Modality, TokenRoles
 
 
@@ -89,14 +90,6 @@ def computing_weights(model: Any) -> Iterator[None]:
     finally:
         model.set_attn_implementation(own)
         model.train(was_training)
-
-
-def to_model(model: Any, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The inputs on the model's device, pixels in its precision."""
-    return {
-        name: tensor.to(model.device, model.dtype if tensor.is_floating_point() else None)
-        for name, tensor in inputs.items()
-    }
 
 
 def image_to_question(attention: AttentionWeights, is_question_BN: Tensor) -> Tensor:

@@ -22,7 +22,9 @@ from torch import Tensor
 from mutua.attention.auto import SPLIT_FROM
 from mutua.attention.policy import get_policy
 from mutua.chat import roles_of
+from mutua.data.collate import role_codes
 from mutua.models.longest_text import longest_text
+from mutua.respond import to_model
 from mutua.roles import PADDING_CODE, Modality, TokenRoles
 from mutua.unlocking import ROLES, is_unlocked, policy_of
 
@@ -154,11 +156,11 @@ def _encode(processor: Any, chats: list[Any], model: Any, side: str = "left") ->
     )
     if is_unlocked(model):
         inputs[ROLES] = roles_of(processor, chats, inputs).to_codes()
-    return dict(inputs.to(model.device, dtype=model.dtype))
+    return to_model(model, inputs)
 
 
 def _roles(inputs: dict[str, Tensor]) -> TokenRoles:
-    return TokenRoles.from_codes(inputs[ROLES] if ROLES in inputs else inputs["token_type_ids"])
+    return TokenRoles.from_codes(role_codes(inputs))
 
 
 @torch.no_grad()

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from mutua.data.answer_box import Box, KnowsWhere
 from mutua.data.sample import Sample
-from mutua.data.where import Box, KnowsWhere
 from mutua.evaluation.accuracy import spread
 from mutua.inspection.attention_weights import AttentionWeights, attention_weights, image_to_question
 from mutua.inspection.looks import keeps_patch_grid, where_it_looks
@@ -58,7 +58,7 @@ def measure_looks(
     - `POINTING`, by layer, and `POINTING_ROLLOUT`: how often the patch that is looked at most, as the answer begins,
       lies on the cell of the object that it rests on; `POINTING_CHANCE` is what a random patch would reach, and
       `POINTED` the number of questions: those whose answer rests on one object. Left out where the source does not
-      know where that is (`mutua.data.where.KnowsWhere`) and for a connector that keeps no patch grid.
+      know where that is (`mutua.data.answer_box.KnowsWhere`) and for a connector that keeps no patch grid.
     - `POINTING_BEST`: of the layer that points best on `validation`.
 
     Args:

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from mutua.inspection.attention_weights import computing_weights, to_model
+from mutua.inspection.attention_weights import computing_weights
 from mutua.inspection.question_tokens import Messages, encode_asked, with_question
 from mutua.models import MutuaProcessor
+from mutua.respond import to_model
 from mutua.roles import Modality, TokenRoles
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mutua.data.where import Box
+from mutua.data.answer_box import Box
 
 
 def patches_on(box: Box, side: int) -> Tensor:

@@ -125,7 +125,7 @@ def blamed_on(place: Path | str, remedy: str) -> Iterator[None]:
     except (ModelError, MemoryError, PermissionError, ImportError):
         raise
     except Exception as error:
-        said = told(error)
+        said = error_line(error)
         raise ModelError(f"{place}: {_keys_of(place, said)}{said}. {remedy}") from error
 
 
@@ -307,7 +307,7 @@ def first_line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".:")
 
 
-def told(error: Exception) -> str:
+def error_line(error: Exception) -> str:
     """What is wrong, in one line: the last one of a validation error, whose first only names the validator."""
     lines = [line.strip() for line in str(error).strip().splitlines()] or [""]
     if len(lines) > 1 and "alidation error" in lines[0]:

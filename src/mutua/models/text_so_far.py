@@ -174,11 +174,8 @@ class TextSoFar:
 
     def _open_blocks(self) -> Tensor:
         """The block of every token of this forward, (B, N); `NONE` where nothing of it looks ahead."""
-        block_BN, modality_BN = self._roles.block_BN, self._roles.modality_BN
-        ahead_BN = self._policy.sees_bits(block_BN.device)[modality_BN] != 0
-        if self._policy.within_item != "causal":
-            ahead_BN = ahead_BN | (self._roles.item_BN != NONE)
-        looks_BN = torch.where(ahead_BN & (block_BN != NONE), block_BN, NONE)
+        block_BN = self._roles.block_BN
+        looks_BN = torch.where(self._policy.looks_ahead_BN(self._roles), block_BN, NONE)
         # By number, `NONE` first: does some token of the row with this block look ahead?
         is_open_BM = torch.zeros(len(block_BN), MAX_BLOCKS + 1, dtype=torch.bool, device=block_BN.device)
         is_open_BN = is_open_BM.scatter_(1, looks_BN + 1, True).gather(1, block_BN + 1)

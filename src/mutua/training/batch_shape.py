@@ -12,9 +12,9 @@ from mutua.data.sample import Sample
 from mutua.models import MutuaConfig, MutuaProcessor
 from mutua.training.batches import open_mixture, open_sources
 from mutua.training.build import texts_of_mixture
-from mutua.training.origin import TinyModel
+from mutua.training.dry_run import Shape
+from mutua.training.model_settings import TinyModel
 from mutua.training.recipe import Recipe
-from mutua.training.rehearsal import Shape
 from mutua.training.samples import SAMPLE_ERRORS, sample_limits, source_names
 
 LOOKED_AT = 16

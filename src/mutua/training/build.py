@@ -31,13 +31,13 @@ from mutua.models.model_folder import ModelError, blamed_on, expect_sizes
 from mutua.models.vision import given_side, vision_encoder
 from mutua.quiet import quiet
 from mutua.training.lora import Adapters, is_adapter, is_lora, without_adapters
-from mutua.training.origin import FolderModel, ModelSettings, OtherModel, PartsModel, PresetModel, TinyModel
+from mutua.training.model_settings import FolderModel, ForeignModel, ModelSettings, PartsModel, PresetModel, TinyModel
 from mutua.training.precision import uses_bf16
 from mutua.training.recipe import Recipe
 from mutua.training.run_folder import RunFolder
 from mutua.training.samples import ALWAYS_TOLERATED, SAMPLE_ERRORS
 from mutua.training.shards import empty_model, read_shards, shard, weights_of
-from mutua.unlocking import expect_unlocked, is_another_model, load_another
+from mutua.unlocking import expect_unlocked, is_foreign, load_foreign
 from mutua.world import World
 
 _SECONDS_BETWEEN_LINES = 10
@@ -60,8 +60,8 @@ def model_to_train(
     lora = recipe.train.lora
     if newest is None or lora is not None:  # a checkpoint of a run with adapters has no more than what is trained
         model, processor = build_model(recipe.model, mixture, recipe.data.tokenizer_texts, say)
-    elif isinstance(recipe.model, OtherModel):
-        model, processor = load_other_to_train(newest, recipe.model.unlock)
+    elif isinstance(recipe.model, ForeignModel):
+        model, processor = load_foreign_to_train(newest, recipe.model.unlock)
     else:
         model, processor = load_to_train(newest)
     freeze(model, recipe.train.freeze, may_freeze_all=lora is not None)
@@ -88,7 +88,7 @@ def sharded_model(
         CheckpointError: the checkpoint goes with another model than the one that the recipe starts from.
     """
     lora = recipe.train.lora
-    if isinstance(recipe.model, OtherModel):
+    if isinstance(recipe.model, ForeignModel):
         raise ValueError(f"model.unlock: a model of others is trained in one process, and there are {world.size}.")
 
     def start() -> tuple[Path, Path | None, str | None]:
@@ -154,7 +154,7 @@ def build_model(
 ) -> Model:
     """The model where the recipe starts; a tokenizer of its own learns from the mixture, whatever its seed: runs that
     differ in seeds speak one vocabulary."""
-    return _build(settings, _told(texts_of_mixture(mixture, tokenizer_texts), tokenizer_texts, say))
+    return _build(settings, _counted(texts_of_mixture(mixture, tokenizer_texts), tokenizer_texts, say))
 
 
 def texts_of_mixture(mixture: Mixture, count: int) -> Iterator[str]:
@@ -206,8 +206,8 @@ def _folder(settings: FolderModel, texts: Iterable[str]) -> Model:
 
 
 @_build.register
-def _other(settings: OtherModel, texts: Iterable[str]) -> Model:
-    return load_other_to_train(settings.path, settings.unlock)
+def _foreign(settings: ForeignModel, texts: Iterable[str]) -> Model:
+    return load_foreign_to_train(settings.path, settings.unlock)
 
 
 @_build.register
@@ -280,7 +280,7 @@ def load_to_train(folder: Path, policy: str | None = None) -> Model:
             f"model.path {folder}: a checkpoint of a run with train.lora is no model by itself; its finished model is"
         )
     try:
-        if is_another_model(folder):
+        if is_foreign(folder):
             raise ModelError("it is a model of others: model.unlock, e.g. mma, trains it under that policy")
         with quiet():
             model, processor = load_model(folder, policy=policy, dtype=torch.float32)
@@ -290,13 +290,13 @@ def load_to_train(folder: Path, policy: str | None = None) -> Model:
     return model, processor
 
 
-def load_other_to_train(folder: Path, policy: str) -> Model:
+def load_foreign_to_train(folder: Path, policy: str) -> Model:
     """As `load_to_train`, a model of others, unlocked."""
     try:
-        if not is_another_model(folder):
+        if not is_foreign(folder):
             raise ModelError("it is no multimodal model of others; model.attention_policy is for one of Mutua's own")
         with quiet():
-            model, processor = load_another(folder, policy, device="cpu", dtype=torch.float32)
+            model, processor = load_foreign(folder, policy, device="cpu", dtype=torch.float32)
     except ModelError as error:
         raise ModelError(f"model.path {folder}: {error}") from None
     expect_unlocked(model)
@@ -325,12 +325,12 @@ def freeze(model: nn.Module, patterns: Sequence[str], may_freeze_all: bool = Fal
         raise ValueError(f"train.freeze: {', '.join(patterns)} freeze every parameter; leave something to train")
 
 
-def _told(texts: Iterable[str], total: int, say: Callable[[str], None]) -> Iterator[str]:
+def _counted(texts: Iterable[str], total: int, say: Callable[[str], None]) -> Iterator[str]:
     """The texts. Says now and then how many have been read."""
-    told = time.monotonic()
+    said = time.monotonic()
     for number, text in enumerate(texts):
-        if time.monotonic() - told > _SECONDS_BETWEEN_LINES:
-            told = time.monotonic()
+        if time.monotonic() - said > _SECONDS_BETWEEN_LINES:
+            said = time.monotonic()
             say(f"the tokenizer has read {number} of {total} texts (data.tokenizer_texts)")
         yield text
 

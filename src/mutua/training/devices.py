@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+
+from mutua.memory import physical_memory
 
 CPU = "cpu"
 
@@ -77,7 +78,7 @@ def find_devices(text: str) -> tuple[int, Device]:
 
 def this_cpu(processes: int) -> Device:
     """A share of this machine: its memory by what it says, its speed by a product and a copy, a tenth of a second."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / processes
+    memory = physical_memory() / processes
     bf16, fp32 = (2 * 512**3 / _seconds(_product(dtype)) / processes for dtype in (torch.bfloat16, torch.float32))
     numbers = torch.zeros(2**22)
     room = torch.zeros_like(numbers)

@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from mutua.folders import replace_file, told_with_its_place
-from mutua.training.boards import open_boards
+from mutua.folders import errors_naming, replace_file
 from mutua.training.checkpoint import Progress
+from mutua.training.loggers import open_loggers
 from mutua.training.recipe import Recipe
 from mutua.training.run_folder import RunFolder
 from mutua.training.samples import SampleCounts, Skip
@@ -38,7 +38,7 @@ class StepLog:
 
     def write(self, line: dict[str, Any]) -> None:
         self.first, self.last = self.first or line, line
-        with told_with_its_place(self._path):
+        with errors_naming(self._path):
             # repr of a float is exact: two logs are equal if and only if the numbers were.
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()
@@ -102,8 +102,8 @@ class RunLog:
         self.training = StepLog(folder.log, progress.step)
         self.evaluations = StepLog(folder.evaluations, progress.step)
         self.quarantine = StepLog(folder.quarantine, progress.step)
-        self._boards = open_boards(folder, recipe, progress.step)
-        self.places = tuple(board.place for board in self._boards)
+        self._loggers = open_loggers(folder, recipe, progress.step)
+        self.places = tuple(logger.place for logger in self._loggers)
         self._console, self._recorded, self._printed = console, progress, time.monotonic()
         self._bar = Bar(
             TextColumn("{task.description}", style="bold", markup=False),
@@ -125,10 +125,10 @@ class RunLog:
         with ExitStack() as closing:  # all of them, whichever fails
             for file in (self.training, self.evaluations, self.quarantine):
                 closing.callback(file.close)
-            for board in self._boards:
+            for logger in self._loggers:
                 # On a full disk what an error has left unwritten fails again here, and must not hide it.
                 closing.enter_context(nullcontext() if error is None else suppress(OSError))
-                closing.callback(board.close, failed=error is not None)
+                closing.callback(logger.close, failed=error is not None)
 
     def step(self, progress: Progress, metrics: StepMetrics | None, record: bool) -> None:
         """Shows a finished step, and records it if asked to. One without a single usable sample has no metrics."""
@@ -184,8 +184,8 @@ class RunLog:
         self._draw(step, scores)
 
     def _draw(self, step: int, values: dict[str, float]) -> None:
-        for board in self._boards:
-            board.scalars(step, values)
+        for logger in self._loggers:
+            logger.scalars(step, values)
 
     @contextmanager
     def watch(self, name: str) -> Iterator[Callable[[int, int], None]]:

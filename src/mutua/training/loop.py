@@ -21,17 +21,17 @@ from mutua.folders import FolderError
 from mutua.models.longest_text import longest_text
 from mutua.training import checkpoint
 from mutua.training.batches import batches, open_evaluation, open_mixture
-from mutua.training.boards import expect_loggers
 from mutua.training.build import model_to_train, sharded_model
 from mutua.training.checkpoint import Progress
 from mutua.training.export import changed_versions, write_model
 from mutua.training.fingerprint import expect_same_data, fingerprint
 from mutua.training.log import NoLog, RunLog
+from mutua.training.loggers import expect_loggers
 from mutua.training.lora import Adapters, is_adapter
+from mutua.training.memory_check import expect_memory
 from mutua.training.optimizer import build_optimizer
 from mutua.training.precision import compile_layers, recompute_activations, uses_bf16
 from mutua.training.recipe import Recipe
-from mutua.training.room import expect_room
 from mutua.training.run import Run
 from mutua.training.run_folder import RunFolder, open_run
 from mutua.training.samples import SampleCounts, source_names
@@ -114,7 +114,7 @@ def train(recipe: Recipe, console: Console | None = None) -> TrainResult:
             recompute_activations(model, recipe.train.compile)
         if recipe.train.compile:
             compile_layers(model)
-        expect_room(recipe, model)
+        expect_memory(recipe, model)
         say(_introduction(recipe, model, adapters, world))
 
         # 4. Optimizer.

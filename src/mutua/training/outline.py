@@ -21,7 +21,7 @@ from mutua.models.loading import load_processor
 from mutua.models.model_folder import ModelError, blamed_on
 from mutua.quiet import quiet
 from mutua.training.build import expect_replies, parts_of, tiny_sizes
-from mutua.training.origin import FolderModel, ModelSettings, OtherModel, PartsModel, PresetModel, TinyModel
+from mutua.training.model_settings import FolderModel, ForeignModel, ModelSettings, PartsModel, PresetModel, TinyModel
 
 Outline: TypeAlias = tuple[MutuaConfig, MutuaProcessor]
 
@@ -59,7 +59,7 @@ def _folder(settings: FolderModel, texts: Iterable[str]) -> Outline:
 
 
 @outline_model.register
-def _other(settings: OtherModel, texts: Iterable[str]) -> Outline:
+def _foreign(settings: ForeignModel, texts: Iterable[str]) -> Outline:
     raise ValueError("model.unlock: what a model of others takes is found by running it; plans are for Mutua's own.")
 
 

@@ -1,6 +1,6 @@
 """What a run would take before it is started: memory of a device by part, time of a step, samples and tokens.
 
-An estimate from shapes: a micro-batch of the recipe's own samples is gone through by `rehearsal`, on a model without
+An estimate from shapes: a micro-batch of the recipe's own samples is gone through by `dry_run`, on a model without
 weights, and what is spread over several processes is added by arithmetic. How a step is timed stands at `_seconds`.
 """
 
@@ -22,11 +22,11 @@ from mutua.models.vision import image_side
 from mutua.training.batch_shape import BatchShape, SourceLook, batch_shape, look_at_sources, texts_of
 from mutua.training.build import freeze
 from mutua.training.devices import CPU, Device
+from mutua.training.dry_run import PICTURES, DryRun, Kernels, dry_run
 from mutua.training.lora import Adapters
 from mutua.training.outline import fake_weights, model_without_weights, outline_model
 from mutua.training.precision import uses_bf16
 from mutua.training.recipe import Recipe
-from mutua.training.rehearsal import PICTURES, Kernels, Rehearsed, rehearse
 from mutua.training.shards import expect_processes
 
 GATHERED, ON_THEIR_WAY = "gathered weights", "gradients to be spread"
@@ -154,7 +154,7 @@ class Planner:
             Adapters(model, train.lora)
         sizes = measure(model, count // train.replicas if count > 1 else 1, bf16, is_spread=count > 1)
         with fake_weights(model, sizes.shared if bf16 else ()):
-            found = self._rehearse(model, recipe, batch, kernels, sizes.root)
+            found = self._dry_run(model, recipe, batch, kernels, sizes.root)
         memory: Counter[str] = Counter(sizes.memory)
         if count == 1:
             del memory[GRADIENTS]  # those that are there at the peak are among what was found
@@ -188,16 +188,16 @@ class Planner:
             found.append((name, self.plan(plan.device, count, recipe)))
         return found
 
-    def _rehearse(
+    def _dry_run(
         self,
         model: MutuaForConditionalGeneration,
         recipe: Recipe,
         batch: BatchShape,
         kernels: Kernels,
         root: frozenset[str] | None,
-    ) -> Rehearsed:
+    ) -> DryRun:
         """Of a step with several micro-batches a later one: then the gradients of those before are there."""
-        return rehearse(
+        return dry_run(
             model,
             batch.micro,
             kernels,
@@ -209,7 +209,7 @@ class Planner:
         )
 
     def _pictures(self, batch: BatchShape, bf16: bool) -> int:
-        """Bytes of a step's pictures that the rehearsed micro-batch does not have."""
+        """Bytes of a step's pictures that the micro-batch of the dry run does not have."""
         side = image_side(self.config.vision_config, self.config.image_size)
         return max(0, batch.images_of_process - batch.micro.images) * 3 * side * side * (2 if bf16 else 4)
 
@@ -271,7 +271,7 @@ def measure(
 
 
 def _seconds(
-    device: Device, bf16: bool, found: Rehearsed, micro_batches: int, sizes: Sizes, count: int, replicas: int
+    device: Device, bf16: bool, found: DryRun, micro_batches: int, sizes: Sizes, count: int, replicas: int
 ) -> float:
     """Of a step: every operation takes as long as its products or the bytes it moves, whichever is longer, at a share
     of the device's rates. What processes send each other hides behind that unless it takes longer."""

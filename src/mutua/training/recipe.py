@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag,
 
 from mutua.data.order import Order
 from mutua.data.readers import BLIP3OCRSource, GridSource, KALESource, ScenesSource, Source
-from mutua.training.origin import ModelSettings, OtherModel
+from mutua.training.model_settings import ForeignModel, ModelSettings
 from mutua.training.section import Section
 
 # Strict: `true` is no number, and "many" and 2.5 are no counts.
@@ -230,7 +230,7 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _fits_an_unlocked_model(self) -> Recipe:
-        if not isinstance(self.model, OtherModel):
+        if not isinstance(self.model, ForeignModel):
             return self
         if self.data.packing is not None:
             raise ValueError("data.packing is for Mutua's own models: one of others numbers its positions itself")

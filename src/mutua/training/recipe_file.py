@@ -15,7 +15,8 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from mutua.data.readers import Source
-from mutua.training.origin import KINDS
+from mutua.shortened import shortened
+from mutua.training.model_settings import KINDS
 from mutua.training.recipe import SEED_KINDS, Recipe, Seeds
 from mutua.training.section import section_of, sections_of
 
@@ -118,7 +119,7 @@ def _override(content: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise RecipeError(f"--set {override}: write it as key.inside=value, e.g. train.steps=100")
-    value = _parse(text, f"--set {_clipped(override)}")
+    value = _parse(text, f"--set {shortened(override)}")
     *parents, last = key.split(".")
     place: Any = content
     for parent in parents:
@@ -188,9 +189,9 @@ def _explain(error: Any) -> str:
     if kind == "union_tag_not_found":
         return f"{key}: needs a `type`: {', '.join(_tags())}"
     if kind in _EXPECTED:
-        return f"{key}: got {_shown(value)}, expected {_EXPECTED[kind].format(**error.get('ctx', {}))}"
+        return f"{key}: got {shortened(repr(value))}, expected {_EXPECTED[kind].format(**error.get('ctx', {}))}"
     problem = error["msg"].removeprefix("Value error, ")
-    return f"{key}: {problem}" if kind == "value_error" else f"{key}: got {_shown(value)}: {problem}"
+    return f"{key}: {problem}" if kind == "value_error" else f"{key}: got {shortened(repr(value))}: {problem}"
 
 
 def _walk(location: Sequence[str | int]) -> tuple[list[str], type[BaseModel] | None]:
@@ -234,11 +235,3 @@ def _entry(container: Any) -> Any:
 def _tags() -> dict[str, type[BaseModel]]:
     """The sources by their `type`."""
     return {source.model_fields["type"].default: source for source in get_args(get_args(Source)[0])}
-
-
-def _shown(value: Any) -> str:
-    return _clipped(repr(value))
-
-
-def _clipped(text: str) -> str:
-    return text if len(text) <= 60 else f"{text[:57]}..."

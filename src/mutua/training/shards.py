@@ -121,7 +121,7 @@ def read_shards(folder: Path, tensors: Mapping[str, Tensor]) -> None:
     try:
         dcp.load(dict(tensors), storage_reader=HuggingFaceStorageReader(str(folder)))
     except CheckpointException as error:
-        raise ValueError(f"{folder} cannot be read: {_told(error)}") from error
+        raise ValueError(f"{folder} cannot be read: {_first_failure(error)}") from error
 
 
 def names_in(folder: Path) -> set[str]:
@@ -155,7 +155,7 @@ def write_shards(folder: Path, tensors: Mapping[str, Tensor], world: World) -> N
     try:
         dcp.save(dict(tensors), storage_writer=writer, process_group=world.group)
     except CheckpointException as error:
-        raise OSError(_told(error)) from error
+        raise OSError(_first_failure(error)) from error
     if world.is_first:
         rmtree(folder / "sharded", ignore_errors=True)  # what has been put together
 
@@ -172,7 +172,7 @@ def _files(tensors: Mapping[str, Tensor]) -> dict[str, int]:
     return files
 
 
-def _told(error: CheckpointException) -> str:
+def _first_failure(error: CheckpointException) -> str:
     """What the first process that failed says."""
     failure, _ = next(iter(error.failures.values()))
     return str(failure).strip().splitlines()[-1]

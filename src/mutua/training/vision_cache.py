@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mutua.models import MutuaForConditionalGeneration
 
-_BATCH = 8
+BATCH = 8
 """Images that are encoded at a time. On a CPU that takes a small encoder a third of the time of one by one."""
 
 
@@ -50,7 +50,7 @@ class VisionCache:
         ]
         misses = {key: place for place, key in enumerate(keys) if key not in self._features}
         places = list(misses.values())
-        encoded = [self._encode(pixel_values[places[i : i + _BATCH]]) for i in range(0, len(places), _BATCH)]
+        encoded = [self._encode(pixel_values[places[i : i + BATCH]]) for i in range(0, len(places), BATCH)]
         fresh = dict(zip(misses, (features_PV for batch in encoded for features_PV in batch), strict=False))
         features_IPV = torch.stack([fresh[key] if key in fresh else self._features[key] for key in keys])
         for key, features_PV in fresh.items():
@@ -60,10 +60,10 @@ class VisionCache:
         return features_IPV.to(self._model.device)
 
     def _encode(self, pixels_I3HW: Tensor) -> Tensor:
-        """Always of `_BATCH` images, the last ones empty if need be.
+        """Always of `BATCH` images, the last ones empty if need be.
 
         Sums are taken in another order in a batch of another size. In one of the same size an image's features depend
         neither on its place nor on the others, so a resumed run, whose cache is empty, computes the very same ones.
         """
-        padded = torch.nn.functional.pad(pixels_I3HW, (0, 0) * 3 + (0, _BATCH - len(pixels_I3HW)))
+        padded = torch.nn.functional.pad(pixels_I3HW, (0, 0) * 3 + (0, BATCH - len(pixels_I3HW)))
         return self._model.get_vision_features(padded.to(self._model.device)).cpu()

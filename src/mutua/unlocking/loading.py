@@ -1,4 +1,4 @@
-"""Another Transformers model, loaded whole, and unlocked where that is asked for."""
+"""Any model, loaded whole: one of ours, or a foreign one of Transformers, unlocked where that is asked for."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from mutua.models import MutuaConfig
-from mutua.models.loading import WEIGHTS, expect_whole
+from mutua.models.loading import WEIGHTS, expect_whole, load_model
 from mutua.models.model_folder import ADAPTER, ModelError, blamed_on, expect_finite, find_folder, read_json
 from mutua.unlocking.saved import saved_policy
 from mutua.unlocking.switch import unlock
@@ -22,7 +22,32 @@ from mutua.unlocking.switch import unlock
 _WHERE = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token", "trust_remote_code")
 
 
-def is_another_model(name_or_path: str | Path | None) -> bool:
+def open_model(
+    name_or_path: str | Path | None,
+    policy: str | None = None,
+    *,
+    backend: str | None = None,
+    device: torch.device | str | None = None,
+) -> tuple[Any, Any]:
+    """A model of anyone's, ready to answer with text to pictures and text, and its processor.
+
+    Args:
+        name_or_path: a folder or hub id; None is the tiny model of the package.
+        policy: an attention policy other than the model's own; a foreign model is unlocked under it.
+        backend: the attention backend; None lets every forward pass choose.
+        device: where to put it; None takes a CUDA device if there is one.
+
+    Raises:
+        ModelError: as `load_model` of ours, and `load_foreign`.
+        ValueError: no such policy or backend, or a foreign model that cannot be unlocked.
+    """
+    if name_or_path is not None and is_foreign(name_or_path):
+        return load_foreign(name_or_path, policy, backend or "auto", device)
+    model, processor = load_model(name_or_path, policy=policy, attn_implementation=backend)
+    return model.to(_device(device)), processor  # type: ignore[arg-type]
+
+
+def is_foreign(name_or_path: str | Path | None) -> bool:
     """Whether it is a multimodal model of Transformers that is not Mutua's own."""
     if name_or_path is None or (Path(name_or_path) / ADAPTER).is_file():
         return False
@@ -31,7 +56,7 @@ def is_another_model(name_or_path: str | Path | None) -> bool:
     return kind != MutuaConfig.model_type and kind in MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
 
 
-def load_another(
+def load_foreign(
     name_or_path: str | Path,
     policy: str | None = None,
     backend: str = "auto",
@@ -51,7 +76,7 @@ def load_another(
         ValueError: it cannot be unlocked.
     """
     folder = find_folder(name_or_path)
-    config, processor = load_other_processor(folder)
+    config, processor = load_foreign_processor(folder)
     if getattr(processor, "chat_template", None) is None:
         raise ModelError(f"{name_or_path}: its processor has no chat template, so it is not known how to ask it.")
     tokenizer = processor.tokenizer
@@ -65,12 +90,16 @@ def load_another(
     except ValueError as error:
         raise ModelError(f"model {folder}: {error}") from None
     expect_finite(f"model {folder}", model)
-    model = model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+    model = model.to(_device(device)).eval()
     policy = policy or saved_policy(config)
     return (model if policy is None else unlock(model, processor, policy, backend)), processor
 
 
-def load_other_processor(name_or_path: str | Path) -> tuple[Any, Any]:
+def _device(wanted: torch.device | str | None) -> torch.device | str:
+    return wanted or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def load_foreign_processor(name_or_path: str | Path) -> tuple[Any, Any]:
     """Its configuration and its processor; no weight is read, nor fetched."""
     folder = find_folder(name_or_path, weights=False)
     with blamed_on(folder, "Its processor or its config.json is damaged, or needs another package."):

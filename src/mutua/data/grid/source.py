@@ -6,22 +6,22 @@ Drawn in bulk: `source.__getitems__(indices)`, as PyTorch's loaders call it, cos
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import overload
 
 import numpy as np
 from PIL import Image
 
+from mutua.data.answer_box import Box, cell_box
 from mutua.data.grid.chance import Chance
 from mutua.data.grid.questions import FAMILIES, MAIN_FAMILIES, Family, Items, draw
 from mutua.data.grid.world import EMPTY, Split, render, splits
 from mutua.data.sample import ImagePart, Message, Sample, TextPart
-from mutua.data.where import Box, cell_box
+from mutua.data.samples import Samples
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 _TRIES = 1_000  # one layout in eight is a test layout
 
 
-class GridScenes(Sequence[Sample]):
+class GridScenes(Samples):
     """`size` samples of the split; item i is of family `families[i % len(families)]`.
 
     Args:
@@ -53,14 +53,8 @@ class GridScenes(Sequence[Sample]):
     def __len__(self) -> int:
         return self.size
 
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Sample]: ...
-    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
-        if isinstance(index, slice):
-            return self.__getitems__(range(*index.indices(self.size)))
-        return self.__getitems__([index + self.size if index < 0 else index])[0]
+    def _sample(self, index: int) -> Sample:
+        return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
         """The samples of these indices, in their order."""
@@ -83,7 +77,7 @@ class GridScenes(Sequence[Sample]):
         return [found[index] for index in indices]
 
     def where(self, index: int) -> Box | None:
-        """See `mutua.data.where.KnowsWhere`; nowhere, where the question is another scene's."""
+        """See `mutua.data.answer_box.KnowsWhere`; nowhere, where the question is another scene's."""
         if self.shuffled:
             return None
         ((family, some),) = self._by_family([index]).items()

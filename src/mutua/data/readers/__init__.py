@@ -36,18 +36,17 @@ from mutua.data.scenes.scene import Split
 
 class ScenesSource(Settings):
     type: Literal["scenes"] = "scenes"
+    reader = Scenes
     split: Split
     size: NonNegativeInt
     seed: int = 0
     families: tuple[Family, ...] = Field(default=EVAL_FAMILIES, min_length=1)
     turns: PositiveInt = 1
 
-    def open(self) -> Scenes:
-        return Scenes(self.split, self.size, self.seed, self.families, self.turns)
-
 
 class GridSource(Settings):
     type: Literal["grid"] = "grid"
+    reader = GridScenes
     split: GridSplit
     size: NonNegativeInt
     seed: int = 0
@@ -55,46 +54,35 @@ class GridSource(Settings):
     side: int = Field(default=4, ge=2, le=16)
     shuffled: bool = False
 
-    def open(self) -> GridScenes:
-        return GridScenes(self.split, self.size, self.seed, self.families, self.side, self.shuffled)
-
 
 class EasyVQASource(Settings):
     type: Literal["easy-vqa"] = "easy-vqa"
+    reader = EasyVQA
     split: Split
     turns: PositiveInt = 1
-
-    def open(self) -> EasyVQA:
-        return EasyVQA(self.split, self.turns)
 
 
 class JsonLinesSource(Settings):
     type: Literal["jsonl"] = "jsonl"
+    reader = JsonLines
     path: Path
-
-    def open(self) -> JsonLines:
-        return JsonLines(self.path)
 
 
 class LlavaSource(Settings):
     type: Literal["llava"] = "llava"
+    reader = Llava
     path: Path
     images: Path | None = None
     system: str | None = Field(default=None, min_length=1)
 
-    def open(self) -> Llava:
-        return Llava(self.path, self.images, self.system)
-
 
 class DatasetsSource(Settings):
     type: Literal["datasets"] = "datasets"
+    reader = DatasetRows
     path: Path
     split: str | None = None
     columns: dict[str, str] | None = None
     images: Path | None = None
-
-    def open(self) -> DatasetRows:
-        return DatasetRows(self.path, self.split, self.columns, self.images)
 
 
 Source: TypeAlias = Annotated[

@@ -81,7 +81,7 @@ def cached(kind: str, key: Any, schema: Callable[[], pa.Schema], batches: Callab
     digest = blake2b(json.dumps([ROWS, key]).encode(), digest_size=12).hexdigest()
     path = cache_folder() / "index" / f"{kind}-{digest}.arrow"
     if not path.is_file():
-        with _told_with_a_remedy(path):
+        with _errors_with_a_remedy(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.with_suffix(".lock").open("w") as lock:
                 fcntl.lockf(lock, fcntl.LOCK_EX)
@@ -113,7 +113,7 @@ def _write(path: Path, schema: pa.Schema, batches: Batches) -> None:
 
 
 @contextmanager
-def _told_with_a_remedy(path: Path) -> Iterator[None]:
+def _errors_with_a_remedy(path: Path) -> Iterator[None]:
     try:
         yield
     except SampleError:

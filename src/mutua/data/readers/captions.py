@@ -100,18 +100,14 @@ class BLIP3OCR(Captions):
 
 class KALESource(Settings):
     type: Literal["blip3-kale"] = "blip3-kale"
+    reader = KALE
     path: Path
-
-    def open(self) -> KALE:
-        return KALE(self.path)
 
 
 class BLIP3OCRSource(Settings):
     type: Literal["blip3-ocr"] = "blip3-ocr"
+    reader = BLIP3OCR
     path: Path
-
-    def open(self) -> BLIP3OCR:
-        return BLIP3OCR(self.path)
 
 
 class _ParquetShards:

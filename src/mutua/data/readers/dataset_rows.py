@@ -109,7 +109,7 @@ def _open(path: Path, split: str | None) -> Dataset:
     if kind in ("parquet", ".parquet"):
         table = parquet_table(path, _shards(path, split) if kind == "parquet" else [path])
     else:
-        with _told_as_no_table(path):
+        with _errors_as_no_table(path):
             table = datasets.load_from_disk(str(path)) if path.is_dir() else datasets.Dataset.from_file(str(path))
     saved_as = None if table.split is None or kind in ("parquet", ".parquet") else str(table.split)
     if split is not None and kind != "parquet" and saved_as != split:
@@ -119,7 +119,7 @@ def _open(path: Path, split: str | None) -> Dataset:
 
 def parquet_table(path: Path, files: Sequence[Path]) -> Dataset:
     """The rows of Parquet files. SampleError, which names `path`, where they cannot be read as one table."""
-    with _told_as_no_table(path):
+    with _errors_as_no_table(path):
         return _import_datasets().Dataset.from_parquet([str(file) for file in files])
 
 
@@ -134,7 +134,7 @@ def _import_datasets() -> ModuleType:
 
 
 @contextmanager
-def _told_as_no_table(path: Path) -> Iterator[None]:
+def _errors_as_no_table(path: Path) -> Iterator[None]:
     try:
         yield
     except ImportError:

@@ -2,14 +2,14 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, overload
+from typing import Literal
 
 from mutua.data.sample import ImagePart, Message, Sample, TextPart
+from mutua.data.samples import Samples
 
 
-class EasyVQA(Sequence[Sample]):
+class EasyVQA(Samples):
     """38,575 train and 9,673 test questions with one-word answers, each about a 64 x 64 picture.
 
     With `turns` above 1 a conversation goes on with other questions about its picture, as far as there are any.
@@ -35,14 +35,7 @@ class EasyVQA(Sequence[Sample]):
     def __len__(self) -> int:
         return len(self.questions)
 
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Sample]: ...
-    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        index = range(len(self))[index]
+    def _sample(self, index: int) -> Sample:
         image_id = self.image_ids[index]
         siblings = self._about[image_id]
         place = siblings.index(index)

@@ -86,7 +86,7 @@ _TEXTS = ("place", "record", "picture", "problem")
 
 def _batches(files: Sequence[Path], rows: Iterable[Row]) -> Batches:
     arrow, content, count = import_pyarrow(), 0, 0
-    rows = _told(files, iter(rows))
+    rows = _with_progress_lines(files, iter(rows))
     while some := list(islice(rows, ROWS)):
         records = [None if row.record is None else json.dumps(row.record) for row in some]
         content = zlib.crc32("\n".join(record or "" for record in records).encode(), content)
@@ -103,7 +103,7 @@ def _spelled(text: str | None) -> str | None:
     return None if text is None else text.encode(errors="backslashreplace").decode()
 
 
-def _told(files: Sequence[Path], rows: Iterator[Row]) -> Iterator[Row]:
+def _with_progress_lines(files: Sequence[Path], rows: Iterator[Row]) -> Iterator[Row]:
     """The rows. Where it takes long, says now and then on the standard error how many there are."""
     name = files[0].name if len(files) == 1 else f"{files[0].name} and {len(files) - 1} more"
     due = time.monotonic() + _SECONDS_BEFORE_A_LINE

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import overload
 
 from PIL import Image
 
 from mutua.data.sample import ImagePart, Message, Sample, SampleError
+from mutua.data.samples import Samples
 from mutua.images import ImageError, open_image
 
 
-class Reader(Sequence[Sample]):
+class Reader(Samples):
     """The samples of a file or folder; each is read, checked and its pictures decoded when it is asked for.
 
     Raises SampleError, which names the place.
@@ -38,14 +38,7 @@ class Reader(Sequence[Sample]):
     def place(self, index: int) -> str:
         """Where in the file or folder a sample stands, as errors say it."""
 
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Sample]: ...
-    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        index = range(len(self))[index]
+    def _sample(self, index: int) -> Sample:
         sample = self.without_images(index)
         try:
             sample = with_images(sample, self._open)

@@ -9,9 +9,10 @@ nothing else.
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import overload
 
+from mutua.data.answer_box import Box, cell_box
 from mutua.data.sample import ImagePart, Message, Sample, TextPart
+from mutua.data.samples import Samples
 from mutua.data.scenes.dialogue import follow_up
 from mutua.data.scenes.questions import (
     ATTRIBUTES,
@@ -51,7 +52,6 @@ from mutua.data.scenes.scene import (
     render,
 )
 from mutua.data.scenes.where import answers_thing
-from mutua.data.where import Box, cell_box
 
 Layout = dict[int, Kind]  # cell -> what stands there
 Build = Callable[[], Layout]  # draws a fresh layout that gives the question the answer that was chosen for it
@@ -84,7 +84,7 @@ class Item:
         return self.spec.answer(self.scene)
 
 
-class Scenes(Sequence[Sample]):
+class Scenes(Samples):
     """`size` samples of the split; item i is of family `families[i % len(families)]`.
 
     With `turns` above 1 the conversation goes on about the same picture: turn t is of the family t places further.
@@ -119,7 +119,7 @@ class Scenes(Sequence[Sample]):
         return draw(self.seed, self.split, self.families[index % len(self.families)], index)
 
     def where(self, index: int) -> Box | None:
-        """See `mutua.data.where.KnowsWhere`."""
+        """See `mutua.data.answer_box.KnowsWhere`."""
         item = self.item(index)
         thing = answers_thing([item.spec, *self._further_questions(index, item.scene)][-1], item.scene)
         return None if thing is None else cell_box(thing.cell, GRID)
@@ -131,14 +131,7 @@ class Scenes(Sequence[Sample]):
             follow_up(rng, scene, self.families[(index + turn) % len(self.families)]) for turn in range(1, self.turns)
         ]
 
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Sample]: ...
-    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(self.size))]
-        index = index + self.size if index < 0 else index
+    def _sample(self, index: int) -> Sample:
         item = self.item(index)
         messages = [
             Message(role="user", content=(ImagePart(image=render(item.scene)), TextPart(text=item.question))),

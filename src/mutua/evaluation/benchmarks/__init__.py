@@ -2,13 +2,13 @@
 
 from mutua.evaluation.benchmark import Benchmark
 from mutua.evaluation.benchmarks.cv_bench import CV_BENCH
+from mutua.evaluation.benchmarks.held_out import EASY_VQA, SCENES
 from mutua.evaluation.benchmarks.llava_w import LLAVA_W
 from mutua.evaluation.benchmarks.mathvista import MATHVISTA
 from mutua.evaluation.benchmarks.mm_vet import MM_VET
 from mutua.evaluation.benchmarks.mmbench import MMBENCH
 from mutua.evaluation.benchmarks.mme import MME
 from mutua.evaluation.benchmarks.mmmu import MMMU
-from mutua.evaluation.benchmarks.own import EASY_VQA, SCENES
 from mutua.evaluation.benchmarks.pope import POPE
 from mutua.evaluation.benchmarks.realworldqa import REALWORLDQA
 from mutua.evaluation.benchmarks.seed import SEED

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from mutua.evaluation.aggregation import by_group, circular
+from mutua.evaluation.aggregation import ROTATION, by_group, circular
 from mutua.evaluation.benchmark import Benchmark, Group, Layout, Question, Row
 from mutua.evaluation.multiple_choice import choices_of, prompt, verdict
-
-_ROTATION = 1_000_000
 
 
 def _question(row: Row, number: int) -> Question:
@@ -25,7 +23,7 @@ def _question(row: Row, number: int) -> Question:
         text=row["question"],
         answer=row["answer"],
         choices=choices,
-        group=str(index % _ROTATION),
+        group=str(index % ROTATION),
         category=row["category"],
     )
 

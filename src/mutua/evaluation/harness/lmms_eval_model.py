@@ -17,8 +17,8 @@ from lmms_eval.protocol import ChatMessages
 from loguru import logger
 from tqdm import tqdm
 
-from mutua.evaluation.open_model import open_model
 from mutua.respond import GREEDY, Conversation, respond
+from mutua.unlocking import open_model
 
 _MAX_NEW_TOKENS = 512  # where a task says nothing: the paper's
 _BATCHES_AT_A_TIME = 16  # whose pictures are open at once
@@ -58,7 +58,7 @@ class LmmsEvalModel(lmms):
             raise ValueError(f"--batch_size {batch_size}: name a number of questions, e.g. 8.")
         self.batch_size = int(batch_size)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self._model, self._processor = open_model(pretrained, policy, self.device)
+        self._model, self._processor = open_model(pretrained, policy, device=self.device)
 
     def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
         """A reply to each request, in their order."""

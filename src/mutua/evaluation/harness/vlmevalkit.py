@@ -17,8 +17,6 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-import torch
-
 try:
     from vlmeval.config import supported_VLM
     from vlmeval.vlm.base import BaseModel
@@ -28,10 +26,10 @@ except ModuleNotFoundError as error:
     raise ImportError('VLMEvalKit is not installed: pip install "mutua[vlmevalkit]"') from error
 
 from mutua.evaluation.benchmark import VLMEVALKIT
-from mutua.evaluation.open_model import open_model
 from mutua.images import open_image
 from mutua.models.model_folder import PACKAGED
 from mutua.respond import GREEDY, respond
+from mutua.unlocking import open_model
 
 
 class VLMEvalKitModel(BaseModel):
@@ -50,8 +48,7 @@ class VLMEvalKitModel(BaseModel):
 
     def __init__(self, model: str | None = None, policy: str | None = None) -> None:
         super().__init__()
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._model, self._processor = open_model(model, policy, device)
+        self._model, self._processor = open_model(model, policy)
 
     def generate_inner(self, message: list[dict[str, str]], dataset: str | None = None) -> str:
         """The reply to pictures and texts in the order in which they come.

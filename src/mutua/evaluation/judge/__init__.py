@@ -1,6 +1,6 @@
 """A language model that judges replies: how it is asked, and what for."""
 
-from mutua.evaluation.judge.client import Judge, JudgeError, Said
+from mutua.evaluation.judge.client import Judge, JudgeError
 from mutua.evaluation.judge.tasks import (
     PROMPTS,
     UNKNOWN,
@@ -16,7 +16,6 @@ __all__ = [
     "UNKNOWN",
     "Judge",
     "JudgeError",
-    "Said",
     "grade",
     "grade_pair",
     "judged_answer",

@@ -72,8 +72,6 @@ class AOKVQA(PublishedSet[Question]):
 
 class AOKVQASource(TurnsSettings):
     type: Literal["a-okvqa"] = "a-okvqa"
+    reader = AOKVQA
     shuffle: bool = True
     seed: int = 0
-
-    def open(self) -> AOKVQA:
-        return AOKVQA(self.path, self.images, self.system, self.turns, self.shuffle, self.seed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, TypeAlias
 
-from mutua.data.where import Box
+from mutua.data.answer_box import Box
 
 Boxes: TypeAlias = Literal["fractions", "thousandths"]
 """Corners divided by width and height, with three decimals, or as whole thousandths."""

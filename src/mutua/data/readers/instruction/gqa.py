@@ -44,6 +44,4 @@ class GQA(PublishedSet[Question]):
 
 class GQASource(TurnsSettings):
     type: Literal["gqa"] = "gqa"
-
-    def open(self) -> GQA:
-        return GQA(self.path, self.images, self.system, self.turns)
+    reader = GQA

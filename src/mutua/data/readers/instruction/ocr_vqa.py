@@ -69,6 +69,4 @@ def _pairs(id: str, place: str, url: Any, questions: Any, answers: Any) -> Itera
 
 class OCRVQASource(TurnsSettings):
     type: Literal["ocr-vqa"] = "ocr-vqa"
-
-    def open(self) -> OCRVQA:
-        return OCRVQA(self.path, self.images, self.system, self.turns)
+    reader = OCRVQA

@@ -9,13 +9,13 @@ from typing import Literal
 
 from pydantic import model_validator
 
+from mutua.data.answer_box import Box
 from mutua.data.readers.index import Row, row_of
 from mutua.data.readers.instruction.boxes import Boxes, box_in_picture, box_text
 from mutua.data.readers.instruction.prompts import region
 from mutua.data.readers.json_stream import items
 from mutua.data.readers.published import SYSTEM, PublishedSet, Record, Text, TurnsSettings, find_file
 from mutua.data.sample import SampleError
-from mutua.data.where import Box
 
 _FILES = ("finetune_refcoco_train.json", "finetune_refcoco+_train.json", "finetune_refcocog_train.json")
 
@@ -94,7 +94,5 @@ class RefCOCO(PublishedSet[Expression]):
 
 class RefCOCOSource(TurnsSettings):
     type: Literal["refcoco"] = "refcoco"
+    reader = RefCOCO
     boxes: Boxes = "fractions"
-
-    def open(self) -> RefCOCO:
-        return RefCOCO(self.path, self.images, self.system, self.turns, self.boxes)

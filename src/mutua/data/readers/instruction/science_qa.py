@@ -79,8 +79,6 @@ class ScienceQA(PublishedSet[Question]):
 
 class ScienceQASource(PublishedSettings):
     type: Literal["science-qa"] = "science-qa"
+    reader = ScienceQA
     shuffle: bool = True
     seed: int = 0
-
-    def open(self) -> ScienceQA:
-        return ScienceQA(self.path, self.images, self.system, self.shuffle, self.seed)

@@ -9,13 +9,13 @@ from urllib.parse import urlsplit
 
 from pydantic import model_validator
 
+from mutua.data.answer_box import Box
 from mutua.data.readers.index import Row, row_of
 from mutua.data.readers.instruction.boxes import Boxes, box_in_picture, box_text
 from mutua.data.readers.instruction.prompts import region
 from mutua.data.readers.json_stream import items
 from mutua.data.readers.published import SYSTEM, PublishedSet, Record, Text, TurnsSettings, find_file
 from mutua.data.sample import SampleError
-from mutua.data.where import Box
 
 _ONE_FOLDER = "images"
 _REGION = ("region_id", "image_id", "x", "y", "width", "height", "phrase")
@@ -126,7 +126,5 @@ def _with_size(row: Row, sizes: dict[int, tuple[int, int, str]]) -> Row:
 
 class VisualGenomeSource(TurnsSettings):
     type: Literal["visual-genome"] = "visual-genome"
+    reader = VisualGenome
     boxes: Boxes = "fractions"
-
-    def open(self) -> VisualGenome:
-        return VisualGenome(self.path, self.images, self.system, self.turns, self.boxes)

@@ -83,6 +83,4 @@ class VQAv2(PublishedSet[Question]):
 
 class VQAv2Source(TurnsSettings):
     type: Literal["vqav2"] = "vqav2"
-
-    def open(self) -> VQAv2:
-        return VQAv2(self.path, self.images, self.system, self.turns)
+    reader = VQAv2

@@ -70,6 +70,4 @@ def as_question(caption: str) -> str:
 
 class VSRSource(TurnsSettings):
     type: Literal["vsr"] = "vsr"
-
-    def open(self) -> VSR:
-        return VSR(self.path, self.images, self.system, self.turns)
+    reader = VSR

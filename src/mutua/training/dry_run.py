@@ -3,7 +3,7 @@
 The model is made of PyTorch's fake tensors, which have a shape and a type and no memory, and the layers that train run
 on them, forward and backward, gradient checkpointing, autocast and adapters as they are. Every operation is seen from
 below: the memory that its results take from birth to death, the operations it does and the bytes that it moves. Only
-attention is told, not run: the kernels of other devices are not here (`_Attention`).
+attention is not run: the kernels of other devices are not here (`_Attention`).
 
 Shape suffixes: B rows, N tokens, I images, T supervised tokens, H heads, K keys, D head dimension, W width.
 """
@@ -29,11 +29,11 @@ from mutua.models import MutuaForConditionalGeneration
 from mutua.models.head_loss import head_loss
 from mutua.models.vision import image_side
 from mutua.training.precision import Fp32Attention, step_precision
+from mutua.training.vision_cache import BATCH
 
 WEIGHTS, GRADIENTS, COPIES = "weights", "gradients", "bf16 copies of weights"
 PICTURES, HEAD = "pictures", "logits and head"
 VISION, CONNECTOR, LANGUAGE = (f"activations, {part}" for part in ("vision encoder", "connector", "language model"))
-_CACHED_AT_A_TIME = 8  # pictures, as `VisionCache` encodes them
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Kernels:
 
 
 @dataclass
-class Rehearsed:
+class DryRun:
     """What a forward and backward pass takes.
 
     Attributes:
@@ -80,7 +80,7 @@ class Rehearsed:
     operations: list[tuple[float, int]] = field(default_factory=list)
 
 
-def rehearse(
+def dry_run(
     model: MutuaForConditionalGeneration,
     shape: Shape,
     kernels: Kernels,
@@ -89,7 +89,7 @@ def rehearse(
     has_cached_features: bool = False,
     accumulates: bool = False,
     gradient_share: Callable[[str], float] = lambda name: 1.0,
-) -> Rehearsed:
+) -> DryRun:
     """A micro-batch, forward and backward, as `Stepper.backward` has it.
 
     Args:
@@ -113,9 +113,9 @@ def rehearse(
             hook = parameter.register_post_accumulate_grad_hook(note)
             stack.callback(hook.remove)
         stack.enter_context(watch)
-        told = _Told(watch, kernels, _groups(model.config.text_config))
-        stack.enter_context(told)
-        _set_checkpointing(model, gradient_checkpointing, kernels, lambda: _Told(watch, kernels, told.groups))
+        groups = _groups(model.config.text_config)
+        stack.enter_context(_DeviceKernels(watch, kernels, groups))
+        _set_checkpointing(model, gradient_checkpointing, kernels, lambda: _DeviceKernels(watch, kernels, groups))
         model.train()
         with _precision(kernels):
             loss = _forward(model, shape, kernels, watch, has_cached_features)
@@ -139,7 +139,7 @@ def _forward(
         watch.place = VISION
         if has_cached_features:
             with torch.no_grad():
-                some = base.get_vision_features(pixels_I3HW.new_empty(_CACHED_AT_A_TIME, 3, side, side))
+                some = base.get_vision_features(pixels_I3HW.new_empty(BATCH, 3, side, side))
             features_IPV = some.new_empty(shape.images, *some.shape[1:])
             del some
         else:
@@ -173,7 +173,7 @@ class _Watch(TorchDispatchMode):
 
     def __init__(self, weights: set[int]) -> None:
         super().__init__()
-        self.found, self.place = Rehearsed(), LANGUAGE
+        self.found, self.place = DryRun(), LANGUAGE
         self._held: Counter[str] = Counter()
         self._weights, self._known = weights, {key: (WEIGHTS, 0) for key in weights}  # by the id of a live storage
 
@@ -235,7 +235,7 @@ class _Watch(TorchDispatchMode):
         self._held[part] -= size
 
 
-class _Told(TorchFunctionMode):
+class _DeviceKernels(TorchFunctionMode):
     """What the device's own kernels would do in place of those of a CPU."""
 
     def __init__(self, watch: _Watch, kernels: Kernels, groups: int) -> None:
@@ -314,7 +314,7 @@ class _Placed(torch.autograd.Function):
 
 @contextmanager
 def _precision(kernels: Kernels) -> Iterator[None]:
-    """As `step_precision`; CUDA's autocast is that of a CPU here, but for what `_Told` knows."""
+    """As `step_precision`; CUDA's autocast is that of a CPU here, but for what `_DeviceKernels` knows."""
     if kernels.cuda:
         with torch.autocast("cpu", torch.bfloat16, enabled=kernels.bf16):
             yield
@@ -324,20 +324,20 @@ def _precision(kernels: Kernels) -> Iterator[None]:
 
 
 def _set_checkpointing(
-    model: MutuaForConditionalGeneration, is_wanted: bool, kernels: Kernels, told: Callable[[], _Told]
+    model: MutuaForConditionalGeneration, is_wanted: bool, kernels: Kernels, again: Callable[[], _DeviceKernels]
 ) -> None:
     """On or off; modes do not reach what the backward pass computes again, so they come with it."""
 
     @contextmanager
-    def again() -> Iterator[None]:
-        with told(), nullcontext() if kernels.cuda or not kernels.bf16 else Fp32Attention():
+    def recomputing() -> Iterator[None]:
+        with again(), nullcontext() if kernels.cuda or not kernels.bf16 else Fp32Attention():
             yield
 
     if not is_wanted:
         model.activation_checkpointing_disable()
         return
     model.activation_checkpointing_enable(
-        activation_checkpointing_kwargs={"use_reentrant": False, "context_fn": lambda: (nullcontext(), again())}
+        activation_checkpointing_kwargs={"use_reentrant": False, "context_fn": lambda: (nullcontext(), recomputing())}
     )
 
 

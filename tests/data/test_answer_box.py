@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from mutua.data.answer_box import Box, KnowsWhere, cell_box
 from mutua.data.grid import GridScenes
 from mutua.data.grid.questions import FAMILIES as GRID_FAMILIES
 from mutua.data.grid.world import COLOURS as GRID_COLOURS
@@ -11,7 +12,6 @@ from mutua.data.readers import EasyVQA
 from mutua.data.scenes import Scenes
 from mutua.data.scenes.questions import FAMILIES
 from mutua.data.scenes.scene import COLOURS
-from mutua.data.where import Box, KnowsWhere, cell_box
 
 
 def colour_at(sample, box: Box, colours) -> str | None:

@@ -15,11 +15,11 @@ from mutua.composition.compose import outline
 from mutua.training import Recipe
 from mutua.training.batches import batches, open_mixture
 from mutua.training.build import freeze, model_to_train, texts_of_mixture
+from mutua.training.dry_run import GRADIENTS, DryRun, Kernels, Shape, _Watch, dry_run
 from mutua.training.lora import Adapters
 from mutua.training.optimizer import build_optimizer
 from mutua.training.outline import fake_weights, model_without_weights, outline_model
 from mutua.training.precision import recompute_activations
-from mutua.training.rehearsal import GRADIENTS, Kernels, Rehearsed, Shape, _Watch, rehearse
 from mutua.training.step import Stepper
 from mutua.world import World
 
@@ -30,7 +30,7 @@ WIDER = (
 )
 
 
-def watched(recipe: Recipe) -> tuple[Rehearsed, Shape]:
+def watched(recipe: Recipe) -> tuple[DryRun, Shape]:
     """The first step of a run, as it is, and its shape."""
     mixture = open_mixture(recipe)
     model, processor, _ = model_to_train(recipe, mixture, None)
@@ -48,7 +48,7 @@ def watched(recipe: Recipe) -> tuple[Rehearsed, Shape]:
     return watch.found, Shape(rows, tokens, len(micro["pixel_values"]), len(micro["supervised_positions"]))
 
 
-def rehearsed(recipe: Recipe, shape: Shape, *, dense: bool = True, **more: Any) -> Rehearsed:
+def dry_run_of(recipe: Recipe, shape: Shape, *, dense: bool = True, **more: Any) -> DryRun:
     texts = texts_of_mixture(open_mixture(recipe), recipe.data.tokenizer_texts)
     config, _ = outline_model(recipe.model, texts)
     model = model_without_weights(config)
@@ -57,7 +57,7 @@ def rehearsed(recipe: Recipe, shape: Shape, *, dense: bool = True, **more: Any) 
         Adapters(model, recipe.train.lora)
     kernels = Kernels(cuda=False, bf16=recipe.train.precision == "bf16", dense=dense)
     with fake_weights(model):
-        return rehearse(model, shape, kernels, gradient_checkpointing=recipe.train.gradient_checkpointing, **more)
+        return dry_run(model, shape, kernels, gradient_checkpointing=recipe.train.gradient_checkpointing, **more)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_it_holds_what_a_step_holds(
 ) -> None:
     recipe = recipe_in(tmp_path, *WIDER, "train.precision=fp32", *overrides)
     found, shape = watched(recipe)
-    expected = rehearsed(recipe, shape)
+    expected = dry_run_of(recipe, shape)
     assert expected.peak.total() == pytest.approx(found.peak.total(), rel=0.05)
     flops = [sum(flops for flops, _ in one.operations) for one in (expected, found)]
     assert flops[0] == pytest.approx(flops[1], rel=0.15)
@@ -92,13 +92,13 @@ def test_without_a_mask_it_holds_what_split_does(recipe_in: Callable[..., Recipe
     recipe = recipe_in(tmp_path, *WIDER, "train.precision=fp32", "data.packing={tokens: 700}", "train.batch_size=40")
     found, shape = watched(recipe)
     assert shape.tokens > 512
-    assert rehearsed(recipe, shape, dense=False).peak.total() == pytest.approx(found.peak.total(), rel=0.05)
+    assert dry_run_of(recipe, shape, dense=False).peak.total() == pytest.approx(found.peak.total(), rel=0.05)
 
 
 def test_gradients_of_a_micro_batch_before_are_there(recipe_in: Callable[..., Recipe], tmp_path: Path) -> None:
     recipe = recipe_in(tmp_path, *WIDER, "train.precision=fp32")
     shape = Shape(2, 40, 2, 20)
-    first, later = (rehearsed(recipe, shape, accumulates=accumulates) for accumulates in (False, True))
+    first, later = (dry_run_of(recipe, shape, accumulates=accumulates) for accumulates in (False, True))
     config, _ = outline_model(recipe.model, ["a"])
     assert later.peak[GRADIENTS] > 0.99 * 4 * sum(p.numel() for p in model_without_weights(config).parameters())
     assert later.peak.total() > first.peak.total()
@@ -107,7 +107,7 @@ def test_gradients_of_a_micro_batch_before_are_there(recipe_in: Callable[..., Re
 def test_cached_features_take_the_place_of_the_encoder(recipe_in: Callable[..., Recipe], tmp_path: Path) -> None:
     recipe = recipe_in(tmp_path, *WIDER, "train.freeze=['model.vision_tower.*']")
     shape = Shape(64, 20, 64, 20)
-    plain, cached = (rehearsed(recipe, shape, has_cached_features=has) for has in (False, True))
+    plain, cached = (dry_run_of(recipe, shape, has_cached_features=has) for has in (False, True))
     assert sum(f for f, _ in cached.operations) < sum(f for f, _ in plain.operations)
 
 
@@ -144,5 +144,5 @@ def test_every_language_model_that_can_be_composed(language: str, vision: str) -
     with fake_weights(empty):
         for cuda, bf16, dense in ((False, False, True), (True, True, False)):
             shape = Shape(2, 2 * config.num_image_tokens, 2, 4)
-            found = rehearse(empty, shape, Kernels(cuda, bf16, dense), gradient_checkpointing=cuda)
+            found = dry_run(empty, shape, Kernels(cuda, bf16, dense), gradient_checkpointing=cuda)
             assert found.peak.total() > 0

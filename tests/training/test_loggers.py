@@ -17,8 +17,8 @@ from rich.console import Console
 from training_runs import at_step, expect_equal, lines
 
 from mutua.training import RecipeError, TrainResult, train
-from mutua.training.boards import BOARDS, Trackio, WeightsAndBiases
 from mutua.training.log import StepLog
+from mutua.training.loggers import LOGGERS, Trackio, WeightsAndBiases
 
 ALL = "train.loggers=[tensorboard, wandb, trackio]"
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
@@ -279,4 +279,4 @@ def test_a_damaged_note_is_told(tmp_path: Path, recipe_in, fakes, console: Conso
 def test_what_is_no_list_of_loggers(tmp_path: Path, recipe_in, given: str, told: str) -> None:
     with pytest.raises(RecipeError, match=re.escape(told)):
         recipe_in(tmp_path, f"train.loggers={given}")
-    assert list(BOARDS) == ["tensorboard", "wandb", "trackio"]
+    assert list(LOGGERS) == ["tensorboard", "wandb", "trackio"]

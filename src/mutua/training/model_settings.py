@@ -1,4 +1,4 @@
-"""Where the model of a run comes from: five kinds, told apart by their keys. `build` makes each of them."""
+"""The `model` section of a recipe: five kinds, told apart by their keys. `build` makes each of them."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class FolderModel(Section):
     attention_policy: PolicyName | None = Field(default=None, description=f"{_POLICIES}; left out: the folder's own")
 
 
-class OtherModel(Section):
+class ForeignModel(Section):
     """A model of someone else's, unlocked (docs/unlock.md); it is trained in one process."""
 
     path: Path = Field(description="its folder or hub id")
@@ -129,7 +129,7 @@ class PartsModel(Section):
 KINDS: dict[str, type[Section]] = {
     "tiny": TinyModel,
     "folder": FolderModel,
-    "other": OtherModel,
+    "foreign": ForeignModel,
     "preset": PresetModel,
     "parts": PartsModel,
 }
@@ -139,7 +139,7 @@ def _kind(given: Any) -> str:
     if isinstance(given, Section):
         return next(name for name, kind in KINDS.items() if isinstance(given, kind))
     if "path" in given:
-        return "other" if "unlock" in given else "folder"
+        return "foreign" if "unlock" in given else "folder"
     if "preset" in given:
         return "tiny" if given["preset"] == _TINY else "preset"
     return "parts"
@@ -173,7 +173,7 @@ def _one_origin(given: Any) -> Any:
 ModelSettings: TypeAlias = Annotated[
     Annotated[TinyModel, Tag("tiny")]
     | Annotated[FolderModel, Tag("folder")]
-    | Annotated[OtherModel, Tag("other")]
+    | Annotated[ForeignModel, Tag("foreign")]
     | Annotated[PresetModel, Tag("preset")]
     | Annotated[PartsModel, Tag("parts")],
     Discriminator(_kind),

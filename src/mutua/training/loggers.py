@@ -16,7 +16,7 @@ from uuid import uuid4
 
 from packaging.version import Version
 
-from mutua.folders import replace_file, told_with_its_place
+from mutua.folders import errors_naming, replace_file
 from mutua.training.recipe import Recipe
 from mutua.training.run_folder import RunFolder
 
@@ -24,7 +24,7 @@ _PROJECT = "mutua"
 _SECONDS_TO_UPLOAD = 300.0  # with no connection W&B would wait for ever at the end of a run
 
 
-class Board(Protocol):
+class Logger(Protocol):
     """One of them. Making one checks that it has what it needs; opened, it takes numbers.
 
     Attributes:
@@ -46,20 +46,20 @@ class Board(Protocol):
 def expect_loggers(names: Sequence[str]) -> None:
     """Tells before any work is spent what a logger lacks: its package (ImportError) or a login (OSError)."""
     for name in names:
-        BOARDS[name]()
+        LOGGERS[name]()
 
 
-def open_boards(folder: RunFolder, recipe: Recipe, step: int) -> list[Board]:
+def open_loggers(folder: RunFolder, recipe: Recipe, step: int) -> list[Logger]:
     """All that the recipe names, or none: where one cannot be opened, those before it are closed."""
-    boards: list[Board] = []
+    loggers: list[Logger] = []
     with ExitStack() as opened:
         for name in recipe.train.loggers:
-            board = BOARDS[name]()
-            board.open(folder, recipe, step)
-            opened.callback(board.close, failed=True)
-            boards.append(board)
+            logger = LOGGERS[name]()
+            logger.open(folder, recipe, step)
+            opened.callback(logger.close, failed=True)
+            loggers.append(logger)
         opened.pop_all()
-    return boards
+    return loggers
 
 
 class TensorBoard:
@@ -72,18 +72,18 @@ class TensorBoard:
 
     def open(self, folder: RunFolder, recipe: Recipe, step: int) -> None:
         self._folder, self.place = folder.tensorboard, str(folder.tensorboard)
-        with told_with_its_place(self._folder):
+        with errors_naming(self._folder):
             # Whatever a killed process wrote past its last checkpoint is hidden.
             self._writer = self._make(self.place, purge_step=step + 1)
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
-        with told_with_its_place(self._folder):
+        with errors_naming(self._folder):
             for name, value in values.items():
                 self._writer.add_scalar(name, value, step)
             self._writer.flush()
 
     def close(self, failed: bool) -> None:
-        with told_with_its_place(self._folder):
+        with errors_naming(self._folder):
             self._writer.close()
 
 
@@ -96,7 +96,7 @@ class WeightsAndBiases:
         self._wandb = _package("wandb", self.OLDEST)
         online = "online" if os.environ.get("WANDB_API_KEY") else "offline"
         self._mode = os.environ.get("WANDB_MODE") or online
-        with _told_as_ours("wandb", "WANDB_MODE=offline needs no login"):
+        with _errors_as_ours("wandb", "WANDB_MODE=offline needs no login"):
             self._wandb.Settings(mode=self._mode)  # knows the modes
             asks = self._mode in ("online", "run", "shared") and self._wandb.run is None
             if asks and not self._wandb.login(verify=True, prompt=False):
@@ -105,7 +105,7 @@ class WeightsAndBiases:
     def open(self, folder: RunFolder, recipe: Recipe, step: int) -> None:
         self._sent = _Sent(folder.loggers / "wandb.json", step)
         patience = {} if "WANDB_FINISH_TIMEOUT" in os.environ else {"finish_timeout": _SECONDS_TO_UPLOAD}
-        with _told_as_ours("wandb", f"mend it, or move {self._sent.path} away to begin a new run there"):
+        with _errors_as_ours("wandb", f"mend it, or move {self._sent.path} away to begin a new run there"):
             self._run = self._wandb.init(
                 project=os.environ.get("WANDB_PROJECT") or _PROJECT,
                 id=self._sent.id,
@@ -124,12 +124,12 @@ class WeightsAndBiases:
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         if new := self._sent.without_sent(step, values):
-            with _told_as_ours("wandb", _GO_ON):
+            with _errors_as_ours("wandb", _GO_ON):
                 self._run.log({**new, "step": step})
             self._sent.note(step, new)
 
     def close(self, failed: bool) -> None:
-        with _told_as_ours("wandb", _GO_ON):
+        with _errors_as_ours("wandb", _GO_ON):
             self._run.finish(exit_code=int(failed))
 
 
@@ -143,7 +143,7 @@ class Trackio:
 
     def open(self, folder: RunFolder, recipe: Recipe, step: int) -> None:
         self._sent = _Sent(folder.loggers / "trackio.json", step)
-        with _told_as_ours("trackio", f"mend it, or move {self._sent.path} away to begin a new run there"):
+        with _errors_as_ours("trackio", f"mend it, or move {self._sent.path} away to begin a new run there"):
             self._run = self._trackio.init(
                 project=_PROJECT,
                 name=f"{recipe.name}-{self._sent.id}",  # it knows runs by their names
@@ -154,16 +154,16 @@ class Trackio:
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         if new := self._sent.without_sent(step, values):
-            with _told_as_ours("trackio", _GO_ON):
+            with _errors_as_ours("trackio", _GO_ON):
                 self._run.log(new, step=step)
             self._sent.note(step, new)
 
     def close(self, failed: bool) -> None:
-        with _told_as_ours("trackio", _GO_ON):
+        with _errors_as_ours("trackio", _GO_ON):
             self._trackio.finish()
 
 
-BOARDS: dict[str, Callable[[], Board]] = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases, "trackio": Trackio}
+LOGGERS: dict[str, Callable[[], Logger]] = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases, "trackio": Trackio}
 
 _GO_ON = "the same command goes on from the last checkpoint, with this logger or without it"
 
@@ -196,7 +196,7 @@ class _Sent:
         self._write()
 
     def _write(self) -> None:
-        with told_with_its_place(self.path):
+        with errors_naming(self.path):
             self.path.parent.mkdir(exist_ok=True)
             replace_file(self.path, json.dumps({"id": self.id, "last": self._last}))
 
@@ -217,10 +217,10 @@ def _package(name: str, oldest: str) -> Any:
 
 
 @contextmanager
-def _told_as_ours(name: str, remedy: str) -> Iterator[None]:
+def _errors_as_ours(name: str, remedy: str) -> Iterator[None]:
     """Whatever another package raises, in one sentence that names it and what to do."""
     try:
         yield
     except Exception as error:
-        told = " ".join(str(error).split()) or repr(error)
-        raise OSError(f"train.loggers: {name}: {told}; {remedy}") from error
+        said = " ".join(str(error).split()) or repr(error)
+        raise OSError(f"train.loggers: {name}: {said}; {remedy}") from error
