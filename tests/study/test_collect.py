@@ -19,6 +19,11 @@ STEPS = {  # milliseconds of a step, by policy and seed: the causal arm of seed 
 }
 
 
+@pytest.fixture(autouse=True)
+def _few_questions_for_the_guess(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collect, "_FITTED", 60)
+
+
 def measured(step_ms: float) -> dict[str, Any]:
     point = {"samples": 1280, "seconds": 3.0, "task": "grid", "family": "exists", "correct": 5, "total": 10}
     record = {"id": "1", "family": "exists", "question": "any?", "expected": "yes", "answer": "yes", "is_cut": False}

@@ -57,6 +57,8 @@ def test_a_study_from_plan_to_report(started, monkeypatch, tmp_path):
     assert all(row.value == 0 for row in looks if row.policy == "causal" and row.measure == "image to question")
     assert any(row.value > 0 for row in looks if row.policy == "mma" and row.measure == "image to question")
 
+    monkeypatch.setattr(run, "write_report", lambda folder: folder)  # which takes seconds, and is drawn above
+
     # Only what is missing is done again, and gives the same.
     before = (tmp_path / "pairs.csv").read_text()
     shutil.rmtree(tmp_path / "runs" / ARMS[1].name)
@@ -110,7 +112,6 @@ def test_what_is_measured_is_reported_where_an_arm_fails(started, tmp_path, monk
     assert f"Not whole: 3 models not measured ({', '.join(about['missing']['main'])})." in report
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("mask", [{"is_causal": True}, {"attn_mask": torch.ones(6, 6, dtype=torch.bool)}])
 def test_attention_counts_among_the_operations_of_a_step(mask):
     """Two products of N x N x D multiplications and additions forward, five backward."""
@@ -127,6 +128,7 @@ def test_an_arm_that_is_not_told_is_named(tmp_path):
             read_arm(tmp_path)
 
 
+@pytest.mark.slow
 def test_orders_in_stages(small, in_this_process, monkeypatch, tmp_path):  # noqa: F811
     monkeypatch.setattr(run, "run_jobs", in_this_process)
     arms = tuple(Arm(policy, steps=4, order="both>image-first") for policy in ("causal", "mma"))
