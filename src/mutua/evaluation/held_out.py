@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 from mutua.data.readers import EasyVQA, EasyVQASource, GridScenes, GridSource, Scenes, ScenesSource
@@ -33,7 +34,8 @@ def open_source(name: str) -> Sequence[Sample]:
     return source_at(name).open()
 
 
-def blind_guess(source: str) -> dict[str, float] | None:
+@cache  # it draws tens of thousands of questions
+def blind_guess(source: str) -> Mapping[str, float] | None:
     """By family, what the best guesser scores that never sees the picture; None for data without a train split."""
     if source == "easy-vqa":
         return blind_accuracy(EasyVQA("train"), EasyVQA("test"))
