@@ -117,7 +117,7 @@ def test_the_packaged_model_is_what_load_gives():
 
 
 def test_the_tree_keeps_its_layers():
-    """Imports run downward, as docs and DESIGN have it: roles <- attention <- chat <- models <- ... <- cli."""
+    """Imports run downward, as docs/architecture.md has it: roles <- attention <- chat <- models <- ... <- cli."""
     layers = """shortened registration quiet console roles images folders figures page memory world attention chat
         models respond composition convert unlocking data evaluation training api inspection study cli"""
     order = layers.split()

@@ -11,8 +11,8 @@ import torch
 from mutua.chat.messages import is_text
 from mutua.images import open_list
 from mutua.models import MutuaForConditionalGeneration, MutuaProcessor
-from mutua.models.loading import load_model, load_processor
-from mutua.models.model_folder import PACKAGED, ModelError, first_line
+from mutua.models.loading import device_for, load_model, load_processor
+from mutua.models.model_folder import PACKAGED, ModelError
 from mutua.respond import Answer, respond
 
 __all__ = ["PACKAGED", "Answer", "ModelError", "ask", "conversation", "load", "load_processor", "reply"]
@@ -41,13 +41,9 @@ def load(
         ValueError: no such policy, dtype, backend or device.
         ImportError: adapters, and PEFT is not installed.
     """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(1, device=device)  # told before a large model is read
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"no device {device!r} that can be used: {first_line(error)}.") from error
+    place = device_for(device)
     model, processor = load_model(name_or_path, policy=policy, dtype=dtype, attn_implementation=attn_implementation)
-    return model.to(device), processor  # type: ignore[arg-type]
+    return model.to(place), processor  # type: ignore[arg-type]
 
 
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")  # endings that no question has

@@ -19,5 +19,7 @@ class LastingConsole(Console):
         with suppress(OSError):  # a stream without a descriptor
             # What is left in the stream goes nowhere: the interpreter flushes it in the end, and would fail then.
             nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self.file.fileno())
-            os.close(nowhere)
+            try:
+                os.dup2(nowhere, self.file.fileno())
+            finally:
+                os.close(nowhere)

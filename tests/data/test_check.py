@@ -12,6 +12,7 @@ from foreign_data import turns, write_lines, write_llava, write_pictures
 from tiny_model import picture
 
 from mutua.data.check import NOTED, SKIPPED, check_source
+from mutua.data.limits import SampleLimits
 from mutua.data.readers import Llava, Scenes
 from mutua.data.sample import ImagePart, Message, Sample, TextPart
 from mutua.data.sheet import sheet
@@ -96,7 +97,7 @@ def test_the_same_words_about_another_picture_are_another_question(tmp_path: Pat
 
 def test_with_a_model(tmp_path: Path, processor: Any) -> None:
     source = written(tmp_path, row(), row("hi <|end|>", "ho"), row("hi " * 200, "ho"), row("hi <|nope|>", "ho"))
-    report = check_source(source, "data.jsonl", processor=processor, max_tokens=120)
+    report = check_source(source, "data.jsonl", processor=processor, limits=SampleLimits(120))
     assert report.counts == {"control": 1, "long": 1}
     assert report.findings["control"][0].text == "<|end|> in 'hi <|end|>'"
     assert "tokens, and 120 are allowed" in report.findings["long"][0].text
@@ -107,15 +108,17 @@ def test_with_a_model(tmp_path: Path, processor: Any) -> None:
 
 def test_what_is_cut_to_fit_is_not_too_long(tmp_path: Path, processor: Any) -> None:
     source = written(tmp_path, row("hi", "ho", "hi " * 200, "ho"))
-    long = {"processor": processor, "max_tokens": 120}
-    assert check_source(source, "data.jsonl", **long).counts == {"long": 1}
-    assert not check_source(source, "data.jsonl", cuts=True, **long).counts
+    for cuts, counts in ((False, {"long": 1}), (True, {})):
+        limits = SampleLimits(120, cuts=cuts)
+        assert check_source(source, "data.jsonl", processor=processor, limits=limits).counts == counts
 
 
 def test_more_pictures_than_a_packed_row_holds(tmp_path: Path, processor: Any) -> None:
-    report = check_source(written(tmp_path, row(), row(image=None)), "data.jsonl", processor=processor, max_images=0)
-    assert report.counts == {"many pictures": 1, "no picture": 1}
-    assert "1 images, and data.packing.max_images allows 0 in a row" in report.findings["many pictures"][0].text
+    source = written(tmp_path, row(), row(image=None))
+    for key, said in ((None, "0 are allowed"), ("data.packing.tokens", "data.packing.max_images allows 0 in a row")):
+        report = check_source(source, "data.jsonl", processor=processor, limits=SampleLimits(images=0, key=key))
+        assert report.counts == {"many pictures": 1, "no picture": 1}
+        assert report.findings["many pictures"][0].text == f"1 images, and {said}"
 
 
 def test_what_it_calls_unusable_is_what_a_run_skips(tmp_path: Path, processor: Any) -> None:

@@ -388,12 +388,15 @@ def test_all_checkpoints_damaged(place):
     for checkpoint in checkpoints(place / "run" / "checkpoints"):
         (checkpoint / "trainer.json").write_text("?")
     log = (place / "run" / "log.jsonl").read_bytes()
+    earlier = place / "run" / "log.jsonl.step-000002"  # of a run that began anew before
+    earlier.write_text("earlier")
     result = train()
     told = " ".join(result.output.split())
     assert result.exit_code == 0
-    assert "None of the 1 checkpoints is whole: this run starts over, from step 0. Its logs are kept as" in told
+    kept = "Its logs are kept as log.jsonl.step-000002-1, "
+    assert f"None of the 1 checkpoints is whole: this run starts over, from step 0. {kept}" in told
     assert "trying the checkpoint before it" not in told
-    assert (place / "run" / "log.jsonl.step-000002").read_bytes() == log
+    assert (earlier.read_text(), (place / "run" / "log.jsonl.step-000002-1").read_bytes()) == ("earlier", log)
     assert (place / "run" / "log.jsonl").read_bytes().count(b"\n") == 2
 
 

@@ -215,6 +215,29 @@ def test_gradient_checkpointing_changes_no_gradient(model, encode):
     assert_checkpointing_changes_no_gradient(copy.deepcopy(model), encode([*ONE, assistant("red")]))
 
 
+def test_gradient_checkpointing_keeps_nothing_of_a_frozen_vision_encoder(model, encode):
+    """Transformers then has all embeddings require gradients, and a graph of the whole encoder would be kept."""
+    model, inputs = copy.deepcopy(model), encode([*ONE, assistant("red")])
+    model.model.vision_tower.requires_grad_(False)
+    model.gradient_checkpointing_enable()
+    model.train()
+    features = []
+    model.model.connector.register_forward_pre_hook(lambda _, args: features.append(args[0]))
+    model(**inputs)
+    assert not features[-1].requires_grad
+    next(model.model.vision_tower.parameters()).requires_grad_(True)
+    model(**inputs)
+    assert features[-1].requires_grad
+
+
+def test_pixels_may_have_a_gradient_where_nothing_is_trained(model, encode):
+    """As maps of saliency take it."""
+    model, inputs = copy.deepcopy(model).requires_grad_(False), encode(ONE)
+    pixels = inputs["pixel_values"].clone().requires_grad_(True)
+    model(**{**inputs, "pixel_values": pixels}).logits.sum().backward()
+    assert pixels.grad.abs().sum() > 0
+
+
 def test_bf16_is_close_to_fp32(model, encode):
     # Small weights, as in a trained model: with large ones softmax is a switch, and rounding flips it.
     model = make_model(model.config.attention_policy, model.config.connector, initializer_range=0.05)

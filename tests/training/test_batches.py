@@ -372,8 +372,7 @@ def test_a_run_a_plan_and_a_check_agree_on_what_fits(too_long: str, used: list[s
 
     limits = sample_limits(recipe.data, None)
     (source,) = open_mixture(recipe).sources
-    allowed = {"max_tokens": limits.tokens, "max_images": limits.images, "cuts": limits.cuts}
-    report = check_source(source, "lines", processor=model[1], **allowed)
+    report = check_source(source, "lines", processor=model[1], limits=limits)
     found = {
         lines[int(one.place.rsplit(":", 1)[1]) - 1]["id"]: kind == "long"
         for kind in SKIPPED

@@ -61,8 +61,9 @@ def check(
         if show is not None and as_json and output is None:
             raise ValueError(f"--show {show} shows samples in a text or on a page, and --json holds none: add -o.")
         from mutua.data.check import SHOWN, check_source
+        from mutua.data.limits import SampleLimits
         from mutua.data.sheet import sheet
-        from mutua.training.samples import SampleLimits, sample_limits
+        from mutua.training.samples import sample_limits
 
         opened, data = _open(source, images)
         processor, longest = None, None
@@ -76,16 +77,14 @@ def check(
         with result_file("--output", output, (".html",)) as save:
             with progress() as bar:
                 for name, samples in opened.items():
-                    limits, cuts = SampleLimits(longest), False
+                    limits = SampleLimits(longest)
                     if data is not None and not name.startswith(_MEASURED):
-                        limits, cuts = sample_limits(data, longest), data.too_long == "cut"
+                        limits = sample_limits(data, longest)
                     report = check_source(
                         samples,
                         name,
                         processor=processor,
-                        max_tokens=limits.tokens if processor else None,
-                        max_images=limits.images if processor else None,
-                        cuts=cuts,
+                        limits=limits,
                         show=SHOWN if show is None else show,
                         progress=partial(bar, "", name),
                     )

@@ -20,6 +20,7 @@ from mutua.images import ImageError, open_image
 from mutua.shortened import shortened
 
 if TYPE_CHECKING:
+    from mutua.data.limits import SampleLimits
     from mutua.models import MutuaProcessor
 
 SKIPPED = {
@@ -122,9 +123,7 @@ def check_source(
     name: str,
     *,
     processor: MutuaProcessor | None = None,
-    max_tokens: int | None = None,
-    max_images: int | None = None,
-    cuts: bool = False,
+    limits: SampleLimits | None = None,
     keep: int = 5,
     show: int = SHOWN,
     progress: Callable[[int, int], None] | None = None,
@@ -134,14 +133,13 @@ def check_source(
     Args:
         name: what the report calls the source.
         processor: of the model that is to use it: finds its control tokens, and counts tokens.
-        max_tokens, max_images: what a sample may have; need a processor.
-        cuts: whether longer samples are cut to the turns that fit, as with `data.too_long: cut` in a recipe.
+        limits: what a sample may hold; needs a processor.
         keep: how many findings of each kind the report holds; all are counted.
         show: how many samples the report holds.
         progress: called after every sample with (samples done, samples in all).
     """
-    report = Report(name, len(source), max_tokens=max_tokens)
-    look = _Look(source, processor, max_tokens, max_images, cuts)
+    report = Report(name, len(source), max_tokens=limits.tokens if limits and processor else None)
+    look = _Look(source, processor, limits)
     show = min(show, len(source))
     shown = {nth * len(source) // show for nth in range(show)}
 
@@ -175,16 +173,8 @@ def check_source(
 class _Look:
     """Goes through a source, and remembers what must not come twice."""
 
-    def __init__(
-        self,
-        source: Sequence[Sample],
-        processor: MutuaProcessor | None,
-        max_tokens: int | None,
-        max_images: int | None,
-        cuts: bool,
-    ) -> None:
-        self.source, self.processor, self.cuts = source, processor, cuts
-        self.max_tokens, self.max_images = max_tokens, max_images
+    def __init__(self, source: Sequence[Sample], processor: MutuaProcessor | None, limits: SampleLimits | None) -> None:
+        self.source, self.processor, self.limits = source, processor, limits
         self.tokens = array("L")
         self._control_tokens: tuple[str, ...] = ()
         if processor is not None:
@@ -236,7 +226,7 @@ class _Look:
         try:
             whole = encode([sample], processor)
             self.tokens.append(whole["input_ids"].shape[1])
-            SampleLimits(self.max_tokens, self.max_images, cuts=self.cuts).fit(sample, whole, processor)
+            (self.limits or SampleLimits()).fit(sample, whole, processor)
         except UnfitError as error:
             yield error.kind, str(error)
         except (ValueError, OSError) as error:

@@ -25,8 +25,11 @@ class UnfitError(ValueError):
     """
 
     def __init__(self, kind: str, reason: str) -> None:
-        super().__init__(reason)
+        super().__init__(kind, reason)
         self.kind = kind
+
+    def __str__(self) -> str:
+        return str(self.args[1])
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class SampleLimits:
         cuts: whether a sample of too many tokens is cut to the turns that fit whole.
     """
 
-    tokens: int | None
+    tokens: int | None = None
     images: int | None = None
     key: str | None = None
     cuts: bool = False
@@ -62,7 +65,10 @@ class SampleLimits:
             sample, batch = shorter
         images = int(images_of(role_codes(batch)))
         if self.images is not None and images > self.images:
-            reason = f"{images} images, and data.packing.max_images allows {self.images} in a row"
+            allowed = (
+                f"data.packing.max_images allows {self.images} in a row" if self.key else f"{self.images} are allowed"
+            )
+            reason = f"{images} images, and {allowed}"
             raise UnfitError("many pictures", reason)
         if not bool(_has_reply(batch)):
             reason = "no token is supervised, for it holds no reply: give it an assistant message"

@@ -64,7 +64,7 @@ def sample_from_row(row: Mapping[str, Any], place: str, source: str = "", id: st
     return reader.sample({key: value for key, value in row.items() if not _is_absent(value)}, source)
 
 
-def is_foreign(row: Any) -> bool:
+def has_foreign_layout(row: Any) -> bool:
     """Whether a row has the form of other tools, not that of a `Sample` itself."""
     return isinstance(row, Mapping) and (not row.keys() >= {"id", "messages"} or bool(row.keys() & _FOREIGN))
 

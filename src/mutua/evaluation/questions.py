@@ -25,6 +25,7 @@ from mutua.data.sample import ImagePart, Sample, SampleError
 from mutua.evaluation.benchmark import Benchmark, Judged, Layout, Protocol, Question, Row, Verdict
 from mutua.evaluation.multiple_choice import listed
 from mutua.images import ImageError, open_image
+from mutua.shortened import shortened
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -338,7 +339,8 @@ def _several(cell: str) -> list[str]:
     except (ValueError, TypeError, MemoryError, RecursionError):  # what Python's parser has for texts that are no list
         pass
     raise ImageError(
-        f"its pictures are no list of texts such as ['iVBO...', 'iVBO...'] (got {cell[:60]!r}): fetch the file again."
+        f"its pictures are no list of texts such as ['iVBO...', 'iVBO...'] (got {shortened(cell)!r}): fetch the "
+        "file again."
     )
 
 

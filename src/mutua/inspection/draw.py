@@ -79,7 +79,7 @@ def sketch(messages: Iterable[dict[str, Any]], image_tokens: int = 4) -> Sketch:
         torch.zeros(1, len(kinds), dtype=torch.long),
         torch.tensor([[place in begins for place in range(len(kinds))]]),
     )
-    return Sketch(tuple(map(_shortened, labels)), tuple(kinds), roles)
+    return Sketch(tuple(map(_fitted_label, labels)), tuple(kinds), roles)
 
 
 def sketch_batch(batch: Mapping[str, Any], tokenizer: Any, image_tokens: int = 4) -> Sketch:
@@ -100,7 +100,7 @@ def sketch_batch(batch: Mapping[str, Any], tokenizer: Any, image_tokens: int = 4
         kinds.append(token.role)
     _refuse_too_many(len(labels))
     roles = TokenRoles.from_codes(role_codes(batch)[:, kept])
-    return Sketch(tuple(map(_shortened, labels)), tuple(kinds), roles)
+    return Sketch(tuple(map(_fitted_label, labels)), tuple(kinds), roles)
 
 
 def _printable(text: str) -> str:
@@ -116,7 +116,7 @@ def _refuse_too_many(tokens: int) -> None:
         )
 
 
-def _shortened(label: str) -> str:
+def _fitted_label(label: str) -> str:
     return label if len(label) <= _LONGEST_LABEL else f"{label[: _LONGEST_LABEL - 1]}…"
 
 

@@ -19,8 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mutua.attention.auto import SPLIT_FROM
-from mutua.attention.policy import get_policy
+from mutua.attention import auto, get_policy
 from mutua.chat import roles_of
 from mutua.data.collate import role_codes
 from mutua.models.longest_text import longest_text
@@ -152,7 +151,7 @@ def _encode(processor: Any, chats: list[Any], model: Any, side: str = "left") ->
         tokenize=True,
         return_dict=True,
         return_tensors="pt",
-        processor_kwargs={"padding": True, "padding_side": side},
+        processor_kwargs={"padding": len(chats) > 1, "padding_side": side},
     )
     if is_unlocked(model):
         inputs[ROLES] = roles_of(processor, chats, inputs).to_codes()
@@ -253,7 +252,10 @@ def _padding(model: Any, inputs: dict[str, Tensor], length: int = 5) -> list[flo
 
 
 def _batches(model: Any, processor: Any, rng: random.Random) -> list[float]:
-    """The shorter of two rows, padded: on the left and the second, on the right and the first."""
+    """The shorter of two rows, padded: on the left and the second, on the right and the first. None where there is no
+    token to pad with, and so no batch."""
+    if processor.tokenizer.pad_token is None:
+        return []
     short, long = _random_chat(rng, words=(1, 3)), _random_chat(rng)
     return [
         _reply(model, _encode(processor, chats, model, side), chats.index(short), rng)
@@ -265,7 +267,7 @@ def _long_row(model: Any, processor: Any, rng: random.Random, short: dict[str, T
     """A row of so many turns that `mutua_auto` computes it otherwise than a short one; none if that is long enough, or
     if the model knows fewer positions."""
     length = short["input_ids"].shape[1]
-    turns = 2 * math.ceil(1.2 * SPLIT_FROM.get(model.device.type, 0) / length)
+    turns = 2 * math.ceil(1.2 * auto.SPLIT_FROM.get(model.device.type, 0) / length)
     limit = longest_text(model.config.get_text_config())
     if turns <= 2 or (limit is not None and 1.2 * turns * length / 2 > limit):
         return []

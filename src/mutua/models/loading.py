@@ -29,6 +29,7 @@ from mutua.models.model_folder import (
     expect_sizes,
     expect_weights,
     find_folder,
+    first_line,
     listed,
     read_json,
     read_shapes,
@@ -46,6 +47,20 @@ _PROCESSOR = ("processor_config.json", "tokenizer_config.json", "tokenizer.json"
 _ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _LARGEST_RESIZE = 8  # times the side of what the model takes
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32, "float64": torch.float64}
+
+
+def device_for(wanted: torch.device | str | None) -> torch.device | str:
+    """A device that can be used, tried before a large model is read for it; None takes a CUDA device if there is one.
+
+    Raises:
+        ValueError: it cannot be used.
+    """
+    device = wanted or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"no device {str(device)!r} that can be used: {first_line(error)}.") from error
+    return device
 
 
 def load_model(

@@ -8,6 +8,7 @@ P patches, V vision width, T text width.
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -95,9 +96,12 @@ class MutuaModel(MutuaPreTrainedModel):
         """As any module's. But a vision encoder of which nothing is trained stays as it is in use: DINOv3 would scale
         its positions at random."""
         super().train(mode)
-        if not any(weight.requires_grad for weight in self.vision_tower.parameters()):
+        if not self._trains_vision():
             self.vision_tower.eval()
         return self
+
+    def _trains_vision(self) -> bool:
+        return any(weight.requires_grad for weight in self.vision_tower.parameters())
 
     def get_input_embeddings(self) -> nn.Module:
         return self.language_model.get_input_embeddings()
@@ -113,7 +117,11 @@ class MutuaModel(MutuaPreTrainedModel):
                 f"pixel_values has shape {tuple(pixel_values.shape)}, but the model takes (images, 3, {side}, {side}): "
                 "prepare the images with the model's own MutuaProcessor."
             )
-        out = self.vision_tower(pixel_values=pixel_values, output_hidden_states=layer != -1)
+        # With gradient checkpointing Transformers has every embedding require gradients, those of a frozen encoder too,
+        # of which all layers would then be kept for a backward pass that nobody asks for.
+        needs_graph = pixel_values.requires_grad or self._trains_vision()
+        with nullcontext() if needs_graph or not torch.is_grad_enabled() else torch.no_grad():
+            out = self.vision_tower(pixel_values=pixel_values, output_hidden_states=layer != -1)
         features_INV = out.last_hidden_state if layer == -1 else out.hidden_states[layer]
         return features_INV[:, prefix_tokens(self.config.vision_config) :]
 

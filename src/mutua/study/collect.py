@@ -94,18 +94,18 @@ def _blind(block: str, arms: list[Arm], measured: Measured) -> Iterator[ScoreRow
         for task, settings in test_sources(arm).items():
             if task == "pope":
                 continue
-            guess = _grid_guess(arm, settings) if task == "grid" else blind_guess(task)
+            guess = _grid_guess(settings) if task == "grid" else blind_guess(task)
             for family, records in _by_family(measured[arm]["tests"][task]):
                 right = round((guess or {})[family] * len(records))
                 yield ScoreRow(**columns, task=task, family=family, correct=right, total=len(records))
 
 
-def _grid_guess(arm: Arm, settings: dict[str, Any]) -> dict[str, float]:
+def _grid_guess(settings: dict[str, Any]) -> Mapping[str, float]:
     return _guess(json.dumps({**settings, "split": "train", "size": _FITTED}), json.dumps(settings))
 
 
 @cache
-def _guess(train: str, test: str) -> dict[str, float]:
+def _guess(train: str, test: str) -> Mapping[str, float]:
     """Blocks share their questions; sources by their settings as JSON."""
     return blind_accuracy(*(open_source(json.loads(one))[:] for one in (train, test)))
 
@@ -178,11 +178,12 @@ def _but_policy(arm: Arm) -> tuple[Any, ...]:
 
 def _costs(measured: Measured) -> Iterator[CostRow]:
     """Of the arms on grid scenes, medians over their seeds; of the shortest length, as only some have another one."""
-    shortest = min((arm.steps for arm in measured), default=0)
+    own = [arm for arm in measured if (arm.task, arm.questions) == ("grid", "own")]
+    shortest = min((arm.steps for arm in own), default=0)
     by_arm: defaultdict[Arm, list[Mapping[str, Any]]] = defaultdict(list)
-    for arm, found in measured.items():
-        if (arm.task, arm.questions, arm.steps) == ("grid", "own", shortest):
-            by_arm[replace(arm, seed=0)].append(found["cost"])
+    for arm in own:
+        if arm.steps == shortest:
+            by_arm[replace(arm, seed=0)].append(measured[arm]["cost"])
     for arm, costs in by_arm.items():
         steps, peaks = [cost["step_ms"] for cost in costs], [cost["peak_mib"] for cost in costs if cost["peak_mib"]]
         yield CostRow(
@@ -192,7 +193,7 @@ def _costs(measured: Measured) -> Iterator[CostRow]:
             fastest_ms=min(steps),
             slowest_ms=max(steps),
             peak_mib=statistics.median(peaks) if peaks else None,
-            gflops_per_sample=costs[0]["gflops_per_sample"],
+            gflops_per_sample=statistics.median(cost["gflops_per_sample"] for cost in costs),
         )
 
 

@@ -41,8 +41,9 @@ def learning_section(block: str, rows: Sequence[ScoreRow]) -> Section:
             lines.append(
                 (names[place], questions.task, arm.label, *values, reach, f"{own.samples:,.0f} samples", catch)
             )
-            part = None if then is None or not own.samples else (then.samples / own.samples, then.seconds / own.seconds)
-            parts.setdefault((arm, place.length), []).append(part)
+            if own.samples:  # a baseline that knew it all before it was trained has no share to give
+                part = None if then is None else (then.samples / own.samples, then.seconds / own.seconds)
+                parts.setdefault((arm, place.length), []).append(part)
     several = len({length for _, length in parts}) > 1
     sentences = [
         (f"Trained on {length:,} samples: " if several else "") + _sooner(arm, of_curves, block == MAIN)

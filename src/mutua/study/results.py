@@ -156,7 +156,7 @@ class CostRow(Row):
     Attributes:
         seeds: how many.
         fastest_ms, slowest_ms: the step of the fastest and of the slowest of them.
-        peak_mib: none where no process did the whole of a training.
+        peak_mib: none where it is not known: all processes found their arm trained, and only measured it.
     """
 
     backbone: str

@@ -20,6 +20,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -125,13 +126,13 @@ class RunFolder:
         Raises:
             OSError: one cannot be read, and stays as it is.
         """
-        found = checkpoints(self.checkpoints)
+        found, kept = checkpoints(self.checkpoints), list[Path]()
         for left, folder in reversed(list(enumerate(found))):
             try:
                 return folder, read_progress(folder)
             except CheckpointError as error:
                 if not left:  # before the last checkpoint is gone: cut short, this is done again
-                    self._keep_logs(found[-1].name)
+                    kept = self._keep_logs(found[-1].name)
                 aside = folder.with_name(folder.name + ".damaged")
                 shutil.rmtree(aside, ignore_errors=True)
                 folder.rename(aside)
@@ -139,15 +140,18 @@ class RunFolder:
         if found:
             warn(
                 f"None of the {len(found)} checkpoints is whole: this run starts over, from step 0. "
-                f"Its logs are kept as *.jsonl.{found[-1].name}."
+                f"Its logs are kept as {', '.join(path.name for path in kept) or 'they are: there are none'}."
             )
         return None, Progress()
 
-    def _keep_logs(self, end: str) -> None:
-        """Sets the logs of a run that starts over aside: it would empty them."""
+    def _keep_logs(self, end: str) -> list[Path]:
+        """Sets the logs of a run that starts over aside, under names that are free: it would empty them."""
+        kept = []
         for path in (self.log, self.evaluations, self.quarantine):
             if path.is_file():
-                path.rename(path.with_name(f"{path.name}.{end}"))
+                names = (path.with_name(f"{path.name}.{end}{f'-{again}' if again else ''}") for again in count())
+                kept.append(path.rename(next(name for name in names if not name.exists())))
+        return kept
 
 
 @contextmanager

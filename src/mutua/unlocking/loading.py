@@ -13,7 +13,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from mutua.models import MutuaConfig
-from mutua.models.loading import WEIGHTS, expect_whole, load_model
+from mutua.models.loading import WEIGHTS, device_for, expect_whole, load_model
 from mutua.models.model_folder import ADAPTER, ModelError, blamed_on, expect_finite, find_folder, read_json
 from mutua.unlocking.saved import saved_policy
 from mutua.unlocking.switch import unlock
@@ -39,12 +39,13 @@ def open_model(
 
     Raises:
         ModelError: as `load_model` of ours, and `load_foreign`.
-        ValueError: no such policy or backend, or a foreign model that cannot be unlocked.
+        ValueError: no such policy, backend or device, or a foreign model that cannot be unlocked.
     """
     if name_or_path is not None and is_foreign(name_or_path):
         return load_foreign(name_or_path, policy, backend or "auto", device)
+    place = device_for(device)
     model, processor = load_model(name_or_path, policy=policy, attn_implementation=backend)
-    return model.to(_device(device)), processor  # type: ignore[arg-type]
+    return model.to(place), processor  # type: ignore[arg-type]
 
 
 def is_foreign(name_or_path: str | Path | None) -> bool:
@@ -73,8 +74,9 @@ def load_foreign(
 
     Raises:
         ModelError: it cannot be loaded, weights are missing, or it does not answer with text to pictures and text.
-        ValueError: it cannot be unlocked.
+        ValueError: it cannot be unlocked, or there is no such device.
     """
+    place = device_for(device)
     folder = find_folder(name_or_path)
     config, processor = load_foreign_processor(folder)
     if getattr(processor, "chat_template", None) is None:
@@ -90,13 +92,9 @@ def load_foreign(
     except ValueError as error:
         raise ModelError(f"model {folder}: {error}") from None
     expect_finite(f"model {folder}", model)
-    model = model.to(_device(device)).eval()
+    model = model.to(place).eval()  # type: ignore[arg-type]
     policy = policy or saved_policy(config)
     return (model if policy is None else unlock(model, processor, policy, backend)), processor
-
-
-def _device(wanted: torch.device | str | None) -> torch.device | str:
-    return wanted or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def load_foreign_processor(name_or_path: str | Path) -> tuple[Any, Any]:

@@ -5,7 +5,6 @@ The folder is `MUTUA_CACHE`, else `~/.cache/mutua`. What is in it may be deleted
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -81,6 +80,8 @@ def cached(kind: str, key: Any, schema: Callable[[], pa.Schema], batches: Callab
     digest = blake2b(json.dumps([ROWS, key]).encode(), digest_size=12).hexdigest()
     path = cache_folder() / "index" / f"{kind}-{digest}.arrow"
     if not path.is_file():
+        import fcntl  # of POSIX: whatever needs no index works without it
+
         with _errors_with_a_remedy(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.with_suffix(".lock").open("w") as lock:

@@ -6,7 +6,7 @@ from pydantic import ValidationError
 
 from mutua.data.readers.json_records import JsonRecords
 from mutua.data.readers.reader import Reader
-from mutua.data.rows import is_foreign
+from mutua.data.rows import has_foreign_layout
 from mutua.data.sample import Sample, SampleError, first_problem
 
 
@@ -37,8 +37,9 @@ class JsonLines(Reader):
             return Sample.model_validate(row)
         except ValidationError as error:
             problem = ": ".join(part for part in (self.place(index), *first_problem(error)) if part)
-            hint = "; rows of LLaVA, ShareGPT, ms-swift and TRL are read by the type llava" if is_foreign(row) else ""
-            raise SampleError(problem + hint) from error
+            if has_foreign_layout(row):
+                problem += "; rows of LLaVA, ShareGPT, ms-swift and TRL are read by the type llava"
+            raise SampleError(problem) from error
 
     def _field(self, m: int, p: int) -> str:
         return f"messages.{m}.content.{p}.image: "

@@ -7,7 +7,7 @@ from pathlib import Path
 from mutua.data.readers import DatasetsSource, JsonLinesSource, LlavaSource
 from mutua.data.readers.dataset_rows import is_dataset
 from mutua.data.readers.json_records import form_of, parse
-from mutua.data.rows import is_foreign
+from mutua.data.rows import has_foreign_layout
 from mutua.data.sample import SampleError
 
 FileSource = JsonLinesSource | LlavaSource | DatasetsSource
@@ -60,4 +60,4 @@ def _is_of_others(path: Path) -> bool:
         if path.suffix == ".jsonl":  # a line that is wrong is told where it is read
             return False
         raise SampleError(f"{path}: neither a JSON list of samples nor JSON Lines: its first line: {error}") from None
-    return is_foreign(row)
+    return has_foreign_layout(row)
