@@ -124,7 +124,7 @@ def test_check_of_a_packed_recipe_knows_what_a_row_holds(tmp_path, model):
     result = mutua("data", "check", recipe, "-m", model)
     assert result.exit_code == 1
     assert "3 too long" in result.stdout
-    assert "tokens, and 20 are allowed" in result.stdout
+    assert "tokens, and data.packing.tokens allows 20" in result.stdout
 
 
 def test_check_of_a_recipe_on_the_papers_sources(tmp_path):
