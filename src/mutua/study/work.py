@@ -24,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 from mutua.data.collate import encode, supervised_positions
 from mutua.evaluation.accuracy import evaluate
-from mutua.folders import whole_file
+from mutua.folders import replace_file, whole_file
 from mutua.inspection.measure_looks import measure_looks
 from mutua.memory import peak_memory
 from mutua.models import MutuaProcessor
@@ -55,8 +55,7 @@ def write_arm(folder: Path, arm: Arm, encoder: Path | None) -> None:
     """What `read_arm` reads."""
     folder.mkdir(parents=True, exist_ok=True)
     content = {"arm": asdict(arm), "encoder": None if encoder is None else str(encoder)}
-    with whole_file(folder / ARM) as save:
-        save(lambda path: path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8"))
+    replace_file(folder / ARM, json.dumps(content, indent=1) + "\n")
 
 
 def read_arm(folder: Path) -> tuple[Arm, Path | None]:
