@@ -5,6 +5,8 @@ Nothing may go wrong in silence, and nobody is to read a traceback: every row en
 
 from __future__ import annotations
 
+import errno
+import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -43,6 +45,18 @@ def mutua(
 ) -> Result:
     """The command, in this process; `charset` is the terminal's."""
     return CliRunner(charset=charset).invoke(app, [str(word) for word in words], input=stdin, env=env)
+
+
+def lock_folder(patch: pytest.MonkeyPatch, name: str) -> None:
+    """Nobody may look into folders of that name: the system is told to refuse, as an administrator may always."""
+    scandir = os.scandir
+
+    def refused(folder: Any = ".") -> Any:
+        if Path(folder).name == name:
+            raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+        return scandir(folder)
+
+    patch.setattr(os, "scandir", refused)
 
 
 def rows(mistakes: Iterable[Mistake]) -> Any:

@@ -63,10 +63,9 @@ class Picture:
 
 @dataclass(frozen=True)
 class Example:
-    """Something to look at: pictures, then what was said or shown, each behind who did so. HTML alone has examples."""
+    """Something to look at: what was said and shown, each behind who did so. HTML alone has examples."""
 
     heading: str
-    pictures: Sequence[Image.Image]
     said: Sequence[tuple[str, str | Image.Image]]
 
 
@@ -137,9 +136,8 @@ def _html_example(example: Example) -> str:
     def shown(part: str | Image.Image) -> str:
         return escape(part) if isinstance(part, str) else _thumbnail(part)
 
-    pictures = "".join(map(shown, example.pictures))
     said = "".join(f'<p class="said"><b>{escape(who)}</b>{shown(part)}</p>' for who, part in example.said)
-    return f"<article>\n<h3>{escape(example.heading)}</h3>\n{pictures}\n{said}\n</article>"
+    return f"<article>\n<h3>{escape(example.heading)}</h3>\n{said}\n</article>"
 
 
 def _html_table(table: Table) -> str:

@@ -6,9 +6,7 @@ Nothing is asked before the data were looked through, and nothing that is wrong 
 from __future__ import annotations
 
 import csv
-import errno
 import json
-import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -16,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from what_users_read import Mistake, check, mutua, rows
+from what_users_read import Mistake, check, lock_folder, mutua, rows
 
 from mutua.evaluation.benchmarks import BENCHMARKS
 from mutua.evaluation.fixtures import write_parquet, write_tsv
@@ -120,16 +118,9 @@ def suite(*words: object) -> Any:
 
 
 def locked(place: Path) -> Any:
-    """`eval check` where nobody may look into pope/ (an administrator may always: so the system is told to refuse)."""
-    scandir = os.scandir
-
-    def refused(folder: Any = ".") -> Any:
-        if str(folder).endswith("pope"):
-            raise PermissionError(errno.EACCES, "Permission denied", str(folder))
-        return scandir(folder)
-
+    """`eval check` where nobody may look into pope/."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "scandir", refused)
+        lock_folder(patch, "pope")
         open_questions(BENCHMARKS["pope"], place / "data/parquet")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from foreign_data import turns, write_lines, write_pictures
-from what_users_read import Mistake, check, mutua, rows
+from what_users_read import Mistake, check, lock_folder, mutua, rows
 
 HI = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]
 CHAT = {"image": "red.png", "conversations": turns("<image>\nwhat?", "that")}
@@ -66,6 +66,24 @@ def table(**columns: Any) -> Callable[[Path], Any]:
 
         datasets.Dataset.from_list([columns]).to_parquet(str(place / "t.parquet"))
         return DatasetRows(place / "t.parquet", **settings)[0]
+
+    return do
+
+
+def locked(of: str) -> Callable[[Path], Any]:
+    """Opens a folder of shards, of which those of 2024 may not be read."""
+
+    def do(place: Path) -> Any:
+        datasets = pytest.importorskip("datasets")
+        from mutua.data.readers import DatasetRows
+        from mutua.data.readers.captions import KALE
+
+        for year in ("2024", "2025"):
+            (place / "shards" / year).mkdir(parents=True)
+            datasets.Dataset.from_list([{"messages": HI}]).to_parquet(str(place / "shards" / year / "0.parquet"))
+        with pytest.MonkeyPatch.context() as patch:
+            lock_folder(patch, "2024")
+            return {"rows": DatasetRows, "captions": KALE}[of](place / "shards")
 
     return do
 
@@ -247,6 +265,8 @@ MISTAKES = [
     Mistake("a split of one table", table(messages=HI, _split="test"), ("no split 'test': it is one table",)),
     Mistake("several splits", splits(), ("has several splits; it has test, train: set split to one",)),
     Mistake("no such split", splits(split="val"), ("no split 'val'; it has test, train",)),
+    Mistake("a folder that may not be read", locked("rows"), ("shards/2024: cannot be read (Permission denied)",)),
+    Mistake("captions that may not be read", locked("captions"), ("shards/2024: cannot be read (Permission denied)",)),
     # recipes
     Mistake("an unknown type", recipe("{type: lava, path: x}"), ("data.train.0.source", "'lava'", "llava", "datasets")),
     Mistake("no path", recipe("{type: llava}"), ("data.train.0.source.path: is missing",)),

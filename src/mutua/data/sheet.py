@@ -18,7 +18,7 @@ def sheet(samples: Mapping[str, Sequence[Sample]]) -> str:
 
 def _example(sample: Sample) -> Example:
     said = [(message.role, _shown(part)) for message in sample.messages for part in message.content]
-    return Example(sample.id, (), said)
+    return Example(sample.id, said)
 
 
 def _shown(part: TextPart | ImagePart) -> str | Image.Image:

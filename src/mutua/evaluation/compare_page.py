@@ -109,7 +109,7 @@ def _section(name: str, comparison: Comparison, pictures: Pictures, show: int) -
         for place in spread(len(flips), show):
             pair = flips[place]
             id = pair.first.question.id
-            examples.append(Example(f"{id}: {heading}", pictures(name, id), _lines(pair)))
+            examples.append(Example(f"{id}: {heading}", _said(pair, pictures(name, id))))
     sentences = []
     if comparison.unscored:
         sentences.append(
@@ -121,11 +121,12 @@ def _section(name: str, comparison: Comparison, pictures: Pictures, show: int) -
     return Section(comparison.benchmark.title, f"both records/{name}.jsonl", sentences, (), [table], examples)
 
 
-def _lines(pair: Pair) -> list[tuple[str, str]]:
+def _said(pair: Pair, pictures: Sequence[Image.Image]) -> list[tuple[str, str | Image.Image]]:
     question = pair.first.question
     expected = question.choices.get(question.answer)
     answer = f"{question.answer}: {expected}" if expected else question.answer
     return [
+        *(("shown", picture) for picture in pictures),
         ("asked", question.prompt),
         ("expected", answer),
         ("first", pair.first.reply),

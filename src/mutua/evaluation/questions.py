@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from mutua.data.readers.arrow_file import import_pyarrow
-from mutua.data.readers.dataset_rows import parquet_table
+from mutua.data.readers.dataset_rows import parquet_table, refuse_unreadable
 from mutua.data.sample import ImagePart, Sample, SampleError
 from mutua.evaluation.benchmark import Benchmark, Judged, Layout, Protocol, Question, Row, Verdict
 from mutua.evaluation.multiple_choice import listed
@@ -86,7 +86,7 @@ def find_files(benchmark: Benchmark, data: Path) -> tuple[str, list[Path]] | Non
     Raises:
         SampleError: a folder cannot be read: what is in it is not missing.
     """
-    for _ in os.walk(data / benchmark.name, onerror=_refuse):
+    for _ in os.walk(data / benchmark.name, onerror=refuse_unreadable):
         pass
     for name, layout in benchmark.layouts.items():
         for folder in (data / benchmark.name, data) if name == "tsv" else (data / benchmark.name,):
@@ -94,11 +94,6 @@ def find_files(benchmark: Benchmark, data: Path) -> tuple[str, list[Path]] | Non
                 if files := sorted(path for path in folder.glob(pattern) if path.is_file()):
                     return name, files
     return None
-
-
-def _refuse(error: OSError) -> None:
-    if not isinstance(error, FileNotFoundError):
-        raise SampleError(f"{error.filename}: cannot be read ({error.strerror}): see to it that you may.") from error
 
 
 def places(benchmark: Benchmark) -> str:

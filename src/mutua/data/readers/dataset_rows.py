@@ -156,9 +156,13 @@ def _shards(folder: Path, split: str | None) -> list[Path]:
 
 
 def files_under(folder: Path, ending: str) -> Iterator[Path]:
-    """The files with this ending in a folder and in those below it, linked ones too; each folder once."""
+    """The files with this ending in a folder and in those below it, linked ones too; each folder once.
+
+    Raises:
+        SampleError: a folder cannot be read: what is in it is not missing.
+    """
     seen: set[str] = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
+    for place, folders, names in os.walk(folder, onerror=refuse_unreadable, followlinks=True):
         real = os.path.realpath(place)
         if real in seen:  # a link to a folder that it is in, or that is there anyway
             folders.clear()
@@ -166,6 +170,12 @@ def files_under(folder: Path, ending: str) -> Iterator[Path]:
         seen.add(real)
         folders.sort()  # so that the same path leads to it every time
         yield from (Path(place, name) for name in names if name.endswith(ending))
+
+
+def refuse_unreadable(error: OSError) -> None:
+    """For `os.walk`, which passes over what it may not read; what is not there, it may pass over."""
+    if not isinstance(error, FileNotFoundError):
+        raise SampleError(f"{error.filename}: cannot be read ({error.strerror}): see to it that you may.") from error
 
 
 def expect_whole(folder: Path, files: Sequence[Path]) -> None:
