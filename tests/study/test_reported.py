@@ -15,7 +15,8 @@ from mutua.study.summary import Questions, accuracies, differences, place_labels
 ROOT = Path(__file__).parents[2]
 FULL = ROOT / "docs/study/full"
 NULL_SHUFFLED = f"{NULL}shuffled questions"
-SHOWN = (Questions("grid", "exists"), Questions("pope"), Questions("grid", "relation"))
+ATTRIBUTE, EXISTS, RELATION = (Questions("grid", family) for family in ("attribute", "exists", "relation"))
+SHOWN = (EXISTS, Questions("pope"), RELATION)
 
 
 def test_the_table_of_the_readme() -> None:
@@ -34,7 +35,11 @@ def test_the_table_of_the_readme() -> None:
     over_seeds, over_backbones = (gain.estimate for gain in gains if gain.is_of_all)
     trained, _ = (gain.estimate for gain in relative_gains([r for r in rows if r.task == "grid"]) if gain.is_of_all)
     assert f"| **all six** | | | | **{words.percents(over_seeds)}** |" in readme
-    assert f"{words.percents(trained)} over the three families that were trained on" in " ".join(readme.split())
+    assert f"| all six, over the three families that were trained on | | | | {words.percents(trained)} |" in readme
+    seen = [one.estimate for one in differences(rows, read_rows(FULL, PairRow)) if one.questions == ATTRIBUTE]
+    low, high = (f"{100 * pick(one.value for one in seen):+.1f}" for pick in (min, max))
+    assert f"which both learn ({low} to {high} points, every interval holds 0)" in readme
+    assert not any(one.excludes_zero for one in seen)
     study = " ".join((ROOT / "docs/study.md").read_text(encoding="utf-8").split())
     assert f"relative gain of {over_seeds.value:+.1f} % ({_between(over_seeds)} over the seeds" in study
     assert f"{_between(over_backbones)} over the three backbones" in study
@@ -47,7 +52,8 @@ def test_what_the_readme_says_beside_its_table() -> None:
     counts = [re.search(r"mma: of (\d+) intervals .*? (\d+) lie above 0, (\d+) below", text) for text in said]
     main, shuffled, _ = (tuple(map(int, found.groups())) for found in counts if found)
     assert (
-        f"of {main[0]} intervals over questions (6 models, 5 seeds, 6 kinds) {main[1]} lie above 0 and none" in readme
+        f"of {main[0]} intervals over questions (6 models, 5 seeds, 6 families) {main[1]} lie above 0 and none"
+        in readme
     )
     assert main[2] == 0
     assert f"{shuffled[1] + shuffled[2]} of {shuffled[0]} leave out 0, too" in readme
@@ -56,7 +62,7 @@ def test_what_the_readme_says_beside_its_table() -> None:
     shuffled_rows = [row for row in scores if (row.block, row.split) == (NULL_SHUFFLED, "test")]
     (null,) = (one.estimate for one in differences(shuffled_rows) if one.questions == Questions("grid"))
     value, low, high = (f"{100 * share:+.1f}" for share in (null.value, null.low, null.high))
-    assert f"shuffled between the pictures {value} points ({low} to {high})" in readme
+    assert f"{value} points ({low} to {high}) with questions shuffled between the pictures" in readme
     about = json.loads((FULL / "study.json").read_text())
     left = len(full_plan().arms) - about["measured"]
     assert not left or f"{left} of {len(full_plan().arms)} models" in readme
@@ -68,22 +74,23 @@ def _between(estimate) -> str:
 
 def test_what_the_study_says_of_its_sweeps() -> None:
     study = " ".join((ROOT / "docs/study.md").read_text(encoding="utf-8").split())
-    exists = Questions("grid", "exists")
     for block, words_of in (
         ("depth", lambda place: f"{place.layers} layers "),
         ("image tokens", lambda place: ""),
     ):
         rows = [row for row in read_rows(FULL, ScoreRow) if (row.block, row.split) == (block, "test")]
-        of = {(one.place, one.arm.policy): one.estimate.value for one in accuracies(rows) if one.questions == exists}
+        of = {(one.place, one.arm.policy): one.estimate.value for one in accuracies(rows) if one.questions == EXISTS}
         for place in sorted({place for place, _ in of}):
             if place.layers > 1:  # with one the two are the same
                 before, after = (_short(of[place, policy]) for policy in ("causal", "mma"))
                 assert f"{words_of(place)}{before} → {after}" in study
     policies = [row for row in read_rows(FULL, ScoreRow) if (row.block, row.split) == ("policies", "test")]
-    gained = [one.estimate for one in differences(rows) if one.questions == exists]  # by visual tokens
+    gained = [one.estimate for one in differences(rows) if one.questions == EXISTS]  # by visual tokens
+    relation = [f"{100 * one.estimate.value:+.1f}" for one in differences(rows) if one.questions == RELATION]
     *first, last = (f"{100 * gain.value:+.1f}" for gain in gained)
     readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
     assert f"{', '.join(first)} and {last} points (three seeds; an interval leaves out 0 at 25 and 36)" in readme
+    assert f"does not follow: {', '.join(relation[:-1])} and {relation[-1]}." in readme
     assert [gain.excludes_zero for gain in gained] == [False, False, False, True, True]
     of = {one.arm.policy: one.estimate.value for one in accuracies(policies) if one.questions == Questions("grid")}
     causal, mma, prefix, concentric = (_short(of[policy]) for policy in ("causal", "mma", "prefix", "concentric"))

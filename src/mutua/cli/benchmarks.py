@@ -34,7 +34,7 @@ FIXTURES_EXAMPLES = """Examples:
 
 COMPARE_EXAMPLES = """Examples:
 
-  mutua eval compare runs/eval/mma runs/eval/causal --data data/benchmarks
+  mutua eval compare runs/eval/causal runs/eval/mma --data data/benchmarks
 """
 
 SUITES = ("paper",)
@@ -81,7 +81,9 @@ def fixtures(
 
 def compare(
     first: Annotated[Path, typer.Argument(metavar="A", help="Folder that `mutua eval --suite` wrote.")],
-    second: Annotated[Path, typer.Argument(metavar="B", help="Another, of the same questions.")],
+    second: Annotated[
+        Path, typer.Argument(metavar="B", help="Another, of the same questions; A is subtracted from it.")
+    ],
     data: Annotated[
         Path | None, typer.Option("--data", "-d", help="Folder of the benchmarks, for the pictures of the questions.")
     ] = None,

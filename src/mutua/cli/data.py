@@ -41,7 +41,7 @@ def check(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="easy-vqa, scenes, a file or folder (jsonl:, llava: or datasets: before it), a recipe.",
+            help="easy-vqa, scenes, grid, a file or folder (jsonl:, llava: or datasets: before it), a recipe.",
         ),
     ],
     model: Annotated[

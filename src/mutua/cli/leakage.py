@@ -28,7 +28,9 @@ def leakage(
         ),
     ] = None,
     policy: PolicyOption = None,
-    backend: Annotated[str | None, typer.Option("--backend", "-b", help="Attention backend to test.")] = None,
+    backend: Annotated[
+        str | None, typer.Option("--backend", "-b", help="Attention backend to test; `mutua doctor` lists them.")
+    ] = None,
     conversations: Annotated[int, typer.Option(min=1, help="Random conversations to perturb.")] = 4,
     seed: Annotated[int, typer.Option(help="Of the conversations.")] = 0,
 ) -> None:

@@ -12,13 +12,13 @@ from mutua.cli.common import FAILED, INTERRUPTED, err, report_errors
 
 EXAMPLES = """Examples:
 
-  mutua train recipes/tiny.yaml
+  mutua train recipes/quickstart.yaml
 
-  mutua train recipes/tiny.yaml --set train.steps=2000 --set output=runs/short
+  mutua train recipes/quickstart.yaml --set train.steps=2000 --set output=runs/long
 
-  mutua train recipes/tiny.yaml      (again: goes on where it was stopped)
+  mutua train recipes/quickstart.yaml      (again: goes on where it was stopped)
 
-  torchrun --nproc-per-node 8 --module mutua train recipes/tiny.yaml      (on 8 GPUs, the model in shards)
+  torchrun --nproc-per-node 8 --module mutua train recipes/aki-4b/sft.yaml      (on 8 GPUs, the model in shards)
 """
 
 
