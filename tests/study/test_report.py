@@ -312,6 +312,14 @@ def test_what_models_do_in_numbers():
     assert whole.rows[1][:4] == ("llama, mlp", "mma", "0.5", "0.1")
 
 
+def test_a_measure_that_is_the_same_everywhere_is_one_sentence() -> None:
+    whole = [row for row in looks() if row.layer is None]
+    same = [replace(row, measure="pointing, chance", value=0.0625) for row in whole]
+    section = look_section([*whole, *same])
+    assert "pointing, chance: 0.0625 in every model." in section.sentences
+    assert len(section.tables) == len(look_section(whole).tables)
+
+
 def test_pictures_have_few_colours(study):
     for path in (study / "figures").iterdir():
         with Image.open(BytesIO(path.read_bytes())) as image:

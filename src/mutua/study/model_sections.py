@@ -16,6 +16,13 @@ from mutua.study.statistics import mean_of_few, paired_by_seed
 from mutua.study.summary import Arm, Place, arms_in_order, grouped, place_labels, right_yes_rates, yes_rates
 from mutua.study.tables import accuracy_table, marked, stem
 
+_MEASURED = (
+    "image to question: the share of an image token's attention that goes to the question (mean over image tokens).",
+    "image movement: how far the state of an image token moves when another question is asked of the same picture.",
+    "pointing: how often the patch that the answer looks at most lies on the object that it rests on; rollout follows "
+    "the attention through all layers, chance is the share of such patches.",
+)
+
 
 def cost_section(rows: Sequence[CostRow]) -> Section:
     causal = {_where(row): row for row in rows if row.policy == BASELINE}
@@ -67,7 +74,7 @@ def yes_section(rows: Sequence[YesRow]) -> Section:
 
 
 def look_section(rows: Sequence[LookRow]) -> Section:
-    sentences: list[str] = []
+    sentences = [*_MEASURED]
     shown: list[Picture] = []
     tables: list[Table] = []
     for measure, own in grouped(rows, lambda row: row.measure).items():
@@ -80,7 +87,10 @@ def look_section(rows: Sequence[LookRow]) -> Section:
             caption = f"{measure}, by layer. Lines: means over seeds; bands: from the lowest seed to the highest."
             shown.append(Picture(f"{stem(measure)}-layers", caption, partial(layers_figure, by_layer)))
         if whole := [row for row in own if row.head is None and row.layer is None]:
-            tables.append(_whole_table(measure, whole))
+            if len(whole) > 1 and len({row.value for row in whole}) == 1:
+                sentences.append(f"{measure}: {whole[0].value:.3g} in every model.")
+            else:
+                tables.append(_whole_table(measure, whole))
     return Section("What the model does", LookRow.FILE, sentences, shown, tables)
 
 

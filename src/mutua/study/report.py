@@ -25,6 +25,10 @@ _NOTES = (
     "questions (one seed) speaks of other questions to the same models. Where an interval holds 0, no difference is "
     "seen, which is not to say that there is none. Nothing is corrected for the number of comparisons; beside them "
     "stands how many would leave out 0 by chance.",
+    "A model is named by its language model and its connector. Families of grid ask, for example: attribute, colour of "
+    "circle?; exists, any red circle?; relation, colour left of red circle? Those of pope ask as exists does, and no "
+    "model is trained on them; the object that is not there is of any kind (random), of a frequent one (popular), or "
+    "one whose colour and whose shape are there, apart (adversarial).",
 )
 
 
@@ -45,9 +49,12 @@ def write_report(folder: Path) -> Path:
         raise ValueError(f"{folder}: there are no results to report: none of {names} is there with a row in it.")
     about = _about(folder)
     sections = score_sections(scores, pairs, about.pop("missing", {}))
-    sections += [section(rows) for section, rows in ((yes_section, yes),) if rows]
-    sections += [section(rows) for section, rows in ((cost_section, costs),) if rows]
-    sections += [section(rows) for section, rows in ((look_section, looks),) if rows]
+    if yes:
+        sections.append(yes_section(yes))
+    if costs:
+        sections.append(cost_section(costs))
+    if looks:
+        sections.append(look_section(looks))
     page = Page("What the attention policy changes", sections, dict(_lines(about)), _NOTES)
     (folder / PICTURES).mkdir(exist_ok=True)
     pictures = [shown for section in sections for shown in section.pictures]
