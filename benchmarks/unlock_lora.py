@@ -44,7 +44,8 @@ from mutua.study.pool import Job, run_jobs, slots
 from mutua.study.progress import Lines, duration, read_lines
 from mutua.study.results import read_rows, write_rows
 from mutua.training.recipe import Recipe
-from mutua.training.recipe_file import dump_recipe
+from mutua.training.recipe_file import RecipeError, dump_recipe
+from mutua.training.run_folder import open_run
 from mutua.unlocking import load_foreign
 
 EXAMPLES = """examples:
@@ -122,6 +123,13 @@ class Run:
         """Samples, by its log."""
         lines = read_lines(self.recipe.output / "log.jsonl")
         return self.recipe.train.batch_size * lines[-1]["step"] if lines else 0
+
+    def is_trained(self) -> bool:
+        """RecipeError where the folder holds a run of other settings: its figures are not for this table."""
+        if not self.recipe.output.is_dir():
+            return False
+        with open_run(self.recipe) as run:
+            return run.finished(self.recipe.train.steps) is not None
 
     def job(self) -> Job:
         output = self.recipe.output
@@ -267,7 +275,7 @@ class Experiment:
         return [row for seed in self.places for row in self._rows(seed, is_tested)]
 
     def _train(self, runs: Sequence[Run]) -> None:
-        self._do([run.job() for run in runs if not run.model.is_dir()])
+        self._do([run.job() for run in runs if not run.is_trained()])
 
     def _ask(self, seed: int) -> None:
         """All models as they were trained, and some under the other policy: whether they need what it shows them."""
@@ -356,7 +364,10 @@ def main() -> None:
     )
     seeds = [int(seed) for seed in options.seeds.split(",")]
     experiment = Experiment(options.out, seeds, QUICK if options.quick else settings, options.processes)
-    rows = experiment.run(is_tested=not options.validation)
+    try:
+        rows = experiment.run(is_tested=not options.validation)
+    except RecipeError as error:
+        sys.exit(str(error))
     write_rows(options.out, ScoreRow, rows)
     print(report(options.out, rows))
 

@@ -8,17 +8,19 @@ import os
 import signal
 import time
 from dataclasses import replace
+from hashlib import md5
 from pathlib import Path
 
 import pytest
 
 from mutua.data.sample import SampleError
 from mutua.evaluation import suite
-from mutua.evaluation.benchmarks import PAPER
+from mutua.evaluation.benchmark import Verdict
+from mutua.evaluation.benchmarks import BENCHMARKS, PAPER
 from mutua.evaluation.fixtures import write_tsv
 from mutua.evaluation.predictions import Predictions, key_of
-from mutua.evaluation.questions import Questions
-from mutua.evaluation.results import score, write_results
+from mutua.evaluation.questions import Questions, open_questions
+from mutua.evaluation.results import Record, bounds_of, score, write_results
 from mutua.evaluation.suite import PREDICTIONS, Settings, ask, chosen, open_all, open_output, settings_of
 from mutua.evaluation.suite_report import warnings_of, write_report
 from mutua.folders import FolderError
@@ -225,6 +227,32 @@ def test_what_makes_an_evaluation_another_one():
             patch.setattr(changed, name, value)
             assert settings_of(network, processor, "m", 64, None).processor != before.processor, name
     assert settings_of(*load_model(PACKAGED, attn_implementation="mutua_sdpa"), "m", 64, None) == before
+
+
+def test_a_file_that_nobody_knows_is_said_to_be_one(tmp_path, monkeypatch):
+    """Of VLMEvalKit's layout, where a set may have fewer questions than are published: its MD5 tells."""
+    monkeypatch.setattr("mutua.evaluation.suite.respond", scripted)
+    write_tsv(tmp_path / "data")
+    pope = open_questions(BENCHMARKS["pope"], tmp_path / "data")
+    with open_output(tmp_path, SETTINGS, World()):
+        ask(None, None, pope, tmp_path, SETTINGS, World(), lambda *_: None)
+    outcome = score(pope, tmp_path, SETTINGS, None)
+    assert outcome.unlike_the_paper == "another file than VLMEvalKit's"
+    (told,) = warnings_of({"pope": outcome})
+    assert told.startswith("POPE: POPE.tsv is not the file of VLMEvalKit of March 2025")
+    known = md5((tmp_path / "data/POPE.tsv").read_bytes()).hexdigest()
+    pope = open_questions(replace(BENCHMARKS["pope"], md5=known), tmp_path / "data")
+    assert pope.is_whole
+    assert not score(pope, tmp_path, SETTINGS, None).unlike_the_paper
+
+
+def test_bounds_of_a_figure_that_counts_what_is_said(data):
+    """F1 of POPE: of an open reply to a question whose answer is no, the worst is a yes."""
+    pope = open_questions(BENCHMARKS["pope"], data).all
+    yes, no = (next(one for one in pope if one.answer == answer) for answer in ("Yes", "No"))
+    records = [Record(yes, "Yes", False, Verdict("Yes", 1.0)), Record(no, "?", False, Verdict(None, None, why="-"))]
+    least, most = bounds_of(BENCHMARKS["pope"], records)["F1"]
+    assert (round(least, 1), most) == (66.7, 100.0)
 
 
 def test_a_part_of_a_set_is_said_to_be_one(opened, tmp_path, monkeypatch):

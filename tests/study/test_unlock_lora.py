@@ -60,10 +60,15 @@ def test_the_page_says_what_the_rows_say(report: Any, tmp_path: Path) -> None:
 def test_all_of_it_in_small_and_again_with_nothing_left_to_do(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "benchmarks/unlock_lora.py"), "--quick", "--seeds", "0", "--out", "out"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    changed = []
     for _ in range(2):
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900)
         assert done.returncode == 0, done.stdout + done.stderr
         assert "| causal, then unlocked, not trained |" in done.stdout
-        changed = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
+        changed.append({path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")})
     assert "now" not in done.stdout
-    assert changed == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
+    assert changed[0] == changed[1] != {}
+    command[2:3] = ["--steps", "5"]  # in the place of --quick
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 1
+    assert done.stderr.strip().startswith("train.steps: 300, but the run in out/tower")

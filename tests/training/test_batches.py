@@ -302,7 +302,23 @@ def test_a_long_sample_is_dropped(recipe_of, model) -> None:
     assert batch.sample_ids == ("d",)
     assert batch.counts == (SampleCounts(drawn=2, too_long=1),)
     assert batch.skips[0].id == "long"
-    assert batch.skips[0].reason.endswith("tokens, and data.max_tokens allows 40")
+    assert batch.skips[0].reason.endswith("tokens, and the language model allows 40")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "positions", "tokens", "key"),
+    [
+        ((), None, None, "data.max_tokens"),
+        (("data.max_tokens=30",), 40, 30, "data.max_tokens"),
+        (("data.max_tokens=50",), 40, 40, "the language model"),
+        (("data.max_tokens=50", "data.packing={tokens: 60}"), 40, 40, "the language model"),
+        (("data.max_tokens=50", "data.packing={tokens: 30}"), 40, 30, "data.packing.tokens"),
+        (("data.max_tokens=50",), None, 50, "data.max_tokens"),
+    ],
+)
+def test_the_tightest_limit_counts(recipe_of, recipe, positions, tokens, key) -> None:
+    limits = sample_limits(recipe_of(MIXED, *recipe).data, positions)
+    assert (limits.tokens, limits.key) == (tokens, key)
 
 
 def test_a_long_sample_is_cut_behind_the_last_whole_turn(recipe_of, model) -> None:

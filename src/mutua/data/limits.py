@@ -38,7 +38,7 @@ class SampleLimits:
 
     Attributes:
         tokens, images: None where there is no limit.
-        key: the key of a recipe that limits the tokens; None without a recipe.
+        key: what limits the tokens, a key of the recipe or "the language model"; None without a recipe.
         cuts: whether a sample of too many tokens is cut to the turns that fit whole.
     """
 

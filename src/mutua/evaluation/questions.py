@@ -12,7 +12,8 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
+from functools import cached_property
+from hashlib import blake2b, md5
 from pathlib import Path
 from string import ascii_uppercase
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,7 @@ _EMPTY = (
     *("NULL", "NaN", "None", "n/a", "nan", "null"),
 )
 _MAY_BE_EMPTY = (*ascii_uppercase, "choices")  # options: of them, a free question has none
+_CHUNK = 1 << 20
 _LONGEST_REFERENCE = 64  # characters: VLMEvalKit takes a shorter picture for the index of the row that holds it
 
 
@@ -45,13 +47,15 @@ class Questions:
 
     Attributes:
         layout: "parquet", "tsv" or "samples".
-        files: where they were found, as seen from the folder of data.
+        folder: of the data; of samples, none is read.
+        files: where they were found, as seen from that folder.
         version: of the files, by their names and sizes; empty for samples.
         digest: of ids, prompts, answers and choices: two sets of the same digest ask the same.
     """
 
     benchmark: Benchmark
     layout: str
+    folder: Path
     files: tuple[str, ...]
     version: str
     all: tuple[Question, ...]
@@ -67,10 +71,13 @@ class Questions:
         texts = [[q.id, q.prompt, q.answer, dict(q.choices), q.group, q.category, dict(q.more)] for q in self.all]
         return blake2b(json.dumps(texts, sort_keys=True).encode(), digest_size=8).hexdigest()
 
-    @property
+    @cached_property
     def is_whole(self) -> bool | None:
-        """Whether it has as many questions as are published; None where that is not known."""
-        return None if self.layout == "tsv" else len(self.all) == self.benchmark.size
+        """Whether it has as many questions as are published, or is the file of VLMEvalKit of March 2025, which in some
+        sets has fewer; None for another file of that layout: not known."""
+        if self.layout != "tsv" or not self.benchmark.md5:
+            return len(self.all) == self.benchmark.size
+        return _md5(self.folder / self.files[0]) == self.benchmark.md5 or None
 
     def groups(self) -> list[list[int]]:
         """The places of the questions that count together, in order of first appearance."""
@@ -78,6 +85,14 @@ class Questions:
         for place, question in enumerate(self.all):
             found.setdefault(question.group or question.id, []).append(place)
         return list(found.values())
+
+
+def _md5(path: Path) -> str:
+    digest = md5(usedforsecurity=False)
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def find_files(benchmark: Benchmark, data: Path) -> tuple[str, list[Path]] | None:
@@ -143,7 +158,7 @@ def _of_samples(benchmark: Benchmark, samples: Sequence[Sample]) -> Questions:
         return [open_image(part.image) for part in parts if isinstance(part, ImagePart)]
 
     texts = tuple(question(samples[place]) for place in range(len(samples)))
-    return Questions(benchmark, "samples", (), "", texts, pictures)
+    return Questions(benchmark, "samples", Path(), (), "", texts, pictures)
 
 
 def _of_table(benchmark: Benchmark, data: Path, name: Any, files: Sequence[Path]) -> Questions:
@@ -197,7 +212,7 @@ def _of_table(benchmark: Benchmark, data: Path, name: Any, files: Sequence[Path]
     places = tuple(str(file.relative_to(data)) for file in files)
     sizes = [(place, file.stat().st_size) for place, file in zip(places, files, strict=True)]
     version = blake2b(json.dumps(sizes).encode(), digest_size=8).hexdigest()
-    return Questions(benchmark, name, places, version, tuple(questions), pictures)
+    return Questions(benchmark, name, data, places, version, tuple(questions), pictures)
 
 
 def _question(layout: Layout, row: Row, number: int, shown: str) -> Question | None:

@@ -21,6 +21,8 @@ from mutua.evaluation.suite import PREDICTIONS, RECORDS, RESULTS, Settings, chos
 from mutua.folders import whole_file
 from mutua.respond import Answer
 
+_OPPOSITE = {"Yes": "No", "No": "Yes"}
+
 
 @dataclass(frozen=True)
 class Record:
@@ -87,6 +89,8 @@ class Outcome:
         """Why a score cannot be held against the paper's; empty where nothing is known to be in the way."""
         if self.is_whole is False or len(self.records) < self.available:
             return "a part of the set"
+        if self.is_whole is None:
+            return "another file than VLMEvalKit's"
         return "" if self.protocol == self.benchmark.protocol else "by other rules"
 
     def summary(self) -> dict[str, Any]:
@@ -212,7 +216,8 @@ def bounds_of(benchmark: Benchmark, records: Sequence[Record]) -> dict[str, tupl
         ]
         return benchmark.figures(list(groups_of(whole).values()))
 
-    least = figures(lambda question: Verdict(None, 0.0))
+    # A figure may count what is said and not only whether it is right, as F1 does.
+    least = figures(lambda question: Verdict(_OPPOSITE.get(question.answer), 0.0))
     most = figures(lambda question: Verdict(question.answer, 1.0))
     return {name: (least[name], most[name]) for name in benchmark.main}
 

@@ -146,6 +146,11 @@ def warnings_of(outcomes: Mapping[str, Outcome]) -> list[str]:
             told.append(f"{title}: {asked:,} of its {outcome.available:,} questions were asked (--limit).")
         if outcome.is_whole is False:
             told.append(f"{title}: the data are not the whole set, which has {outcome.benchmark.size:,} questions.")
+        if outcome.is_whole is None:
+            told.append(
+                f"{title}: {outcome.files[0]} is not the file of VLMEvalKit of March 2025, by its MD5: nobody knows "
+                "whether it is the whole set."
+            )
     return told
 
 

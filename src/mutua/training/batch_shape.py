@@ -92,7 +92,7 @@ def look_at_sources(
 
     Args:
         tokens: of every sample; then no source is opened.
-        longest: tokens that a sample may have.
+        longest: tokens that the language model has positions for; None where there is no such limit.
 
     Raises:
         ValueError: so few tokens have no room for a picture; or none of the samples looked at is any use.

@@ -133,8 +133,8 @@ class Planner:
     def __init__(self, recipe: Recipe, tokens: int | None = None) -> None:
         self.recipe = recipe
         self.config, processor = outline_model(recipe.model, texts_of(recipe))
-        self.longest = recipe.data.max_tokens or longest_text(self.config.text_config)
-        self.looks: tuple[SourceLook, ...] = look_at_sources(recipe, self.config, processor, tokens, self.longest)
+        longest = longest_text(self.config.text_config)
+        self.looks: tuple[SourceLook, ...] = look_at_sources(recipe, self.config, processor, tokens, longest)
 
     def plan(self, device: Device, count: int, recipe: Recipe | None = None) -> Plan:
         """For `count` devices; `recipe` differs from the planner's in its section `train` alone.

@@ -20,5 +20,5 @@ def first_step(recipe: Recipe) -> tuple[str, Any, StepBatch]:
     mixture = open_mixture(recipe)
     model, processor = build_model(recipe.model, mixture, recipe.data.tokenizer_texts)
     alone = recipe.model_copy(update={"train": recipe.train.model_copy(update={"workers": 0})})
-    longest = recipe.data.max_tokens or longest_text(model.config.get_text_config())
+    longest = longest_text(model.config.get_text_config())
     return str(policy_of(model)), processor, next(batches(mixture, processor, alone, 0, max_tokens=longest))

@@ -71,7 +71,7 @@ class DataSettings(Section):
     )
     max_tokens: Count | None = Field(
         default=None,
-        description="longest sample, in tokens, visual ones included; left out: as many as the language model has "
+        description="longest sample, in tokens, visual ones included; never more than the language model has "
         "positions for",
     )
     order: Literal["image-first", "text-first", "both"] | None = Field(

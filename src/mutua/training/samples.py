@@ -26,13 +26,17 @@ class Skip:
 
 
 def sample_limits(data: DataSettings, longest: int | None) -> SampleLimits:
-    """The limits of a recipe for a language model of so many positions: a packed row, too, holds whole samples."""
-    tokens, images, key, cuts = data.max_tokens or longest, None, "data.max_tokens", data.too_long == "cut"
-    if data.packing is not None:
-        images = data.packing.max_images
-        if tokens is None or tokens > data.packing.tokens:
-            tokens, key = data.packing.tokens, "data.packing.tokens"
-    return SampleLimits(tokens, images, key, cuts)
+    """The limits of a recipe for a language model of so many positions (None: as many as you like): of several the
+    tightest, and a packed row, too, holds whole samples."""
+    packing = data.packing
+    given = [
+        (data.max_tokens, "data.max_tokens"),
+        (longest, "the language model"),
+        (packing and packing.tokens, "data.packing.tokens"),
+    ]
+    allowed = [(tokens, key) for tokens, key in given if tokens is not None]
+    tokens, key = min(allowed, key=lambda one: one[0], default=(None, "data.max_tokens"))
+    return SampleLimits(tokens, packing and packing.max_images, key, data.too_long == "cut")
 
 
 @dataclass(frozen=True)
@@ -76,8 +80,8 @@ def too_many_skips(
         if of_source.drawn == of_source.too_long > ALWAYS_TOLERATED:
             return (
                 f"step {step}: all {of_source.drawn} samples drawn from {names[skip.source]} are too long, the last "
-                f"{skip.id}: {skip.reason}. Raise that (or set data.too_long to cut), and choose another "
-                "output"
+                f"{skip.id}: {skip.reason}. Allow more in the recipe, where that "
+                "is what limits them, or set data.too_long to cut, and choose another output"
             )
         if of_source.too_many(settings.max_bad_share):
             return (
