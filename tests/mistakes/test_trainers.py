@@ -148,6 +148,13 @@ def raw_text(_: Path) -> Any:
     return fused_loss(model, inputs, all_tokens(inputs)).backward()
 
 
+def outside_in_evaluation_mode(_: Path) -> Any:
+    """As a loaded model is, where nobody calls train(): Lightning does not."""
+    model, inputs = inputs_of(CHAT)
+    logits_NV = model.eval()(**inputs).logits[0, :-1]
+    return torch.nn.functional.cross_entropy(logits_NV, inputs["input_ids"][0, 1:]).backward()
+
+
 def without_roles(_: Path) -> Any:
     model, inputs = inputs_of(CHAT)
     del inputs["token_type_ids"]
@@ -186,6 +193,7 @@ MISTAKES = [
     Mistake("labels on all tokens, in a fused head", by_fused_head(all_tokens), (TRAINED, "assistant_only_loss=True")),
     Mistake("one label too many, in a fused head", by_fused_head(one_more), (TRAINED, "row 0, token")),
     Mistake("labels on all tokens, under LoRA", with_lora, (TRAINED, "mutua.data.Collator(processor)")),
+    Mistake("a loss over all tokens, in evaluation mode", outside_in_evaluation_mode, (TRAINED, "responses alone")),
     Mistake("labels on all tokens", by_forward(all_tokens), ("stands on a prompt token", "assistant_only_loss=True")),
     Mistake("one label too many", by_forward(one_more), ("stands on a prompt token", "-100 outside the responses")),
     Mistake("question and answer in one raw text", raw_text, (TRAINED, "pass messages")),

@@ -193,6 +193,11 @@ MISTAKES = [
         ("position_ids begin anew within a row", "leave packing off"),
     ),
     Mistake(
+        "packed for flash attention",
+        forward(PROMPT, "attention_mask", cu_seq_lens_q=torch.tensor([0, 4, 8], dtype=torch.int32)),
+        ("cu_seq_lens_q says that several samples are packed in a row", "pass token_roles"),
+    ),
+    Mistake(
         "packed, and a cache",
         forward(PROMPT, token_roles=packed_codes, past_key_values=t.DynamicCache()),
         ("packed rows (several documents in a row) cannot be decoded",),

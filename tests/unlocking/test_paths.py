@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,6 +29,8 @@ from unlocked_families import (
 )
 
 import mutua
+from mutua.unlocking import is_unlocked, policy_of
+from mutua.unlocking.finder import ROLES
 
 OPTIONS = {"max_new_tokens": 5, "eos_token_id": None, "suppress_tokens": NOT_WORDS}
 
@@ -178,11 +181,13 @@ def test_without_a_processor_the_prompt_is_one_block(family: Family, model: Any)
         assert torch.equal(model.generate(**inputs, **options, use_cache=use_cache), said)
     labels = inputs["input_ids"].clone()
     cache = DynamicCache(config=model.config.get_text_config())
-    logits(model, inputs, past_key_values=cache, use_cache=True)
+    roles = pattern().roles(inputs["input_ids"], inputs["attention_mask"]).to_codes()
+    logits(model, {**inputs, ROLES: roles}, past_key_values=cache, use_cache=True)
     with pytest.raises(ValueError, match="which of the cached tokens are replies is not known"):
         model.generate(**inputs, past_key_values=cache)
-    with pytest.raises(ValueError, match="unlocked without its processor"):
-        model(**inputs, labels=labels)
+    for more in ({}, {"labels": labels}):  # whoever scores an answer passes no labels
+        with pytest.raises(ValueError, match="unlocked without its processor"):
+            model(**inputs, **more)
     with pytest.raises(ValueError, match="unlocked without its processor"):
         model.train()(**inputs)
     model.eval()
@@ -241,11 +246,27 @@ def test_training(family: Family, model: Any):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
     with pytest.raises(ValueError, match="stands on a prompt token"):
         model(**inputs, labels=inputs["input_ids"])
-    outside = model(**inputs).logits[:, :-1]
-    with pytest.raises(ValueError, match="the loss trains what follows row 0"):
-        torch.nn.functional.cross_entropy(outside.flatten(0, 1), inputs["input_ids"][:, 1:].flatten()).backward()
+    for network in (model.train(), model.eval()):  # a model is loaded in the second mode, and Lightning leaves it there
+        outside = network(**inputs).logits[:, :-1]
+        with pytest.raises(ValueError, match="the loss trains what follows row 0"):
+            torch.nn.functional.cross_entropy(outside.flatten(0, 1), inputs["input_ids"][:, 1:].flatten()).backward()
+    prompt, _ = family.batch([PROMPT])
+    model(**prompt).logits[0, -1].max().backward()  # what made it say this: nothing that it saw is predicted
     model.zero_grad()
-    model.eval()
+
+
+def test_a_second_model_by_its_config(family: Family, model: Any, tmp_path: Path):
+    """As TRL loads a reference model: by the name of its class, with what the config says of attention."""
+    inputs, _ = family.batch([PROMPT])
+    folders = {"unlocked": model, "plain": mutua.lock(copy.deepcopy(model))}
+    for name, one in folders.items():
+        one.save_pretrained(tmp_path / name)
+        again = type(model).from_pretrained(tmp_path / name, attn_implementation=model.config._attn_implementation)
+        with pytest.raises(TypeError, match=r"mutua\.unlock\(model, processor\)"):
+            again(**inputs)
+        assert torch.equal(logits(mutua.unlock(again, pattern()), inputs), logits(model, inputs))
+        assert torch.equal(logits(mutua.lock(again), inputs), logits(folders["plain"], inputs))
+    assert folders["plain"].config._attn_implementation == family.make().config._attn_implementation
 
 
 def test_adapters(family: Family, model: Any):
@@ -254,6 +275,8 @@ def test_adapters(family: Family, model: Any):
     before = logits(model, inputs)
     adapted = peft.get_peft_model(copy.deepcopy(model), peft.LoraConfig(target_modules=["q_proj"], r=2))
     assert torch.equal(logits(adapted, inputs), before)
+    assert (is_unlocked(adapted), policy_of(adapted)) == (True, "mma")
+    assert not is_unlocked(mutua.lock(copy.deepcopy(adapted).get_base_model()))
     prompt, _ = family.batch([PROMPT])
     options = {**OPTIONS, "do_sample": False}
     assert torch.equal(adapted.generate(**prompt, **options), model.generate(**prompt, **options))

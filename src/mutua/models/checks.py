@@ -162,13 +162,15 @@ def expect_unpacked(last_document: int) -> None:
         raise ValueError("packed rows (several documents in a row) cannot be decoded with a cache: one row each.")
 
 
-def refuse_gradients_on_prompts(hidden_BNT: Tensor, roles: TokenRoles, policy: Policy) -> Tensor:
+def refuse_gradients_on_prompts(hidden_BNT: Tensor, roles: TokenRoles, policy: Policy, is_training: bool) -> Tensor:
     """The hidden states, whose backward pass raises ValueError where it would learn to predict prompt tokens, or
     learns nothing from a row: what labels the base model's callers have, it does not see, but a token that is predicted
     sends a gradient to the state before it.
 
     So it holds for every loss that is computed outside the model (TRL's trainers, Liger's kernels), and whatever wraps
-    the model.
+    the model; and in evaluation mode as well, in which a model is loaded, and in which Lightning leaves it. There the
+    last token of a text may have a gradient, too, for what it is followed by was not in sight: so people look at what
+    made a model say something.
     """
     if not hidden_BNT.requires_grad or policy.is_causal or torch.compiler.is_exporting():
         return hidden_BNT
@@ -176,6 +178,9 @@ def refuse_gradients_on_prompts(hidden_BNT: Tensor, roles: TokenRoles, policy: P
     may_learn_BN = torch.zeros_like(roles.is_response_BN)
     same_document_BN = document_BN[:, 1:] == document_BN[:, :-1]
     may_learn_BN[:, :-1] = roles.is_response_BN[:, 1:] & same_document_BN
+    if not is_training:
+        may_learn_BN[:, :-1] |= ~same_document_BN
+        may_learn_BN[:, -1] = True
     return _LooksAtGradients.apply(hidden_BNT, may_learn_BN, policy.name)
 
 

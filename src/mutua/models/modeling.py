@@ -209,8 +209,8 @@ class MutuaModel(MutuaPreTrainedModel):
             **kwargs,
         )
         text.note_on(out.past_key_values)
-        if self.training and self.has_head and token_type_ids is not None and not labels_are_checked:
-            hidden_BNT = refuse_gradients_on_prompts(out.last_hidden_state, roles, policy)
+        if self.has_head and token_type_ids is not None and not labels_are_checked:
+            hidden_BNT = refuse_gradients_on_prompts(out.last_hidden_state, roles, policy, self.training)
             if out.hidden_states is not None and out.hidden_states[-1] is out.last_hidden_state:
                 out.hidden_states = (*out.hidden_states[:-1], hidden_BNT)
             out.last_hidden_state = hidden_BNT

@@ -31,6 +31,8 @@ from mutua.models.text_so_far import TextSoFar
 from mutua.roles import NONE, Modality, TokenRoles
 from mutua.unlocking.finder import ROLES, RolesFinder
 
+_PACKED = ("cu_seq_lens_q", "cu_seq_lens_k", "seq_idx")  # as flash attention and state-space layers are told
+
 
 @dataclass
 class Settings:
@@ -84,7 +86,6 @@ class GiveRoles(_Hook):
                 "pass a (batch, tokens) mask of padding, or mutua.lock(model) first."
             )
         given, cache, labels = kwargs.get(ROLES), kwargs.get("past_key_values"), kwargs.get("labels")
-        self._refuse_blind_training(module, given, labels)
         if given is None:
             kwargs[ROLES] = self._find(kwargs, ids_BN, mask, cache)
         else:
@@ -93,19 +94,6 @@ class GiveRoles(_Hook):
         if labels is not None:
             kwargs["labels"] = expect_labels_on_responses(labels, kwargs[ROLES], mask, self.settings.policy.name)
         return (), kwargs
-
-    def _refuse_blind_training(self, module: nn.Module, given: Tensor | None, labels: Tensor | None) -> None:
-        is_learning = labels is not None or (module.training and torch.is_grad_enabled())
-        if (
-            given is None
-            and self.settings.finder.pattern is None
-            and is_learning
-            and not self.settings.policy.is_causal
-        ):
-            raise ValueError(
-                "the model was unlocked without its processor, so it is not known which tokens are replies, and a loss "
-                "on anything else would reward copying: mutua.unlock(model, processor)."
-            )
 
     def _find(
         self, kwargs: dict[str, Any], ids_BN: Tensor | None, mask_BK: Tensor | None, cache: Cache | None
@@ -127,6 +115,17 @@ class GiveRoles(_Hook):
                     "reply or a prompt is not known from them alone. Pass the role codes of these tokens, or let "
                     "model.generate go on, with the ids of the whole conversation."
                 )
+        if self.settings.finder.is_ignorant:
+            raise ValueError(
+                "the model was unlocked without its processor, so it is not known which of these tokens are replies, "
+                f"and pictures would see those, too: mutua.unlock(model, processor), or pass {ROLES}. (generate needs "
+                "neither: what it is given is a prompt.)"
+            )
+        if packed := [name for name in _PACKED if kwargs.get(name) is not None]:
+            raise ValueError(
+                f"{packed[0]} says that several samples are packed in a row, and Mutua's attention does not read it: "
+                f"leave packing off, or pass {ROLES} with a document for every sample."
+            )
         expect_shapes(ids_BN.shape[0], ids_BN.shape[1], 0, mask_BK, None, ROLES)
         positions = kwargs.get("position_ids")
         if positions is not None and positions.ndim == 3:  # with M-RoPE, the first of four are those of text
@@ -200,9 +199,11 @@ class LookBack:
         request: UnlockedRequest = kwargs["attention_mask"]
         parts = out if isinstance(out, tuple) else tuple(out.values())
         request.text.note_on(next((part for part in parts if isinstance(part, Cache)), None))
-        if not module.training or not isinstance(out[0], Tensor):
+        if not isinstance(out[0], Tensor):
             return out
-        hidden_BNT = refuse_gradients_on_prompts(out[0], request.roles, request.policy)
+        hidden_BNT = refuse_gradients_on_prompts(out[0], request.roles, request.policy, module.training)
+        if hidden_BNT is out[0]:
+            return out
         if isinstance(out, tuple):
             return (hidden_BNT, *out[1:])
         states = out.get("hidden_states")

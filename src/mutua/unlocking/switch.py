@@ -34,6 +34,7 @@ class _Unlocked:
     locked_implementation: str
     masks: PreTrainedModel
     handles: list[RemovableHandle]
+    locked_config: str
 
 
 def unlock(model: Model, processor: Any = None, policy: str = "mma", backend: str = "auto") -> Model:
@@ -45,8 +46,8 @@ def unlock(model: Model, processor: Any = None, policy: str = "mma", backend: st
     Args:
         model: as from `AutoModelForImageTextToText.from_pretrained`; docs/unlock.md lists the families.
         processor: the model's, with a chat template; who says what is then found in the token ids of every batch.
-            (Or the `ReplyPattern` learned from it.) None takes the whole prompt of a forward or a `generate` as one
-            block, and refuses to train.
+            (Or the `ReplyPattern` learned from it.) None takes the whole prompt of a `generate` as one block, and
+            wants the roles given for everything else.
         policy: a name from `mutua doctor`, e.g. "mma", "prefix", "causal".
         backend: "auto", "split", "sdpa", "flex" or "reference".
 
@@ -92,10 +93,16 @@ def unlock(model: Model, processor: Any = None, policy: str = "mma", backend: st
 
 def _apply(model: PreTrainedModel, settings: Settings, backend: str, masks: PreTrainedModel) -> None:
     """Puts everything on a locked model."""
-    decoder = model.get_decoder()
-    state = _Unlocked(settings, backend, _own_implementation(decoder), masks, [])
+    decoder, own = model.get_decoder(), model.config._attn_implementation
+    locked = _own_implementation(decoder)
+    state = _Unlocked(settings, backend, locked, masks, [], locked if own in BACKENDS else own)
     setattr(model, _STATE, state)
+    parts = [part for part in model.modules() if isinstance(part, PreTrainedModel)]
+    for part in parts:  # a loader gives one name to all of them; what has no words has no use for ours
+        if part.config not in (model.config, decoder.config) and part.config._attn_implementation in BACKENDS:
+            part.set_attn_implementation(_own_implementation(part))
     decoder.set_attn_implementation(backend)
+    _say(model.config, backend)
     for module in dict.fromkeys((model, model.base_model)):
         hook = GiveRoles(settings, module)
         state.handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
@@ -129,14 +136,20 @@ def lock(model: Model) -> Model:
             handle.remove()
         generation.step_aside(model)
     decoder = model.get_decoder()
-    decoder.set_attn_implementation(_own_implementation(decoder) if state is None else state.locked_implementation)
+    own = _own_implementation(decoder)
+    decoder.set_attn_implementation(own if state is None else state.locked_implementation)
+    _say(model.config, own if state is None else state.locked_config)
     saved.forget(model.config, decoder.config)
     return model
 
 
 def is_unlocked(model: nn.Module) -> bool:
-    """Whether `unlock` was called on the model, and `lock` not since."""
-    return _STATE in vars(model)
+    """Whether `unlock` was called on the model, or on the one that it wraps (PEFT, DDP ...), and `lock` not since."""
+    return _STATE in vars(_unwrapped(model))
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    return next((part for part in model.modules() if isinstance(part, PreTrainedModel)), model)
 
 
 def expect_unlocked(model: Any) -> None:
@@ -148,9 +161,16 @@ def expect_unlocked(model: Any) -> None:
 
 def policy_of(model: Any) -> str | None:
     """The name of the policy of an unlocked model, or of one of Mutua's own; None for any other."""
-    if is_unlocked(model):
-        return str(vars(model)[_STATE].settings.policy.name)
-    return getattr(model.config, "attention_policy", None)
+    inner: Any = _unwrapped(model)
+    if is_unlocked(inner):
+        return str(vars(inner)[_STATE].settings.policy.name)
+    return getattr(inner.config, "attention_policy", None)
+
+
+def _say(config: Any, implementation: str) -> None:
+    """What the whole model's config says: whoever loads a second model by it, as TRL does its reference model, asks for
+    the same, and so cannot be causal without a word. Past the property, which would hand it down to all parts."""
+    vars(config)["_attn_implementation_internal"] = implementation
 
 
 def _own_implementation(decoder: PreTrainedModel) -> str:
