@@ -28,15 +28,11 @@ class Skip:
 def sample_limits(data: DataSettings, longest: int | None) -> SampleLimits:
     """The limits of a recipe for a language model of so many positions (None: as many as you like): of several the
     tightest, and a packed row, too, holds whole samples."""
-    packing = data.packing
-    given = [
-        (data.max_tokens, "data.max_tokens"),
-        (longest, "the language model"),
-        (packing and packing.tokens, "data.packing.tokens"),
-    ]
+    in_row, images = (None, None) if data.packing is None else (data.packing.tokens, data.packing.max_images)
+    given = [(data.max_tokens, "data.max_tokens"), (longest, "the language model"), (in_row, "data.packing.tokens")]
     allowed = [(tokens, key) for tokens, key in given if tokens is not None]
     tokens, key = min(allowed, key=lambda one: one[0], default=(None, "data.max_tokens"))
-    return SampleLimits(tokens, packing and packing.max_images, key, data.too_long == "cut")
+    return SampleLimits(tokens, images, key, data.too_long == "cut")
 
 
 @dataclass(frozen=True)
