@@ -13,6 +13,7 @@ import argparse
 import csv
 import math
 import multiprocessing
+import signal
 import statistics
 import sys
 import time
@@ -179,7 +180,12 @@ def peak_of_a_pass(variant: str, layout: Layout, shape: Shape, device: str) -> f
     theirs.close()
     try:
         return ours.recv()
-    except EOFError:  # killed for its memory
+    except EOFError:
+        process.join()
+        if process.exitcode != -signal.SIGKILL:  # else for its memory
+            raise RuntimeError(
+                f"{variant}: what measures its memory ended with {process.exitcode}; see above"
+            ) from None
         return "does not fit"
     finally:
         process.join()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -81,8 +82,10 @@ def main() -> None:
             queue = context.Queue()
             process = context.Process(target=measured, args=(queue, work, *paths))
             process.start()
-            before, peak, seconds = queue.get()
             process.join()
+            if process.exitcode:
+                sys.exit(f"{what} ended with exit code {process.exitcode}; see above")
+            before, peak, seconds = queue.get()
             print(
                 f"{what}: {seconds:.0f} s, peak memory {peak / 1e9:.2f} GB ({before / 1e9:.2f} GB of it Python and "
                 f"libraries, mapped files counted) = {peak / size:.2f} x the checkpoint"

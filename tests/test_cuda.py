@@ -122,7 +122,9 @@ def test_gradients_are_those_of_the_cpu():
 
     want = gradients()
     model.to("cuda")
-    for name, got in gradients().items():
+    there = gradients()
+    assert there.keys() == want.keys()
+    for name, got in there.items():
         largest = want[name].abs().max()
         assert float((got - want[name]).abs().max()) <= 0.03 * largest + 1e-6, name
 

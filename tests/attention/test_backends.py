@@ -240,3 +240,14 @@ def test_auto_takes_the_mask_to_layers_on_another_device():
     there, mask = deferred.resolve(q.to("meta"), v.to("meta"), 0.0, None)
     assert (here.NAME, there.NAME, mask.device.type) == (split.NAME, sdpa.NAME, "meta")
     assert mask.shape == (case.shape[0], 1, case.shape[1], case.shape[1])
+
+
+def test_auto_takes_what_applies_a_bias_of_the_models_own():
+    case = case_of(conversation(300, 200, 100), policy=POLICIES["mma"])
+    deferred = case.mask(auto.build_mask)
+    q, k, v, _ = case.tensors()
+    assert deferred.resolve(q, v, 0.0, None)[0] is split
+    bias = torch.zeros(1, q.shape[1], q.shape[2], k.shape[2])
+    with_bias, _ = auto.attend(module_of(case), q, k, v, case.mask(auto.build_mask), position_bias=bias)
+    by_sdpa, _ = sdpa.attend(module_of(case), q, k, v, case.mask(sdpa.build_mask), position_bias=bias)
+    assert torch.equal(with_bias, by_sdpa)

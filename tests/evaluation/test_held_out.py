@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from tiny_model import CORPUS, make_model
@@ -12,6 +13,7 @@ from mutua.data.readers import EasyVQA, GridScenes, Scenes
 from mutua.evaluation.accuracy import evaluate
 from mutua.evaluation.held_out import HELD_OUT, blind_guess, open_source
 from mutua.evaluation.several_models import measure, to_json
+from mutua.training import load_recipe
 
 
 def test_held_out_is_what_no_recipe_trains_on():
@@ -21,6 +23,12 @@ def test_held_out_is_what_no_recipe_trains_on():
         "grid": ("test", GridScenes),
     }
     assert len(open_source("scenes")) == 5000
+    root = Path(__file__).parents[2]
+    recipes = [*root.glob("recipes/**/*.yaml"), *root.glob("src/mutua/packaged*/recipe.yaml")]
+    assert len(recipes) > 10
+    for path in recipes:
+        for one in load_recipe(path).data.train:
+            assert getattr(one.source, "split", "train") != "test", path
 
 
 def test_a_file_or_a_mistake(tmp_path):

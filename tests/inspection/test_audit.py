@@ -10,10 +10,11 @@ from tiny_model import make_model, make_processor, picture
 from typer.testing import Result
 from what_users_read import mutua
 
-from mutua.attention import POLICIES
+from mutua.attention import POLICIES, oracle
 from mutua.data.collate import encode
 from mutua.data.sample import Sample
 from mutua.inspection.audit import audit, runs
+from mutua.roles import TokenRoles
 
 CHAT = [
     {"role": "user", "content": [{"type": "image", "image": "a.png"}, {"type": "text", "text": "is it [red]?"}]},
@@ -47,14 +48,13 @@ def test_every_token(processor, name):
     assert audited.trained_on == len(said)
     headers = [t.index for t in audited.tokens if t.text == "<|assistant|>"]
     asked = headers[0] - IMAGE[-1]  # tokens from the image to the reply, header included
+    roles = TokenRoles.from_codes(batch["token_type_ids"][:1], batch["attention_mask"][:1])
+    by_oracle_NN = oracle.allowed_mask(POLICIES[name], roles)[0].triu(1)
     for token in audited.tokens:
         ahead = [place for first, last in token.looks_ahead for place in range(first, last + 1)]
+        assert ahead == by_oracle_NN[token.index].nonzero()[:, 0].tolist()
         if name == "mma":
             assert ahead == (list(range(17, headers[0] + 1)) if token.role == "image" else [])
-        if name == "mma-bidirectional" and token.role == "image":
-            assert ahead == list(range(token.index + 1, headers[0] + 1))
-        if name == "causal":
-            assert not ahead
     if name == "mma":
         assert audited.ahead_cells == 16 * asked
     assert [len(line) for line in audited.lines() if len(line) > 1] == [16]

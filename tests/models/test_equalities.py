@@ -166,9 +166,13 @@ def test_prompt_lookup_and_sampling_and_streaming(model, encode, processor):
     streamer = TextIteratorStreamer(processor.tokenizer, skip_prompt=True)
     model.generate(**inputs, max_new_tokens=8, do_sample=False, streamer=streamer)
     assert "".join(streamer) == processor.decode(greedy[0, inputs["input_ids"].shape[1] :])
-    torch.manual_seed(1)
-    sampled = model.generate(**inputs, max_new_tokens=8, do_sample=True, temperature=5.0)
-    assert sampled.shape[1] > inputs["input_ids"].shape[1]
+    sampled = []
+    for use_cache in (True, False):
+        torch.manual_seed(1)
+        options = {"do_sample": True, "temperature": 5.0, "use_cache": use_cache}
+        sampled.append(model.generate(**inputs, max_new_tokens=8, **options))
+    assert torch.equal(*sampled)
+    assert not torch.equal(sampled[0], greedy)
 
 
 def test_two_documents_in_one_row_equal_two_rows(model, encode):

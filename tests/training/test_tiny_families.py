@@ -99,7 +99,7 @@ def test_an_encoder_that_is_not_there(tmp_path: Path, recipe_in) -> None:
         built(recipe_in(tmp_path, "model={preset: tiny, vision: ./nowhere}"))
 
 
-def test_every_forward_pass_chooses_its_backend(recipe_in, tmp_path) -> None:
+def test_the_backend_is_left_to_the_forward_pass(recipe_in, tmp_path) -> None:
     recipe = recipe_in(tmp_path)
     model, _ = build_model(recipe.model, open_mixture(recipe), recipe.data.tokenizer_texts)
     assert model.config.text_config._attn_implementation == "mutua_auto"

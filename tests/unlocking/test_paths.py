@@ -60,10 +60,18 @@ def test_prompts_padded_on_the_right(family: Family, model: Any):
 
 
 def test_guesses_change_nothing(family: Family, model: Any):
-    inputs, _ = family.batch([[USER, 21, 22, 23, *PROMPT[1:]]])
+    """Sent along with the prompt, as guesses first are: a picture that saw them would remember wrong ones."""
+    inputs, _ = family.batch([[*PROMPT, *REPLY, END, *PROMPT]])  # the first reply is what gets guessed
+    lengths = []
+    handle = model.get_decoder().register_forward_pre_hook(
+        lambda _, args, kwargs: lengths.append(kwargs["inputs_embeds"].shape[1]), with_kwargs=True
+    )
     options = {**OPTIONS, "do_sample": False, "max_new_tokens": 8}
     said = model.generate(**inputs, **options)
+    lengths.clear()
     assert torch.equal(model.generate(**inputs, **options, prompt_lookup_num_tokens=3), said)
+    assert lengths[0] > inputs["input_ids"].shape[1], "nothing was guessed, so this tests nothing"
+    handle.remove()
     assistant = mutua.lock(copy.deepcopy(model))
     assert torch.equal(model.generate(**inputs, **options, assistant_model=assistant), said)
     with pytest.raises(ValueError, match="assistant_model is unlocked"):

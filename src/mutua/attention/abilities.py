@@ -56,6 +56,7 @@ class Forward:
     Attributes:
         has_window: the model's own mask is more than causal.
         head_dim, value_dim: of queries and keys, and of values.
+        has_bias: the model adds a bias of its own to the scores.
         needs_backward: a gradient is wanted.
     """
 
@@ -67,6 +68,7 @@ class Forward:
     has_window: bool = False
     dropout: float = 0.0
     softcap: float | None = None
+    has_bias: bool = False
     needs_backward: bool = True
 
 
@@ -81,6 +83,8 @@ def why_not(backend: str, forward: Forward) -> str | None:
         return "attention dropout"
     if forward.softcap is not None and not can.softcap:
         return "a softcap of the scores"
+    if forward.has_bias and not can.position_bias:
+        return "a bias on the scores"
     if forward.needs_backward and forward.device == "cpu" and not can.backward_on_cpu:
         return "no backward on a CPU"
     if can.flash_kernel:

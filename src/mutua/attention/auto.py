@@ -65,7 +65,9 @@ class DeferredMask:
         self._request, self._has_window, self._build = request, has_window, build
         self._built: dict[tuple[str, torch.device], Any] = {}
 
-    def resolve(self, query: Tensor, value: Tensor, dropout: float, softcap: float | None) -> tuple[ModuleType, Any]:
+    def resolve(
+        self, query: Tensor, value: Tensor, dropout: float, softcap: float | None, has_bias: bool = False
+    ) -> tuple[ModuleType, Any]:
         """The backend for these tensors, and its mask.
 
         Layers on another device than the tokens' (`device_map`) take the dense mask, which can be moved there.
@@ -79,6 +81,7 @@ class DeferredMask:
             has_window=self._has_window,
             dropout=dropout,
             softcap=softcap,
+            has_bias=has_bias,
             needs_backward=torch.is_grad_enabled() and (query.requires_grad or value.requires_grad),
         )
         is_here = query.device == self._request.roles.document_BN.device
@@ -132,7 +135,9 @@ def attend(
         return sdpa.attend(module, query, key, value, attention_mask, **options)
     if torch.compiler.is_compiling():
         return _attend_uncompiled(module, query, key, value, attention_mask, **options)
-    backend, mask = attention_mask.resolve(query, value, dropout, softcap)
+    backend, mask = attention_mask.resolve(
+        query, value, dropout, softcap, has_bias=kwargs.get("position_bias") is not None
+    )
     return backend.attend(module, query, key, value, mask, **options)  # type: ignore[no-any-return]
 
 
