@@ -9,6 +9,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from mutua.figures import blank_figure
+
 CAUSAL = "causal flash"
 VARIANTS = {CAUSAL: None, "dense": "mutua_sdpa", "flex": "mutua_flex", "split": "mutua_split"}
 
@@ -99,17 +101,13 @@ def thresholds(rows: list[Row]) -> Iterator[str]:
 
 def plot(rows: list[Row], path: Path) -> None:
     """Forward and backward relative to causal flash, over tokens, a panel a layout; dotted: the limit."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     panels: dict[str, list[Row]] = {}
     for row in rows:
         name = f"{row.heads}/{row.kv_heads} heads x {row.head_dim}, {row.images} x {row.image_tokens} image tokens"
         name += f", {row.documents} documents" if row.documents > 1 else ""
         name += f", {row.rows} uneven rows" if row.rows > 1 else ""
         panels.setdefault(name, []).append(row)
-    figure = Figure(figsize=(5 * len(panels), 4), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = blank_figure(5 * len(panels), 4)
     for axes, (name, of_panel) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         for variant in VARIANTS:
             points = [(row.tokens, row.both_ratio) for row in of_panel if row.variant == variant and row.both_ratio]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mutua.inspection.measure_looks import COSINE, POINTING, TO_QUESTION
 from mutua.study.plan import ORDERS
 from mutua.study.results import (
     BLIND,
@@ -125,11 +126,11 @@ def looks() -> list[LookRow]:
                 where = (backbone, "mlp", policy, seed)
                 for layer in range(3):
                     moved = 0.0 if policy == "causal" else 0.2 * layer + float(chance.random()) / 10
-                    out.append(LookRow(*where, layer, None, "how far image states move with the question", moved))
+                    out.append(LookRow(*where, layer, None, COSINE, moved))
                     for head in range(4):
                         seen = 0.0 if policy == "causal" else float(chance.random()) / 2
-                        out.append(LookRow(*where, layer, head, "image rows' attention to the question", seen))
-                out.append(LookRow(*where, None, None, "pointing accuracy", 0.4 + 0.1 * (policy == "mma")))
+                        out.append(LookRow(*where, layer, head, TO_QUESTION, seen))
+                out.append(LookRow(*where, None, None, POINTING, 0.4 + 0.1 * (policy == "mma")))
     return out
 
 

@@ -111,7 +111,7 @@ class Family:
         item: the tokens of one picture, clip or sound.
         pixels: how many items each row has -> what the model takes of them.
         more: token ids -> what else its processor returns.
-        before: whether images see the question before it is unlocked.
+        slow: whether its tests are slow ones.
     """
 
     name: str

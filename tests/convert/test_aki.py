@@ -256,7 +256,8 @@ def test_exports_bit_for_bit(tmp_path, files):
 def test_what_was_released_beside_the_weights_comes_back(released, tmp_path):
     source = tmp_path / "released"
     shutil.copytree(released, source)
-    (source / "README.md").write_text("a card")
+    for name in ("README.md", "LICENSE", ".gitattributes", "modeling.py"):
+        (source / name).write_text(name)
     back = export(convert(source, tmp_path / "converted"), tmp_path / "back")
     there = {path.name: path.read_bytes() for path in source.iterdir() if path.is_file()}
     assert "tokenizer.json" in there

@@ -210,6 +210,7 @@ WRONG: list[tuple[str, str, tuple[Any, ...], Any, int, str]] = [
         0,
         "image_data.json[1]: width: got '8', expected a whole number",
     ),
+    ("visual-genome", "image_data.json", (1, "image_id"), 1, 0, "image_data.json[1]: image_id: 1 is there twice"),
 ]
 
 

@@ -68,7 +68,7 @@ def test_a_response_token_moves_nothing_before_it(model, chat):
 
 
 def test_text_stays_causal(model, chat):
-    """A later question token never moves an earlier text token of its block in one layer (by way of an image, in two)."""
+    """A later question token moves no earlier text token of its block in one layer (by way of an image, in two)."""
     roles = TokenRoles.from_codes(chat["token_type_ids"])
     text = ((roles.block_BN[0] == 0) & (roles.modality_BN[0] == Modality.TEXT)).nonzero()[:, 0]
     assert len(text) > 5

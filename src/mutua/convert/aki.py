@@ -1,7 +1,8 @@
 """The released AKI checkpoint (`Sony/AKI-4B-phi-3.5-mini`) as a model of ours, bit for bit.
 
 Names differ, and so does the table of tokens (`aki_format.py`); what ours has no use for is kept in the folder `aki/`
-beside the model, so that nothing is lost on the way back (`aki_export.py`). Tensors pass through one shard at a time.
+beside the model, so that no file beside the weights is lost on the way back (`aki_export.py`), but for what lies in
+folders, and other copies of the weights. Tensors pass through one shard at a time.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ Progress = Callable[[int, int], None]
 
 _RESAMPLER_HEAD_DIM = 64  # the released code's default, and no tensor tells it
 _SHARD_BYTES = 1 << 30
-_KEPT = (".json", ".model", ".txt", ".jinja", ".md")  # an index of the weights, tokenizer files
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".msgpack", ".h5")
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # as safetensors and as torch call them
 
 
@@ -97,7 +98,7 @@ def convert(
         aside = partial / ASIDE
         (aside / OTHERS).mkdir(parents=True)
         for path in source.iterdir():
-            if path.is_file() and path.suffix in _KEPT and path.name != CONFIG:
+            if path.is_file() and path.suffix not in _WEIGHTS and path.name != CONFIG:
                 shutil.copyfile(path, aside / OTHERS / path.name)
         shutil.copyfile(source / CONFIG, aside / CONFIG)
         (aside / LAYOUT).write_text(json.dumps(files.metadata()), encoding="utf-8")

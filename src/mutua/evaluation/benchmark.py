@@ -128,7 +128,7 @@ class Benchmark:
     Attributes:
         name: of the task, and of its folder.
         title: as the paper writes it.
-        size: how many rows the whole set has.
+        size: how many questions the whole set has, those left out (videos) not counted.
         main: which of the `figures` the paper's table has.
         layouts: "parquet" as it is published, "tsv" as VLMEvalKit has it; none where the questions are `samples`.
         verdict: on a reply. The judge is None where there is none.

@@ -40,9 +40,8 @@ _SMALLEST = {**dict.fromkeys(_AT_LEAST_1, 1), "num_hidden_layers": 0, "resampler
 _LAYERS = ("num_hidden_layers", "resampler_depth")
 _LONGEST = 300  # characters of a library's error: some list hundreds of names
 _FLOATS = ("F64", "F32", "F16", "BF16")
-_COUNTED = (
-    ".position_ids"  # 0, 1, 2 ...: a buffer of old checkpoints (OpenAI's CLIP), which Transformers leaves out, too
-)
+# 0, 1, 2 ...: a buffer of old checkpoints (OpenAI's CLIP), which Transformers leaves out, too.
+_COUNTED = ".position_ids"
 
 
 class ModelError(ValueError):

@@ -58,8 +58,8 @@ class ArmRow(Row):
     """What names an arm.
 
     Attributes:
-        block: "main", the name of a sweep ("depth", "image tokens", "length", "order"), or "null: ...".
-        order: what comes first in its training prompts: "image-first", "text-first" or "both".
+        block: "main", or another block of the plan (`mutua.study.plan`): "policies", "depth", "null: ..." and so on.
+        order: what comes first in its training prompts, as in `mutua.study.plan.ORDERS`.
         layers: of the language model.
         side: cells a side of the pictures.
         length: samples that it is trained on in all.

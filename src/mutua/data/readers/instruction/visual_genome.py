@@ -78,6 +78,8 @@ class VisualGenome(PublishedSet[Region]):
         for nth, given in enumerate(items(self.files[1])):
             row = row_of(f"[{nth}]", given, ("image_id", "width", "height", "url"))
             problem = row.problem or _problem_of_image(given)
+            if problem is None and given["image_id"] in sizes:
+                problem = f"image_id: {given['image_id']} is there twice: remove one"
             if problem:
                 yield Row(row.place, problem=problem, file=1)
             else:
