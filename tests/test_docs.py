@@ -106,7 +106,7 @@ def stage(tmp_path, monkeypatch, benchmarks, saved_llava) -> Path:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / "docs/images/scene.png", tmp_path / name)
     questions = ("is there a red object?", "is there a red circle?", "is there a black circle?")
-    for name in ("chat.jsonl", "mine.jsonl", "pets.jsonl"):
+    for name in ("chat.jsonl", "mine.jsonl", "pets.jsonl", "test.jsonl"):
         (tmp_path / name).write_text("\n".join(map(sample, questions)) + "\n")
     llava = [{"from": "human", "value": "<image>is there a red object?"}, {"from": "gpt", "value": "yes"}]
     (tmp_path / "data.json").write_text(json.dumps([{"id": "1", "image": "scene.png", "conversations": llava}]))

@@ -196,6 +196,8 @@ def test_without_a_processor_the_prompt_is_one_block(family: Family, model: Any)
     for more in ({}, {"labels": labels}):  # whoever scores an answer passes no labels
         with pytest.raises(ValueError, match="unlocked without its processor"):
             model(**inputs, **more)
+    words = {"input_ids": torch.tensor([[20, 21, 22]])}
+    assert torch.equal(logits(model, words), logits(mutua.lock(copy.deepcopy(model)), words))
     with pytest.raises(ValueError, match="unlocked without its processor"):
         model.train()(**inputs)
     model.eval()
@@ -258,8 +260,13 @@ def test_training(family: Family, model: Any):
         outside = network(**inputs).logits[:, :-1]
         with pytest.raises(ValueError, match="the loss trains what follows row 0"):
             torch.nn.functional.cross_entropy(outside.flatten(0, 1), inputs["input_ids"][:, 1:].flatten()).backward()
-    prompt, _ = family.batch([PROMPT])
-    model(**prompt).logits[0, -1].max().backward()  # what made it say this: nothing that it saw is predicted
+    for side in ("left", "right"):  # what made it say this: nothing that it saw is predicted
+        prompts, _ = family.batch([PROMPT, LONGER], side)
+        real = prompts["attention_mask"]
+        last = torch.where(real.bool(), torch.arange(real.shape[1]), -1).amax(1)
+        model(**prompts).logits[torch.arange(2), last].max().backward()
+    states = model(**prompts, output_hidden_states=True).hidden_states[-1]
+    states[0, 0] = 0  # as people do who look into a model
     model.zero_grad()
 
 
@@ -270,6 +277,7 @@ def test_a_second_model_by_its_config(family: Family, model: Any, tmp_path: Path
     for name, one in folders.items():
         one.save_pretrained(tmp_path / name)
         again = type(model).from_pretrained(tmp_path / name, attn_implementation=model.config._attn_implementation)
+        assert torch.equal(logits(mutua.lock(copy.deepcopy(again)), inputs), logits(folders["plain"], inputs))
         with pytest.raises(TypeError, match=r"mutua\.unlock\(model, processor\)"):
             again(**inputs)
         assert torch.equal(logits(mutua.unlock(again, pattern()), inputs), logits(model, inputs))
@@ -284,7 +292,10 @@ def test_adapters(family: Family, model: Any):
     adapted = peft.get_peft_model(copy.deepcopy(model), peft.LoraConfig(target_modules=["q_proj"], r=2))
     assert torch.equal(logits(adapted, inputs), before)
     assert (is_unlocked(adapted), policy_of(adapted)) == (True, "mma")
-    assert not is_unlocked(mutua.lock(copy.deepcopy(adapted).get_base_model()))
+    locked = mutua.lock(copy.deepcopy(adapted))
+    assert not is_unlocked(locked)
+    assert torch.equal(logits(locked, inputs), logits(mutua.lock(copy.deepcopy(model)), inputs))
+    assert (is_unlocked(object()), policy_of(torch.nn.Linear(1, 1))) == (False, None)
     prompt, _ = family.batch([PROMPT])
     options = {**OPTIONS, "do_sample": False}
     assert torch.equal(adapted.generate(**prompt, **options), model.generate(**prompt, **options))

@@ -181,25 +181,26 @@ def refuse_gradients_on_prompts(hidden_BNT: Tensor, roles: TokenRoles, policy: P
     if not is_training:
         may_learn_BN[:, :-1] |= ~same_document_BN
         may_learn_BN[:, -1] = True
-    return _LooksAtGradients.apply(hidden_BNT, may_learn_BN, policy.name)
+    return _LooksAtGradients.apply(hidden_BNT, may_learn_BN, policy.name, is_training)
 
 
 class _LooksAtGradients(torch.autograd.Function):
     """Hidden states as they are; looks at what comes back."""
 
     @staticmethod
-    def forward(ctx: Any, hidden_BNT: Tensor, may_learn_BN: Tensor, policy: str) -> Tensor:
+    def forward(ctx: Any, hidden_BNT: Tensor, may_learn_BN: Tensor, policy: str, is_training: bool) -> Tensor:
         ctx.save_for_backward(may_learn_BN)
         ctx.policy = policy
-        return hidden_BNT.view_as(hidden_BNT)
+        # A view made here may not be edited in place, and outside training people do edit states.
+        return hidden_BNT.view_as(hidden_BNT) if is_training else hidden_BNT.clone()
 
     @staticmethod
-    def backward(ctx: Any, gradient_BNT: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, gradient_BNT: Tensor) -> tuple[Tensor, None, None, None]:
         (may_learn_BN,) = ctx.saved_tensors
         if torch.compiler.is_compiling():
-            return gradient_BNT + _expect_gradients_compiled(gradient_BNT, may_learn_BN, ctx.policy), None, None
+            return gradient_BNT + _expect_gradients_compiled(gradient_BNT, may_learn_BN, ctx.policy), None, None, None
         _expect_gradients(gradient_BNT, may_learn_BN, ctx.policy)
-        return gradient_BNT, None, None
+        return gradient_BNT, None, None, None
 
 
 def _expect_gradients(gradient_BNT: Tensor, may_learn_BN: Tensor, policy: str) -> None:

@@ -1,7 +1,8 @@
 """Who says what in a batch of token ids, for a model whose own processor tells nothing of it.
 
-With a processor, the replies are found in the ids (`ReplyPattern`); without one, everything that a forward holds is one
-prompt block. Looking at ids takes the host; a compiled forward does it in an operator, which breaks no graph.
+With a processor, the replies are found in the ids (`ReplyPattern`); without one, the prompt of a `generate` is one
+block, and any other forward has to be given its roles. Looking at ids takes the host; a compiled forward does it in an
+operator, which breaks no graph.
 
 Shape suffixes: B batch, N tokens.
 """
@@ -98,7 +99,14 @@ class RolesFinder:
             modality_BN = modalities_of(input_ids, self.features)
             document_BN = torch.where(is_token_BN.bool(), 0, NONE)
             no_BN = torch.zeros_like(document_BN, dtype=torch.bool)
-            return TokenRoles.from_responses(no_BN, modality_BN, document_BN).to_codes()
+            roles = TokenRoles.from_responses(no_BN, modality_BN, document_BN)
+            if not is_prompt and bool(self._looks_BN(roles).any()):
+                raise ValueError(
+                    "the model was unlocked without its processor, so it is not known which of these tokens are "
+                    "replies, and what looks ahead would see those, too: mutua.unlock(model, processor), or pass "
+                    f"{ROLES}. (generate needs neither: what it is given is a prompt.)"
+                )
+            return roles.to_codes()
         try:
             roles = self.pattern.roles(input_ids, attention_mask)
         except ValueError as error:
@@ -107,13 +115,16 @@ class RolesFinder:
             self._expect_reply(input_ids, roles)
         return roles.to_codes()
 
+    def _looks_BN(self, roles: TokenRoles) -> Tensor:
+        ahead = torch.tensor([int(modality) for modality in self.ahead], device=roles.modality_BN.device)
+        return torch.isin(roles.modality_BN, ahead) & roles.is_token_BN
+
     def _expect_reply(self, input_ids: Tensor, roles: TokenRoles) -> None:
         """A row of which something looks ahead, and without a reply, begun or due, may be anything: a raw text with its
         answer, too."""
         assert self.pattern is not None
         header = torch.tensor(self.pattern.header, device=input_ids.device)
-        ahead = torch.tensor([int(modality) for modality in self.ahead], device=input_ids.device)
-        looks_BN = torch.isin(roles.modality_BN, ahead) & roles.is_token_BN
+        looks_BN = self._looks_BN(roles)
         has_reply_B = roles.is_response_BN.any(-1)
         for row in (looks_BN.any(-1) & ~has_reply_B).nonzero()[:, 0].tolist():
             ids_N = input_ids[row][roles.is_token_BN[row]]

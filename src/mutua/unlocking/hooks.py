@@ -115,12 +115,6 @@ class GiveRoles(_Hook):
                     "reply or a prompt is not known from them alone. Pass the role codes of these tokens, or let "
                     "model.generate go on, with the ids of the whole conversation."
                 )
-        if self.settings.finder.is_ignorant:
-            raise ValueError(
-                "the model was unlocked without its processor, so it is not known which of these tokens are replies, "
-                f"and pictures would see those, too: mutua.unlock(model, processor), or pass {ROLES}. (generate needs "
-                "neither: what it is given is a prompt.)"
-            )
         if packed := [name for name in _PACKED if kwargs.get(name) is not None]:
             raise ValueError(
                 f"{packed[0]} says that several samples are packed in a row, and Mutua's attention does not read it: "

@@ -97,10 +97,7 @@ def _apply(model: PreTrainedModel, settings: Settings, backend: str, masks: PreT
     locked = _own_implementation(decoder)
     state = _Unlocked(settings, backend, locked, masks, [], locked if own in BACKENDS else own)
     setattr(model, _STATE, state)
-    parts = [part for part in model.modules() if isinstance(part, PreTrainedModel)]
-    for part in parts:  # a loader gives one name to all of them; what has no words has no use for ours
-        if part.config not in (model.config, decoder.config) and part.config._attn_implementation in BACKENDS:
-            part.set_attn_implementation(_own_implementation(part))
+    _put_parts_right(model, decoder)
     decoder.set_attn_implementation(backend)
     _say(model.config, backend)
     for module in dict.fromkeys((model, model.base_model)):
@@ -126,30 +123,36 @@ def _back_to(model: PreTrainedModel, previous: _Unlocked | None, saved_under: st
 def lock(model: Model) -> Model:
     """Undoes `unlock`, bit for bit; a model that is not unlocked stays as it is.
 
-    One that was saved unlocked, and loaded, is made causal on purpose.
+    One that was saved unlocked, or loaded with a backend of Mutua's by name, is made causal on purpose.
     """
-    state: _Unlocked | None = vars(model).pop(_STATE, None)
-    if state is None and saved.saved_policy(model.config) is None:
+    inner: Any = _unwrapped(model)
+    state: _Unlocked | None = vars(inner).pop(_STATE, None)
+    decoder = inner.get_decoder()
+    is_asked = decoder.config._attn_implementation in BACKENDS and not hasattr(inner.config, "attention_policy")
+    if state is None and saved.saved_policy(inner.config) is None and not is_asked:
         return model
     if state is not None:
         for handle in state.handles:
             handle.remove()
-        generation.step_aside(model)
-    decoder = model.get_decoder()
+        generation.step_aside(inner)
+    _put_parts_right(inner, decoder)
     own = _own_implementation(decoder)
     decoder.set_attn_implementation(own if state is None else state.locked_implementation)
-    _say(model.config, own if state is None else state.locked_config)
-    saved.forget(model.config, decoder.config)
+    _say(inner.config, own if state is None else state.locked_config)
+    saved.forget(inner.config, decoder.config)
     return model
 
 
-def is_unlocked(model: nn.Module) -> bool:
-    """Whether `unlock` was called on the model, or on the one that it wraps (PEFT, DDP ...), and `lock` not since."""
-    return _STATE in vars(_unwrapped(model))
+def is_unlocked(model: Any) -> bool:
+    """Whether `unlock` was called on the model, or on one that it wraps (PEFT, DDP ...), and `lock` not since."""
+    return _STATE in getattr(_unwrapped(model), "__dict__", {})
 
 
-def _unwrapped(model: nn.Module) -> nn.Module:
-    return next((part for part in model.modules() if isinstance(part, PreTrainedModel)), model)
+def _unwrapped(model: Any) -> Any:
+    """The unlocked model in it, or else the first one of Transformers, or else itself."""
+    parts = list(model.modules()) if isinstance(model, nn.Module) else []
+    found = [part for part in parts if _STATE in vars(part)] or [p for p in parts if isinstance(p, PreTrainedModel)]
+    return found[0] if found else model
 
 
 def expect_unlocked(model: Any) -> None:
@@ -164,13 +167,20 @@ def policy_of(model: Any) -> str | None:
     inner: Any = _unwrapped(model)
     if is_unlocked(inner):
         return str(vars(inner)[_STATE].settings.policy.name)
-    return getattr(inner.config, "attention_policy", None)
+    return getattr(getattr(inner, "config", None), "attention_policy", None)
 
 
 def _say(config: Any, implementation: str) -> None:
     """What the whole model's config says: whoever loads a second model by it, as TRL does its reference model, asks for
     the same, and so cannot be causal without a word. Past the property, which would hand it down to all parts."""
     vars(config)["_attn_implementation_internal"] = implementation
+
+
+def _put_parts_right(model: PreTrainedModel, decoder: PreTrainedModel) -> None:
+    """A loader gives one name to all parts of a model, and what has no words has no use for ours."""
+    for part in model.modules():
+        if isinstance(part, PreTrainedModel) and part.config not in (model.config, decoder.config):
+            part.set_attn_implementation(_own_implementation(part))
 
 
 def _own_implementation(decoder: PreTrainedModel) -> str:
