@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,39 @@ def test_a_chat_goes_on_with_new_ids_alone():
         close(torch.stack(goes_on), whole)
     with pytest.raises(ValueError, match=r"token_roles hold \d+ tokens, input_ids \d+, the attention_mask"):
         model.generate(**new, token_roles=codes[:, 1:], past_key_values=cache)
+    # Behind the second picture: that its block is the second is not known from the rest of it alone.
+    cut = int((roles.item_BN[0] == 1).nonzero()[-1]) + 1
+    cached = {"input_ids": both["input_ids"][:, :cut], "pixel_values": both["pixel_values"]}
+    logits(model, cached, token_roles=codes[:, :cut], past_key_values=(cache := DynamicCache()), use_cache=True)
+    anew = replace(roles, block_BN=roles.block_BN.clamp(max=0)).to_codes()[:, cut:]
+    rest = {"input_ids": both["input_ids"][:, cut:], "attention_mask": both["attention_mask"], "token_roles": anew}
+    with pytest.raises(ValueError, match="begins inside prompt block 1"):
+        model.generate(**rest, **options, past_key_values=cache)
     mutua.lock(model)
+
+
+def test_a_prefix_of_the_reply_is_seen_by_generate(family: Family, model: Any):
+    """Zeros appended to the roles are responses where the mask shows them, though Transformers drops such a mask."""
+    inputs, roles = family.batch([[*PROMPT, *REPLY]])
+    codes = torch.where(roles.is_response_BN, 0, roles.to_codes())
+    expected = logits(model, inputs)[:, -1]
+    options = {**OPTIONS, "max_new_tokens": 1, "return_dict_in_generate": True, "output_logits": True}
+    close(model.generate(**inputs, token_roles=codes, **options, do_sample=False).logits[0], expected)
+
+
+def test_a_batch_that_is_padded_anew_is_refused(family: Family, model: Any):
+    """Tokens keep the positions at which they were cached."""
+    first, _ = family.batch([PROMPT, LONGER], "left")
+    out = model.generate(**first, **OPTIONS, do_sample=False, return_dict_in_generate=True)
+    said = out.sequences[:, first["input_ids"].shape[1] :].tolist()
+    chats = [
+        [*chat, *reply, END, USER, 33, *QUESTION, ASSISTANT] for chat, reply in zip((PROMPT, LONGER), said, strict=True)
+    ]
+    chats[1] += [34, 35]  # a longer one, so that the other has more padding now
+    inputs, _ = family.batch(chats, "left")
+    text = {name: value for name, value in inputs.items() if value.shape == inputs["input_ids"].shape}
+    with pytest.raises(ValueError, match=r"another text than input_ids|other cached tokens of row 0 are padding"):
+        model.generate(**text, **OPTIONS, past_key_values=out.past_key_values)
 
 
 def test_decoding_by_hand(family: Family, model: Any):

@@ -15,6 +15,7 @@ from transformers import Cache, GenerationConfig, GenerationMixin, LogitsProcess
 
 from mutua.attention import get_policy
 from mutua.models.longest_text import fit_reply
+from mutua.models.text_so_far import SAID
 from mutua.roles import Modality, TokenRoles, response_codes
 
 _IMAGES = ("pixel_values", "vision_features")
@@ -52,6 +53,51 @@ class _Finite(LogitsProcessor):
             )
 
 
+def padded_as(codes_BN: Tensor, attention_mask: Tensor | None) -> Tensor:
+    """The role codes, in which nothing that the mask shows is padding: Transformers drops a mask without padding."""
+    if attention_mask is None or attention_mask.shape != codes_BN.shape:
+        return codes_BN
+    return TokenRoles.from_codes(codes_BN, attention_mask).to_codes()
+
+
+def expect_cached_text(cache: Cache | None, ids_BN: Tensor | None, attention_mask: Tensor | None) -> None:
+    """Raises ValueError where `generate` would go on from a cache of another text: Transformers looks at its length
+    alone. (New ids alone, with the mask of all tokens, are taken at their word.)"""
+    past = 0 if cache is None else int(cache.get_seq_length())
+    if not past or ids_BN is None or ids_BN.ndim != 2:
+        return
+    tokens = ids_BN.shape[1]
+    if attention_mask is not None and attention_mask.shape[1] == past + tokens:
+        return
+    if tokens <= past:
+        raise ValueError(
+            f"input_ids hold {tokens} tokens and the cache {past}: pass the ids of the whole conversation, cached ones "
+            "included, and an attention_mask of the same shape; or an empty cache for another text."
+        )
+    said_BN: Tensor | None = getattr(cache, SAID, None)
+    if said_BN is None or len(said_BN) != len(ids_BN):
+        return
+    known = min(past, said_BN.shape[1])
+    differs_BN = said_BN[:, :known].to(ids_BN.device) != ids_BN[:, :known]
+    if attention_mask is not None:
+        differs_BN &= attention_mask[:, :known].bool()
+    if bool(differs_BN.any()):
+        row, column = (int(i) for i in differs_BN.nonzero()[0])
+        raise ValueError(
+            f"the cache holds another text than input_ids: token {column} of row {row} is {int(said_BN[row, column])} "
+            f"there, and {int(ids_BN[row, column])} here. Pass the ids of the whole conversation as they were said, or "
+            "an empty cache for another text."
+        )
+
+
+def _note_what_was_said(cache: Cache | None, said: Any, kwargs: Mapping[str, Any]) -> None:
+    """Leaves the ids on a cache that is the caller's, for `expect_cached_text`."""
+    ids_BN = said if isinstance(said, Tensor) else getattr(said, "sequences", None)
+    cache = getattr(said, "past_key_values", None) if cache is None else cache
+    if isinstance(cache, Cache) and ids_BN is not None and kwargs.get("inputs_embeds") is None:
+        setattr(cache, SAID, ids_BN)
+
+
 def generate_finite(
     generate: Callable[..., Any],
     inputs: Tensor | None,
@@ -65,11 +111,13 @@ def generate_finite(
     processors = LogitsProcessorList([finite, *(logits_processor or ())])
     said = generate(inputs, generation_config, processors, *args, **kwargs)
     finite.check()
+    _note_what_was_said(kwargs.get("past_key_values"), said, kwargs)
     return said
 
 
-def refuse_labels_and_chunks(config: GenerationConfig, kwargs: Mapping[str, Any]) -> None:
-    """Raises ValueError where `generate` would go on from answers, or cut a prompt block, which loses look-ahead."""
+def refuse_options(config: GenerationConfig, kwargs: Mapping[str, Any]) -> None:
+    """Raises ValueError where `generate` would go on from answers, cut a prompt block, which loses look-ahead, or run a
+    cached text again."""
     if kwargs.get("labels") is not None:
         raise ValueError(
             "generate was given labels: it would go on from conversations that hold their answers "
@@ -81,6 +129,13 @@ def refuse_labels_and_chunks(config: GenerationConfig, kwargs: Mapping[str, Any]
             f"prefill_chunk_size={chunk} would cut prompt blocks, and images could no longer see the question "
             "that follows them: leave it out."
         )
+    cache = kwargs.get("past_key_values")
+    for name in ("assistant_model", "prompt_lookup_num_tokens"):
+        if kwargs.get(name, getattr(config, name, None)) is not None and cache is not None and cache.get_seq_length():
+            raise ValueError(
+                f"{name} and past_key_values: Transformers would run the cached text a second time behind itself: "
+                "leave one of them out."
+            )
 
 
 class RolesInGeneration(GenerationMixin):
@@ -98,9 +153,12 @@ class RolesInGeneration(GenerationMixin):
         has no more positions (with a warning), that nothing is said where the model's numbers are none (nan), and that
         `prefill_chunk_size` is refused: a prefill cut inside a block would lose look-ahead."""
         config = generation_config or self.generation_config
+        ids_BN = kwargs.get("input_ids") if inputs is None else inputs
+        expect_cached_text(kwargs.get("past_key_values"), ids_BN, kwargs.get("attention_mask"))
         # A visual token without its image would stop the forward pass after it, and the whole batch with it.
         given = kwargs.pop("suppress_tokens", None)
-        given = config.suppress_tokens if given is None else given
+        for one in (config, self.generation_config):  # as Transformers fills what a config of the caller's leaves open
+            given = one.suppress_tokens if given is None else given
         never = given.tolist() if isinstance(given, Tensor) else list(given or [])
         settings: dict[str, Any] = {"suppress_tokens": list(dict.fromkeys([*never, self.config.image_token_id]))}
         room = fit_reply(self.config.text_config, _prompt_tokens(inputs, kwargs), kwargs, config)
@@ -112,12 +170,15 @@ class RolesInGeneration(GenerationMixin):
             generation_config = deepcopy(generation_config)
             for name, value in settings.items():
                 setattr(generation_config, name, value)
+                kwargs.pop(name, None)  # or it would count before the config
+            if room is not None:
+                kwargs.pop("max_length", None)
         if kwargs.get("assistant_model") is not None and any(kwargs.get(key) is not None for key in _IMAGES):
             raise ValueError(
                 "assistant_model: Transformers hands the assistant no pictures, so it cannot guess about them: use "
                 "prompt_lookup_num_tokens, which needs no other model."
             )
-        refuse_labels_and_chunks(config, kwargs)
+        refuse_options(config, kwargs)
         uses_cache = kwargs.get("use_cache", getattr(config, "use_cache", True))
         if kwargs.get("inputs_embeds") is not None and uses_cache is False:
             raise ValueError(
@@ -130,6 +191,9 @@ class RolesInGeneration(GenerationMixin):
                     "images came, and PEFT's prompt and prefix tuning drop token_type_ids (the token roles): use LoRA."
                 )
         elif (codes_BN := kwargs.get("token_type_ids")) is not None:
+            if kwargs.get("attention_mask") is None and kwargs.get("past_key_values") is None:
+                kwargs["attention_mask"] = TokenRoles.from_codes(codes_BN).is_token_BN.long()
+            kwargs["token_type_ids"] = padded_as(codes_BN, kwargs.get("attention_mask"))
             kwargs["prompt_length"] = codes_BN.shape[1]
         return generate_finite(super().generate, inputs, generation_config, logits_processor, *args, **kwargs)
 

@@ -190,7 +190,9 @@ class MutuaModel(MutuaPreTrainedModel):
                 "causal: pass what the processor's apply_chat_template returns (in a trainer: "
                 "mutua.data.Collator(processor))."
             )
-        text = TextSoFar(past_key_values, past, policy, roles, attention_mask, is_step)
+        text = TextSoFar(
+            past_key_values, past, policy, roles, attention_mask, is_step, has_roles=token_type_ids is not None
+        )
         if position_ids is None:
             position_ids = text.positions(has_roles=token_type_ids is not None)
         expect_positions(self.config.text_config, position_ids, past)

@@ -21,6 +21,7 @@ from mutua.roles import MAX_BLOCKS, NONE, TokenRoles
 
 _ATTRIBUTE = "_mutua_note"
 _POLICY = "_mutua_policy"  # the name of the one under which a cache was filled
+SAID = "_mutua_said"  # where `generate` filled it, and nothing else since: the ids of its text, the last one included
 
 
 @dataclass(frozen=True)
@@ -49,13 +50,14 @@ class TextSoFar:
         cache, past: what the model goes on from, and how many tokens it holds.
         is_step: this forward is a single token that the model said.
         is_unlocked: the model may have filled the cache before it was unlocked.
+        has_roles: the roles are known, and not those that text has of which nobody says whose it is.
 
     Attributes:
         padding_BK: bool, false on padding; None where the roles of this forward say all.
 
     Raises:
         ValueError: the forward begins inside a prompt block whose first part is in the cache; or the cache was filled
-            under another policy; or it is not known which cached tokens are padding.
+            under another policy; or it is not known which cached tokens are padding, or others are said to be.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class TextSoFar:
         attention_mask_BK: Tensor | None,
         is_step: bool = False,
         is_unlocked: bool = False,
+        has_roles: bool = True,
     ) -> None:
         self._policy, self._roles, self._is_step = policy, roles, is_step
         self._tokens = roles.document_BN.shape[1]
@@ -75,12 +78,16 @@ class TextSoFar:
         self._offset = past if self._past is None else self._past
         if self._past != 0 and not torch.compiler.is_compiling():
             self._refuse_other_policy(cache, is_unlocked)
-        self._before = None if torch.compiler.is_compiling() else self._find_note(cache)
-        if self._before is not None and self._past is not None and not policy.is_causal:
-            self._refuse_cut_block(self._before, self._past)
+        found = None if torch.compiler.is_compiling() else self._find_note(cache)
+        # Rows may have been taken out of the cache, or put in: then what it holds is known of all rows together.
+        self._before = found if found is not None and found.rows == len(roles.block_BN) else None
+        if found is not None and self._past is not None and not policy.is_causal:
+            self._refuse_cut_block(found, self._past, found.keys == _keys(cache), has_roles)
         self.padding_BK: Tensor | None = None
         if attention_mask_BK is not None:
             self.padding_BK = attention_mask_BK.bool()
+            if self._before is not None and self._before.keys == _keys(cache) and not is_step:
+                _expect_padding_as_cached(self._before, self.padding_BK[:, : self._past])
         elif self._before is not None and (self._before.is_real_BK is None or self._before.keys == _keys(cache)):
             if self._before.is_real_BK is not None:  # else all rows are alike, in whatever order they are by now
                 self.padding_BK = torch.cat([self._before.is_real_BK[:, : self._past], roles.is_token_BN], 1)
@@ -105,13 +112,16 @@ class TextSoFar:
         note: _Note | None = getattr(cache, _ATTRIBUTE, None)
         if note is None or self._past is None or not 0 < self._past <= note.length:
             return None
-        # Rows may have been taken out of the cache, or put in.
-        return note if note.rows == len(self._roles.block_BN) else None
+        return note
 
-    def _refuse_cut_block(self, before: _Note, past: int) -> None:
+    def _refuse_cut_block(self, before: _Note, past: int, is_as_left: bool, has_roles: bool) -> None:
         """Part of a block is in the cache without the rest that it looked ahead to, or could not look ahead to.
 
-        The rest comes now, or the cache was cropped and something else comes in its place.
+        The rest comes now, or the cache was cropped and something else comes in its place. A block goes on until
+        something is said, so any token of a prompt behind it belongs to it.
+
+        Args:
+            is_as_left: nobody has touched the cache since; else which row is which is not known.
         """
         if past > before.block_BK.shape[1] or (self._is_step and past == before.length):
             return  # the cached text ends with what the model said
@@ -120,17 +130,26 @@ class TextSoFar:
         if before.is_real_BK is not None:
             last_B1 = torch.where(before.is_real_BK[:, :past], index_K, 0).amax(-1, keepdim=True)
             block_B = before.block_BK.gather(1, last_B1)[:, 0]
-        if past < before.block_BK.shape[1]:
-            is_cut_B = before.block_BK[:, past] == block_B
-        else:
-            index_N = torch.arange(self._tokens, device=block_B.device)
-            first_B1 = torch.where(self._roles.is_token_BN, index_N, self._tokens - 1).amin(-1, keepdim=True)
-            is_cut_B = self._roles.block_BN.gather(1, first_B1)[:, 0] == block_B
-        is_cut_B = is_cut_B & (block_B != NONE)
-        if bool(is_cut_B.any()):
-            row = int(is_cut_B.nonzero()[0])
+        is_open_B = block_B != NONE
+        if not has_roles and self._tokens > 1 and bool(is_open_B.any()):
             raise ValueError(
-                f"this forward begins inside prompt block {int(block_B[row])} of row {row}, whose first {past} tokens "
+                f"{self._tokens} tokens came without token_type_ids behind {past} cached ones that end in a prompt: "
+                "whether they are the rest of it or its reply is not known. Pass the token_type_ids of these tokens "
+                "(to generate, of the whole conversation)."
+            )
+        index_N = torch.arange(self._tokens, device=self._roles.block_BN.device)
+        first_B1 = torch.where(self._roles.is_token_BN, index_N, self._tokens - 1).amin(-1, keepdim=True)
+        goes_on_B = self._roles.block_BN.gather(1, first_B1)[:, 0] != NONE
+        if len(is_open_B) != len(goes_on_B) or not is_as_left:
+            is_cut_B = goes_on_B & is_open_B.any()
+        else:
+            is_cut_B = goes_on_B & is_open_B
+            if past < before.block_BK.shape[1]:
+                is_cut_B |= is_open_B & (before.block_BK[:, past] == block_B)
+        if bool(is_cut_B.any()):
+            raise ValueError(
+                f"this forward begins inside prompt block {int(block_B[is_open_B][0])} of row "
+                f"{int(is_cut_B.nonzero()[0])}, whose first {past} tokens "
                 "are in the cache: what they looked ahead to is not what comes now. Run a prompt block in one forward, "
                 "and crop a cache between blocks."
             )
@@ -152,6 +171,7 @@ class TextSoFar:
         """Leaves on the cache what it holds after this forward."""
         if cache is not None:
             setattr(cache, _POLICY, self._policy.name)
+            vars(cache).pop(SAID, None)
         if cache is None or self._past is None or torch.compiler.is_compiling():
             return
         roles, before = self._roles, self._before
@@ -180,6 +200,20 @@ class TextSoFar:
         is_open_BM = torch.zeros(len(block_BN), MAX_BLOCKS + 1, dtype=torch.bool, device=block_BN.device)
         is_open_BN = is_open_BM.scatter_(1, looks_BN + 1, True).gather(1, block_BN + 1)
         return torch.where(is_open_BN & (block_BN != NONE), block_BN, NONE)
+
+
+def _expect_padding_as_cached(note: _Note, mask_BP: Tensor) -> None:
+    """Tokens keep the positions at which they were cached, so rows may not be padded anew (to mask more behind a reply
+    that ended early is all right)."""
+    was_BP = torch.ones_like(mask_BP) if note.is_real_BK is None else note.is_real_BK[:, : mask_BP.shape[1]]
+    moved_B = (mask_BP & ~was_BP).any(-1) | (mask_BP.long().argmax(-1) != was_BP.long().argmax(-1))
+    if bool(moved_B.any()):
+        row = int(moved_B.nonzero()[0])
+        raise ValueError(
+            f"attention_mask says that other cached tokens of row {row} are padding than those that were when they "
+            "were cached: a conversation in a batch keeps its padding, so pad a new turn behind it, or run it again "
+            "from an empty cache."
+        )
 
 
 def _has_no_padding(cache: Cache | None, rows: int) -> bool:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, PreTrainedModel
 
-from mutua.models.generate import RolesInGeneration, generate_finite, refuse_labels_and_chunks
+from mutua.models.generate import RolesInGeneration, expect_cached_text, generate_finite, padded_as, refuse_options
 from mutua.roles import response_codes
 from mutua.unlocking.finder import ROLES, RolesFinder
 from mutua.unlocking.methods import Method
@@ -47,6 +47,7 @@ class Generate(_Method):
         cache = kwargs.get("past_key_values")
         past = 0 if cache is None else int(cache.get_seq_length())
         self._refuse(generation_config or self.model.generation_config, ids_BN, past, kwargs)
+        expect_cached_text(cache, ids_BN, kwargs.get("attention_mask"))
         if kwargs.get(ROLES) is None:
             if ids_BN is None or ids_BN.ndim != 2 or ids_BN.is_floating_point():
                 raise ValueError(
@@ -54,8 +55,10 @@ class Generate(_Method):
                     "(mutua.chat.roles_of) beside inputs_embeds."
                 )
             kwargs[ROLES] = self.finder.find(ids_BN, kwargs.get("attention_mask"), is_prompt=True)
-        elif past and ids_BN is not None:
-            kwargs[ROLES] = _roles_of_all(kwargs[ROLES], past, ids_BN.shape[1], kwargs.get("attention_mask"))
+        else:
+            if past and ids_BN is not None:
+                kwargs[ROLES] = _roles_of_all(kwargs[ROLES], past, ids_BN.shape[1], kwargs.get("attention_mask"))
+            kwargs[ROLES] = padded_as(kwargs[ROLES], kwargs.get("attention_mask"))
         kwargs[_PROMPT] = kwargs[ROLES].shape[1]
         if kwargs.get("assistant_model") is not None:
             kwargs["assistant_model"] = _Assistant(kwargs["assistant_model"])
@@ -63,7 +66,7 @@ class Generate(_Method):
 
     def _refuse(self, config: Any, ids_BN: Tensor | None, past: int, kwargs: dict[str, Any]) -> None:
         """Raises ValueError for what would cut a prompt block, or lose the look-ahead."""
-        refuse_labels_and_chunks(config, kwargs)
+        refuse_options(config, kwargs)
         if kwargs.get("cache_implementation", getattr(config, "cache_implementation", None)) == "paged":
             NoContinuousBatching()()
         if isinstance(vars(kwargs.get("assistant_model") or self).get("generate"), Generate):
@@ -79,7 +82,7 @@ class Generate(_Method):
                     f"known: mutua.unlock(model, processor), or pass {ROLES} (mutua.chat.roles_of)."
                 )
             tokens = ids_BN.shape[1]
-            if tokens <= past or (mask_BK is not None and mask_BK.shape[1] != tokens):
+            if mask_BK is not None and mask_BK.shape[1] != tokens:
                 raise ValueError(
                     f"input_ids hold {tokens} tokens and the cache {past}: pass the ids of the whole conversation, "
                     "cached ones included, and an attention_mask of the same shape."
