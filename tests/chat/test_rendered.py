@@ -23,6 +23,7 @@ from chat_shapes import (
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tiny_model import assistant, user
+from tokenizers.processors import TemplateProcessing
 
 from mutua.chat.control_tokens import control_tokens_of
 from mutua.chat.messages import open_images_of
@@ -103,6 +104,19 @@ def test_one_text_alone_and_beside_raw_ones():
     assert_equal(alone, in_one_call([TALK[2:]], CHATML))
     mixed = PROCESSOR(text=["hello", text], images=[PICTURE], padding=True, return_tensors="pt")
     assert mixed["token_type_ids"][1].tolist() == alone["token_type_ids"][0].tolist()
+
+
+def test_a_chat_beside_raw_text_has_no_special_token_twice():
+    """A tokenizer that adds tokens, as Llama's and Gemma's do, adds them to the raw text, and so to the chat."""
+    processor = copy.deepcopy(PROCESSOR)
+    backend = processor.tokenizer.backend_tokenizer
+    end = processor.tokenizer.convert_tokens_to_ids("<|end|>")
+    backend.post_processor = TemplateProcessing(single="<|end|> $A", special_tokens=[("<|end|>", end)])
+    text = processor.apply_chat_template(TALK[2:], chat_template=CHATML)
+    alone, expected = (one(text=text, images=[PICTURE], return_tensors="pt") for one in (processor, PROCESSOR))
+    assert torch.equal(alone["input_ids"], expected["input_ids"])
+    with pytest.raises(ValueError, match="process the two in calls of their own"):
+        processor(text=["hello", text], images=[PICTURE], padding=True, return_tensors="pt")
 
 
 # What must stay refused.

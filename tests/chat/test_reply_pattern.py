@@ -215,7 +215,10 @@ def test_an_end_of_several_tokens():
             MARKED.replace("+ '<|end|>' }}{% endgen", "+ ('<|end|>' if loop.last else '</s>') }}{% endgen"),
             "all replies",
         ),
-        (MARKED.replace("+ '<|end|>' }}{% endgeneration %}", "}}{% endgeneration %}{{ '<|end|>' }}"), "all replies"),
+        (
+            MARKED.replace("+ '<|end|>' }}{% endgeneration %}", "}}{% endgeneration %}{{ '<|end|>' }}"),
+            "not learn",
+        ),
         (BARE_QUESTIONS, "replies are found in wrong places"),
     ],
 )

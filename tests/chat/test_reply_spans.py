@@ -269,6 +269,18 @@ def test_a_prompt_that_is_dropped():
     talk = [{"role": "system", "content": "be brief"}, user("a"), assistant("b")]
     assert_all_in(refused(talk, deaf), "drops or changes message 1 (system)", "'be brief'")
     assert_all_in(refused(talk[:2], deaf), "drops or changes message 1 (system)")
+    deaf = MARKED.replace("in messages %}", "in messages if message['role'] != 'system' %}")
+    for some in (talk, talk[:2], [*talk, user("c")]):
+        assert_all_in(refused(some, deaf), "drops or changes message 1 (system)")
+    last = MARKED.replace("in messages %}", "in messages[-2:] %}")  # earlier turns, a marked template may leave out
+    assert runs(encode([*talk[1:], user("c"), assistant("d")], last))[-1] == ("d<|end|>", True)
+
+
+def test_marks_that_leave_the_end_token_out():
+    endless = MARKED.replace("+ '<|end|>' }}{% endgeneration %}", "}}{% endgeneration %}{{ '<|end|>' }}")
+    assert endless != MARKED
+    assert_all_in(refused([user("a"), assistant("b")], endless), "leave '<|end|>' out", "could not learn where to stop")
+    assert encode([user("a"), assistant("b")], endless, continue_final_message=True)["input_ids"].numel()
 
 
 def test_a_date():

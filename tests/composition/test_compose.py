@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ from transformers import (
 
 import mutua
 from mutua.composition import ComposeError
-from mutua.composition.compose import compose_config
+from mutua.composition.compose import compose_config, outline
 from mutua.composition.presets import PRESETS
 from mutua.inspection.leakage import prove
 from mutua.models import MutuaForConditionalGeneration
@@ -384,6 +385,32 @@ def test_a_reply_ends_with_what_its_template_ends_it_with(tmp_path):
     with_chatml().save_pretrained(folder)
     base, processor = mutua.compose(vision=VISION["siglip"](), language=folder, chat_template="chatml")
     assert base.generation_config.eos_token_id == [7, processor.tokenizer.convert_tokens_to_ids("<|im_end|>")]
+
+
+@pytest.mark.parametrize(
+    "published",
+    [{"temperature": 0.9, "top_p": 0.6}, {"num_beams": 1, "early_stopping": True}, {"length_penalty": 0.8}],
+    ids=str,
+)
+def test_a_published_generation_config_with_flags_of_no_effect(tmp_path, published):
+    """As LLaMA 2 and Vicuna have them: Transformers lets it pass until a config is changed, and then saves nothing."""
+    folder = compose_from_folders(tmp_path, "siglip", "llama").folder / "language"
+    path = folder / "generation_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **published}))
+    model, processor = mutua.compose(vision=VISION["siglip"](), language=folder)
+    model.save_pretrained(tmp_path / "whole")
+    processor.save_pretrained(tmp_path / "whole")
+    again, _ = mutua.load(tmp_path / "whole", device="cpu")
+    assert again.generation_config.suppress_tokens == model.generation_config.suppress_tokens
+
+
+def test_a_bare_config_whose_padding_is_beyond_its_table():
+    """As those of Phi-3 and SmolLM3 begin with."""
+    language = Phi3Config(**{**SMALL, "vocab_size": 600, "pad_token_id": 32000})
+    model, processor = compose(language=language, tokenizer=str(PACKAGED))
+    assert language.pad_token_id == 32000
+    assert model.generation_config.pad_token_id == processor.tokenizer.pad_token_id
+    assert outline(vision=VISION["siglip"](), language=language, tokenizer=str(PACKAGED))[0].text_config.vocab_size > 0
 
 
 def test_chatml_by_name():

@@ -253,6 +253,16 @@ def test_exports_bit_for_bit(tmp_path, files):
     assert (back / "config.json").is_file()
 
 
+def test_a_model_of_another_policy_is_not_exported(converted, tmp_path):
+    """The released code would run a causal control under MMA."""
+    twin = AutoModelForImageTextToText.from_pretrained(converted)
+    twin.config.attention_policy = "causal"
+    twin.save_pretrained(tmp_path / "twin")
+    with pytest.raises(AkiError, match="under policy 'causal', and the released code applies 'mma'"):
+        export(tmp_path / "twin", tmp_path / "back", converted)
+    assert not (tmp_path / "back").exists()
+
+
 def test_what_was_released_beside_the_weights_comes_back(released, tmp_path):
     source = tmp_path / "released"
     shutil.copytree(released, source)

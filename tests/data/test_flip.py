@@ -68,6 +68,13 @@ def test_a_picture_that_is_a_path_still(tmp_path: Path) -> None:
         "the box (12, 40)",
         "<|box_start|>(12,34)",
         "<loc0123><loc0456>",
+        "Which state is farthest east?",
+        "the north-western part",
+        "westward",
+        "a boat at 3 o'clock",
+        '<point x="63.5" y="44.5">',
+        "x1=0.1 y1=0.2",
+        "<patch_index_0044>",
     ],
 )
 def test_what_would_become_untrue_is_left_alone(text: str) -> None:
@@ -78,7 +85,18 @@ def test_what_would_become_untrue_is_left_alone(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["a bright sky", "an upright piano", "the copyright", "a frightened cat", "a wheelwright", "(two cats)", "2, 3"],
+    [
+        "a bright sky",
+        "an upright piano",
+        "the copyright",
+        "a frightened cat",
+        "a wheelwright",
+        "(two cats)",
+        "2, 3",
+        "a beast",
+        "at least",
+        "a vest",
+    ],
 )
 def test_what_stays_true_is_not(text: str) -> None:
     assert may_flip(sample(answer=text))

@@ -17,13 +17,23 @@ def sample(*parts: TextPart | ImagePart) -> Sample:
 
 def test_images_move_and_keep_their_order() -> None:
     given = sample(RED, WHAT, BLUE, WHY)
-    for order, parts in (("text-first", [WHAT, WHY, RED, BLUE]), ("image-first", [RED, BLUE, WHAT, WHY])):
+    line = TextPart(text="what?\n")  # a template would put the two right behind each other
+    for order, parts in (("text-first", [line, WHY, RED, BLUE]), ("image-first", [RED, BLUE, line, WHY])):
         moved = in_order(given, order)
         for part, expected in zip(moved.messages[0].content, parts, strict=True):
-            assert part is expected
+            assert part is expected or part == expected == line
         assert moved.messages[1] is REPLY
         assert (moved.id, moved.family, moved.source) == ("a", "f", "s")
     assert given.messages[0].content[1] is WHAT
+
+
+def test_texts_between_which_an_image_was_stay_apart() -> None:
+    pieces = (TextPart(text="First:"), RED, TextPart(text="Second:"), BLUE, TextPart(text="Which?"))
+    for order in ("text-first", "image-first"):
+        assert in_order(sample(*pieces), order).question == "First:\nSecond:\nWhich?"
+    spaced = (TextPart(text="Is "), RED, TextPart(text=" larger than "), BLUE, TextPart(text="?"))
+    assert in_order(sample(*spaced), "image-first").question == "Is  larger than ?"
+    assert in_order(sample(WHAT, WHY, RED), "image-first").question == "what?and why?"  # as it was
 
 
 def test_what_is_in_order_stays_itself() -> None:

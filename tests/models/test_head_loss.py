@@ -79,6 +79,14 @@ def test_a_second_backward_is_refused() -> None:
         loss.backward()
 
 
+def test_a_second_derivative_is_refused() -> None:
+    """It would be finite, and leave out how the loss itself bends."""
+    hidden_TW, head, targets_T = parts(bias=False)
+    loss, _ = head_loss(hidden_TW.requires_grad_(), head, targets_T, 1)
+    with pytest.raises(RuntimeError, match="no second derivative: leave supervised_positions out"):
+        torch.autograd.grad(loss, hidden_TW, create_graph=True)
+
+
 @pytest.mark.parametrize("tied", [False, True])
 def test_the_forward_pass_gives_the_loss_of_all_positions(tied: bool) -> None:
     """Rows whose replies stand at different columns."""

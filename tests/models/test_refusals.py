@@ -52,6 +52,17 @@ def test_a_packed_row_with_a_cache(model, encode):
     inputs["token_type_ids"] = replace(roles, document_BN=roles.document_BN + 1).to_codes()
     with pytest.raises(ValueError, match="packed rows"):
         model(**inputs, past_key_values=DynamicCache())
+    with torch.no_grad():
+        cache = model(**inputs).past_key_values  # it makes one by itself, which may as well not be asked for
+        with pytest.raises(ValueError, match="packed rows"):
+            model(input_ids=inputs["input_ids"][:, -1:], past_key_values=cache)
+
+
+def test_texts_packed_by_their_positions_with_a_cache(model):
+    with torch.no_grad():
+        cache = model(input_ids=torch.arange(20, 28)[None], position_ids=torch.arange(8)[None] % 4).past_key_values
+        with pytest.raises(ValueError, match="packed rows"):
+            model(input_ids=torch.tensor([[30]]), past_key_values=cache)
 
 
 def test_placeholders_without_their_images(model, encode):

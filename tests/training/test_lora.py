@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -403,6 +404,30 @@ def test_another_base_is_noticed(tmp_path: Path, recipe_in, base: Path, monkeypa
         model.model.language_model.norm.weight[3] += 1e-3
     model.save_pretrained(start)
     with pytest.raises(CheckpointError, match=r"step-000002: does not fit the model .* frozen weights have changed"):
+        train(recipe, Console(quiet=True))
+
+
+@pytest.mark.parametrize("changed", ["policy", "template", "pixels"])
+def test_a_base_that_reads_otherwise_is_noticed(
+    changed: str, tmp_path: Path, recipe_in, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint of adapters holds neither config nor processor: those of the base count."""
+    start = tmp_path / "start"
+    shutil.copytree(base, start)
+    recipe = recipe_in(tmp_path, f"model={{path: {start}}}", *LORA, "evaluate.sources={}")
+    at_step(monkeypatch, 1, lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    assert train(recipe, Console(quiet=True)).interrupted
+    name, old, new = {
+        "policy": ("config.json", '"mma"', '"causal"'),
+        "template": ("chat_template.jinja", "<|end|>", " <|end|>"),
+        "pixels": ("processor_config.json", "0.5", "0.25"),
+    }[changed]
+    text = (start / name).read_text()
+    assert old in text
+    (start / name).write_text(text.replace(old, new))
+    with pytest.raises(
+        CheckpointError, match=r"step-000002: does not fit .*its (policy is causal, and was mma|chat temp)"
+    ):
         train(recipe, Console(quiet=True))
 
 

@@ -55,7 +55,12 @@ def find_replies(
         ChatTemplateError: the template is ambiguous, changes or drops what was said, or has marks in wrong places.
     """
     steps = _Steps(template, messages, add_generation_prompt, continue_final_message)
-    return steps.marked() if template.is_marked else steps.stepwise(control_tokens)
+    return steps.marked(control_tokens) if template.is_marked else steps.stepwise(control_tokens)
+
+
+def _end_token(control_tokens: Iterable[str]) -> re.Pattern[str]:
+    longest_first = sorted(control_tokens, key=len, reverse=True)
+    return re.compile(rf"\s*(?:{'|'.join(map(re.escape, longest_first))})")
 
 
 class _Steps:
@@ -75,8 +80,7 @@ class _Steps:
 
     def stepwise(self, control_tokens: Iterable[str]) -> Rendering:
         whole = self.template.render(self.messages, **self.options)
-        longest_first = sorted(control_tokens, key=len, reverse=True)
-        end_token = re.compile(rf"\s*(?:{'|'.join(map(re.escape, longest_first))})")
+        end_token = _end_token(control_tokens)
         if self.places:
             self._refuse_clock()
         replies: list[Span] = []
@@ -123,7 +127,7 @@ class _Steps:
             self._refuse_inconsistent(f"it stops after the reply in message {place + 1}", shown[:end], whole)
         return end
 
-    def marked(self) -> Rendering:
+    def marked(self, control_tokens: Iterable[str]) -> Rendering:
         whole, marks = self.template.render_marked(self.messages, **self.options)
         said = [[text.strip() for text in texts_of(self.messages[place]) if text.strip()] for place in self.places]
         if any(said) and not marks:
@@ -131,6 +135,12 @@ class _Steps:
         if any(start < end for (_, end), (start, _) in pairwise(marks)):
             self._refuse("its {% generation %} marks lie within one another.")
         self._expect_marked(said, whole, marks)
+        self._expect_marked_ends(whole, marks, _end_token(control_tokens))
+        last = self.places[-1] if self.places[-1:] == [len(self.messages) - 1] else len(self.messages)
+        first = max((place + 1 for place in self.places if place < last), default=0)
+        self._expect_all_said(first, last, whole)  # earlier turns a template may leave out, but not what it is told
+        if self.messages[0]["role"] == "system":
+            self._expect_all_said(0, 1, whole)
         if marks and self.places[-1:] == [len(self.messages) - 1] and not self._begins_with_reply(whole, marks[-1]):
             self._refuse_marked_header(whole, marks[-1])
         return Rendering(whole, marks)
@@ -157,6 +167,16 @@ class _Steps:
                         "macro or a block assignment are not seen in their place: put them into the loop over the "
                         "messages."
                     )
+
+    def _expect_marked_ends(self, whole: str, marks: Sequence[Span], end_token: re.Pattern[str]) -> None:
+        """A special token that follows a mark ends its reply, so it has to be learned with it."""
+        for start, end in marks[:-1] if self.continues_last else marks:
+            ended = [found.end() for found in end_token.finditer(whole, start, end)]
+            if (follows := end_token.match(whole, end)) and whole[ended[-1] if ended else start : end].strip():
+                self._refuse(
+                    f"its {{% generation %}} marks leave {follows[0].strip()!r} out, which follows "
+                    f"{shortened(whole[start:end])!r}, so the model could not learn where to stop."
+                )
 
     def _begins_with_reply(self, whole: str, mark: Span) -> bool:
         """Whether the mark begins with what was said, so no header can be in it (and no rendering is needed to see)."""

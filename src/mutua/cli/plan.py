@@ -13,6 +13,7 @@ from mutua.cli.common import FAILED, err, out, report_errors
 if TYPE_CHECKING:
     from mutua.training.batch_shape import SourceLook
     from mutua.training.plan import Plan
+    from mutua.training.recipe import TrainSettings
 
 EXAMPLES = """Examples:
 
@@ -60,7 +61,7 @@ def plan(
         planner = Planner(load_recipe(recipe, overrides or []), tokens)
         found = planner.plan(device, count)
         remedies = [] if found.fits else planner.remedies(found)
-        assumed = _assumptions(found, planner.looks, planner.recipe.train.compile)
+        assumed = _assumptions(found, planner.looks, planner.recipe.train)
         if as_json:
             typer.echo(json.dumps(_record(found, planner.looks, remedies, assumed), ensure_ascii=False))
         else:
@@ -123,10 +124,11 @@ def _verdict(found: Plan, remedies: list[tuple[str, Plan]]) -> str:
     return f"does not fit: {needed}{tight}" + "".join(f"; {change}" for change in changes)
 
 
-def _assumptions(found: Plan, looks: tuple[SourceLook, ...], compiles: bool) -> list[str]:
+def _assumptions(found: Plan, looks: tuple[SourceLook, ...], train: TrainSettings) -> list[str]:
     """What is not known but taken to be so."""
     from mutua.training.batch_shape import LOOKED_AT
     from mutua.training.plan import REACHED
+    from mutua.training.vision_cache import BATCH
 
     lines = [
         f"a step reaches {REACHED:.0%} of the device's rates, and an operation takes 10 microseconds at least; data, "
@@ -134,7 +136,12 @@ def _assumptions(found: Plan, looks: tuple[SourceLook, ...], compiles: bool) -> 
     ]
     if found.count > 1:
         lines.append("what processes send each other goes by the link of one machine, while they compute")
-    if compiles:
+    if train.cache_vision_mb:
+        lines.append(
+            f"but for {BATCH} of a micro-batch all pictures come from train.cache_vision_mb's cache: where they are "
+            "met for the first time, the vision encoder takes longer than this"
+        )
+    if train.compile:
         lines.append("train.compile changes neither memory nor time, of which it saves some")
     for look in looks:
         if look.assumed is not None:

@@ -15,6 +15,7 @@ from mutua.composition.language import expect_equal_logits, prove_mask, refuse_u
 from mutua.composition.parts import (
     ComposeError,
     Part,
+    bare_language,
     load_language,
     load_tokenizer,
     load_vision,
@@ -95,7 +96,7 @@ def outline(
     try:
         tokens = prepare_tokenizer(load_tokenizer(parts["language"], tokenizer))
         with quiet(), torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(deepcopy(read_config("language", parts["language"])))
+            model = AutoModelForCausalLM.from_config(bare_language(read_config("language", parts["language"])))
         refuse_unfit(model)
         text_config, head = model.get_decoder().config, model.get_output_embeddings()
         text_config.vocab_size = max(len(head.weight), rows_needed(tokens))

@@ -93,10 +93,19 @@ def read_image_processor(part: Part) -> dict[str, Any]:
     return _read("vision", part, load)
 
 
+def bare_language(config: Any) -> Any:
+    """A copy to build from: the padding token that a family's config begins with may be beyond a small table."""
+    config = deepcopy(config)
+    text = config.get_text_config()
+    if text.pad_token_id is not None and text.pad_token_id >= text.vocab_size:
+        text.pad_token_id = None
+    return config
+
+
 def load_language(part: Part, dtype: torch.dtype | None) -> Any:
     """The language model with its head, as `AutoModelForCausalLM` gives it; dtype None is the checkpoint's own."""
     if isinstance(part, PreTrainedConfig):
-        return AutoModelForCausalLM.from_config(deepcopy(part), dtype=dtype or torch.float32)
+        return AutoModelForCausalLM.from_config(bare_language(part), dtype=dtype or torch.float32)
 
     def load(name: str, **options: Any) -> Any:
         if "gguf_file" in options:

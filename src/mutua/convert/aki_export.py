@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from mutua.attention import MMA
 from mutua.convert.aki_format import (
     ADDED_ROWS,
     ASIDE,
@@ -50,6 +51,12 @@ def export(source: str | Path, target: str | Path, converted: str | Path | None 
     layout = json.loads((aside / LAYOUT).read_text(encoding="utf-8"))
     if strange := [name for name in layout if Path(name).name != name or not name.endswith(".safetensors")]:
         raise AkiError(f"{aside / LAYOUT} names {strange[0]!r}, which is no safetensors file of this folder")
+    policy = json.loads((source / "config.json").read_text(encoding="utf-8")).get("attention_policy")
+    if policy != MMA.name:
+        raise AkiError(
+            f"{source} is under policy {policy!r}, and the released code applies 'mma' to whatever it loads, whose "
+            "format has no place to say otherwise: only models under 'mma' are exported"
+        )
     kept = read_config(aside).initial_tokenizer_len
     files, unused = TensorFiles.of(source), TensorFiles.of(aside)
     ours_of = {released_name(ours): ours for ours in files.tensors} | {

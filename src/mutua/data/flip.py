@@ -11,9 +11,18 @@ from mutua.data.sample import ImagePart, Message, Part, Sample
 from mutua.images import open_image
 
 # "topleft", "right-hand", "counterclockwise"; but not "bright", "wright", "fright", "upright", "copyright".
-_SIDE = re.compile(r"left|(?<![bwf])(?<!up)(?<!copy)right|clockwise", re.IGNORECASE)
-# <bbox>, <|box_start|>, <loc0123>; [0.1, 0.2 and (10, 20
-_BOX = re.compile(r"<\|?(?:b?box|loc)|[\[({<]\s*-?\d*\.?\d+\s*,\s*-?\d*\.?\d+", re.IGNORECASE)
+# "east" and "north-western" of a map; "3 o'clock".
+_SIDE = re.compile(
+    r"left|(?<![bwf])(?<!up)(?<!copy)right|clockwise"
+    r"|\b(?:north|south)?-?(?:east|west)(?:ern|wards?|most)?\b|o['\u2019]clock",
+    re.IGNORECASE,
+)
+# <bbox>, <|box_start|>, <loc0123>, <patch_index_0044>; x="63.5", x1=0.1; [0.1, 0.2 and (10, 20
+_BOX = re.compile(
+    r"<\|?(?:b?box|loc|patch_index)|\bx\d*\s*[=:]\s*[\"']?-?\.?\d"
+    r"|[\[({<]\s*-?\d*\.?\d+\s*,\s*-?\d*\.?\d+",
+    re.IGNORECASE,
+)
 
 
 def is_flipped(sample_key: str, epoch: int, share: float) -> bool:
@@ -23,7 +32,7 @@ def is_flipped(sample_key: str, epoch: int, share: float) -> bool:
 
 
 def may_flip(sample: Sample) -> bool:
-    """Whether no message says left or right, in any form of these words, or holds a box."""
+    """Whether no message says left or right, east or west, in any form of these words, or holds a box or a point."""
     return not any(_SIDE.search(message.text) or _BOX.search(message.text) for message in sample.messages)
 
 

@@ -6,12 +6,13 @@ round. Training on both is the dual-order training of arXiv 2503.02597.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from hashlib import blake2b
+from itertools import pairwise
 from typing import Literal, TypeAlias
 
 from mutua.data.bulk import read_samples
-from mutua.data.sample import ImagePart, Message, Sample
+from mutua.data.sample import ImagePart, Message, Part, Sample, TextPart
 from mutua.data.samples import Samples
 
 Order: TypeAlias = Literal["image-first", "text-first"]
@@ -34,7 +35,19 @@ def _in_order(message: Message, order: Order) -> Message:
     content = sorted(message.content, key=lambda part: isinstance(part, ImagePart) != is_image_first)
     if all(new is old for new, old in zip(content, message.content, strict=True)):
         return message
-    return message.model_copy(update={"content": tuple(content)})
+    return message.model_copy(update={"content": tuple(_apart(content, message.content))})
+
+
+def _apart(content: Sequence[Part], before: Sequence[Part]) -> Iterator[Part]:
+    """Texts that an image stood between keep a line break between them: templates put nothing there."""
+    followed = {(id(one), id(other)) for one, other in pairwise(before)}
+    for one, other in pairwise(content):
+        if isinstance(one, TextPart) and isinstance(other, TextPart) and (id(one), id(other)) not in followed:
+            is_apart = one.text[-1:].isspace() or other.text[:1].isspace()
+            yield one if is_apart else one.model_copy(update={"text": f"{one.text}\n"})
+        else:
+            yield one
+    yield content[-1]
 
 
 def drawn_order(sample_key: str, epoch: int) -> Order:

@@ -7,6 +7,9 @@ from copy import deepcopy
 
 from transformers import GenerationConfig
 
+_SAMPLING = ("temperature", "top_p", "top_k", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
+_BEAMS = ("early_stopping", "length_penalty")
+
 
 def reply_config(
     own: GenerationConfig, *, pad: int, ends: Iterable[int | None], never: Iterable[int]
@@ -18,6 +21,9 @@ def reply_config(
         ends: tokens that end a reply, besides those that `own` names.
         never: tokens that are never said: the placeholder of images, those that open someone's turn. One that ends a
             reply may be said.
+
+    Raises:
+        ValueError: Transformers could not save it.
     """
     known = own.eos_token_id if isinstance(own.eos_token_id, list) else [own.eos_token_id]
     all_ends = list(dict.fromkeys(end for end in [*known, *ends] if end is not None))
@@ -27,4 +33,10 @@ def reply_config(
     )
     config.eos_token_id = all_ends[0] if len(all_ends) == 1 else all_ends or None
     config.pad_token_id = pad
+    # Published configs name what has no effect, which Transformers lets pass until a config is changed, as here.
+    for name in _SAMPLING if not config.do_sample else ():
+        setattr(config, name, None)
+    for name in _BEAMS if config.num_beams in (None, 1) else ():
+        setattr(config, name, None)
+    config.validate(strict=True)  # else it is said when the model is saved, hours later
     return config

@@ -91,6 +91,11 @@ class _HeadLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, d_loss: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():  # create_graph=True: what the gradient depends on is gone by now
+            raise RuntimeError(
+                "head_loss has no second derivative: leave supervised_positions out, and the loss is computed of all "
+                "logits."
+            )
         if ctx.gradients is None:
             raise RuntimeError("the gradient of head_loss was taken already: run the forward pass again.")
         gradients, ctx.gradients = ctx.gradients, None

@@ -177,8 +177,8 @@ class MutuaModel(MutuaPreTrainedModel):
         if pixel_values is not None:
             vision_features = self.get_vision_features(pixel_values)
         if vision_features is not None:
-            image_tokens_IPT = self.connector(vision_features).to(inputs_embeds.dtype)
-            is_image_BN1 = (roles.modality_BN == int(Modality.IMAGE))[..., None]
+            image_tokens_IPT = self.connector(vision_features).to(inputs_embeds)  # maybe on another device, too
+            is_image_BN1 = (roles.modality_BN == int(Modality.IMAGE))[..., None].to(inputs_embeds.device)
             inputs_embeds = inputs_embeds.masked_scatter(is_image_BN1, image_tokens_IPT)
         elif not is_step and is_one_of_several_processes():
             inputs_embeds = inputs_embeds + self._nothing_of_a_blank_image(inputs_embeds)

@@ -156,6 +156,11 @@ class MutuaProcessor(ProcessorMixin):
         renderings = [self._read(one, control_tokens) for one in texts]
         if all(renderings):
             kwargs.setdefault("add_special_tokens", False)  # what a chat needs is in the template
+        elif any(renderings) and kwargs.get("add_special_tokens", True) and self.tokenizer("")["input_ids"]:
+            raise ValueError(
+                "text holds rendered chats and raw texts, and this tokenizer adds tokens to every text, which chats "
+                "have already: process the two in calls of their own."
+            )
         return self._encode(list(texts), renderings, control_tokens, images=images, **kwargs)
 
     def _read(self, text: str, control_tokens: Mapping[str, int]) -> Rendering | None:

@@ -17,10 +17,12 @@ from torch.nn.functional import pad
 from transformers import Cache
 
 from mutua.attention import Policy
+from mutua.models.checks import expect_unpacked
 from mutua.roles import MAX_BLOCKS, NONE, TokenRoles
 
 _ATTRIBUTE = "_mutua_note"
 _POLICY = "_mutua_policy"  # the name of the one under which a cache was filled
+_PACKED = "_mutua_packed"  # set where it was filled with packed rows
 SAID = "_mutua_said"  # where `generate` filled it, and nothing else since: the ids of its text, the last one included
 
 
@@ -77,6 +79,7 @@ class TextSoFar:
         self._past = None if isinstance(past, Tensor) and is_step else int(past)
         self._offset = past if self._past is None else self._past
         if self._past != 0 and not torch.compiler.is_compiling():
+            expect_unpacked(int(getattr(cache, _PACKED, False)))
             self._refuse_other_policy(cache, is_unlocked)
         found = None if torch.compiler.is_compiling() else self._find_note(cache)
         # Rows may have been taken out of the cache, or put in: then what it holds is known of all rows together.
@@ -187,7 +190,10 @@ class TextSoFar:
                 known_BK = before.block_BK[:, : self._past]
                 cached_BK[:, : known_BK.shape[1]] = known_BK
             block_BK = torch.cat([cached_BK, self._open_blocks()], 1)
-            has_padding = not bool(real_BK.all())
+            is_real, is_packed = torch.stack([real_BK.all(), (roles.document_BN > 0).any()]).tolist()
+            has_padding = not is_real
+            if is_packed:
+                setattr(cache, _PACKED, True)
         length = self._past + self._tokens
         note = _Note(len(block_BK), length, _keys(cache), real_BK if has_padding else None, block_BK)
         setattr(cache, _ATTRIBUTE, note)

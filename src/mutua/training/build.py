@@ -67,7 +67,7 @@ def model_to_train(
     freeze(model, recipe.train.freeze, may_freeze_all=lora is not None)
     if lora is None:
         return model, processor, None
-    adapters = Adapters(model, lora)
+    adapters = Adapters(model, lora, processor=processor)
     if newest is not None:
         adapters.load(newest)
     return model, processor, adapters
@@ -117,7 +117,7 @@ def sharded_model(
     model = empty_model(config)
     model.generation_config = GenerationConfig.from_pretrained(place, local_files_only=True)
     freeze(model, recipe.train.freeze, may_freeze_all=lora is not None)
-    adapters = None if lora is None else Adapters(model, lora, frozen)
+    adapters = None if lora is None else Adapters(model, lora, frozen, processor)
     shard(model, world, recipe.train.replicas, uses_bf16(recipe.train, world.device))
     own = {without_adapters(name): tensor for name, tensor in weights_of(model).items() if not is_adapter(name)}
     read_shards(place, own)
@@ -139,7 +139,7 @@ def adapted_model(
         raise ValueError("train.lora is not given")
     model, processor = load_to_train(start_of(recipe, folder), _policy(recipe))
     freeze(model, recipe.train.freeze, may_freeze_all=True)
-    adapters = Adapters(model, recipe.train.lora)
+    adapters = Adapters(model, recipe.train.lora, processor=processor)
     if trained is not None:
         adapters.load(trained)
     return model, processor, adapters

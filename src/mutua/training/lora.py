@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -21,6 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from mutua.evaluation.suite import digest_of_inputs
 from mutua.models.model_folder import ADAPTER_POLICY
 from mutua.training.checkpoint import CheckpointError
 from mutua.training.recipe import LoraSettings
@@ -38,13 +40,16 @@ class Adapters:
 
     Args:
         frozen: the CRC-32 of all frozen weights, `frozen` of the same model whole, where this one's are in shards.
+        processor: the model's, where a run goes on from what `save` writes: it must make the same of its data.
 
     Raises:
         ValueError: a target matches no linear layer of the language model.
         ImportError: PEFT is not installed.
     """
 
-    def __init__(self, model: PreTrainedModel, settings: LoraSettings, frozen: str | None = None) -> None:
+    def __init__(
+        self, model: PreTrainedModel, settings: LoraSettings, frozen: str | None = None, processor: Any = None
+    ) -> None:
         try:
             from peft import LoraConfig, LoraModel
         except ImportError as error:
@@ -71,6 +76,9 @@ class Adapters:
             parameter.requires_grad_(True)
         if frozen is not None:
             self.frozen = frozen
+        self._reads = {}
+        if processor is not None:
+            self._reads = {"policy": str(policy_of(model)), "processor": digest_of_inputs(processor)}
 
     def weights(self) -> dict[str, Tensor]:
         """What is trained, whole, in every process: all must ask."""
@@ -78,23 +86,32 @@ class Adapters:
 
     def save(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
         """Writes `weights`, now or earlier: all that a run needs besides the model it started from."""
-        save_file(dict(weights), folder / _TRAINED, metadata={_FROZEN: self.frozen})
+        save_file(dict(weights), folder / _TRAINED, metadata={_FROZEN: self.frozen, **self._reads})
 
     def load(self, folder: Path) -> None:
         """Undoes `save`.
 
         Raises:
-            CheckpointError: the frozen weights are not those that `save` saw.
+            CheckpointError: the frozen weights, the policy or the processor are not those that `save` saw.
         """
         with safe_open(folder / _TRAINED, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
-            frozen = (file.metadata() or {}).get(_FROZEN)
+            saved = file.metadata() or {}
+        frozen = saved.get(_FROZEN)
         trained = self._trained()
         if frozen != self.frozen or _shapes(tensors) != _shapes(trained):
             raise CheckpointError(
                 f"{folder}: does not fit the model that the recipe's `model` gives now: its frozen weights have "
                 "changed since this run began. Put the old model back, or choose another `output` to start over"
             )
+        for name, now in self._reads.items():
+            if saved.get(name, now) != now:
+                what = {"policy": f"policy is {now}, and was {saved[name]}", "processor": "chat template, tokenizer or "
+                        "image processor makes other tokens or pixels"}[name]  # fmt: skip
+                raise CheckpointError(
+                    f"{folder}: does not fit the model that the recipe's `model` gives now: its {what} when this run "
+                    "began. Put the old model back, or choose another `output` to start over"
+                )
         with torch.no_grad():
             for name, parameter in trained.items():
                 local(parameter).copy_(local(shard_like(parameter, tensors[name])))

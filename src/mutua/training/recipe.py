@@ -46,7 +46,7 @@ class WeightedSource(Section):
     flip: Fraction = Field(
         default=0.0,
         description="share of this source's samples that are mirrored left to right, drawn anew every epoch; those "
-        "whose text says left or right (in English), or holds a box, are left alone",
+        "whose text says left or right, east or west (in English), or holds a box or a point, are left alone",
     )
 
     @model_validator(mode="after")
