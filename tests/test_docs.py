@@ -51,7 +51,7 @@ SHORTER = {
     "eval fixtures": "",
     "eval compare": "",
 }
-SHORTER_PYTHON = {'["train.steps=500"]': str(SHORTER["train"].replace("--set ", "").split())}
+SHORTER_PYTHON = {'"train.steps=500"': ", ".join(map(repr, SHORTER["train"].replace("--set ", "").split()))}
 
 # Not run, by how they begin: of these, options, recipes and paths are looked at.
 READ_ONLY = {

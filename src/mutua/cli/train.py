@@ -14,7 +14,7 @@ EXAMPLES = """Examples:
 
   mutua train recipes/quickstart.yaml
 
-  mutua train recipes/quickstart.yaml --set train.steps=2000 --set output=runs/long
+  mutua train recipes/quickstart.yaml --set train.steps=400 --set output=runs/c
 
   mutua train recipes/quickstart.yaml      (again: goes on where it was stopped)
 
