@@ -271,7 +271,7 @@ def test_a_prompt_that_is_dropped():
     assert_all_in(refused(talk[:2], deaf), "drops or changes message 1 (system)")
     deaf = MARKED.replace("in messages %}", "in messages if message['role'] != 'system' %}")
     for some in (talk, talk[:2], [*talk, user("c")]):
-        assert_all_in(refused(some, deaf), "drops or changes message 1 (system)")
+        assert_all_in(refused(some, deaf), "it drops message 1 (system): no word of 'be brief'")
     last = MARKED.replace("in messages %}", "in messages[-2:] %}")  # earlier turns, a marked template may leave out
     assert runs(encode([*talk[1:], user("c"), assistant("d")], last))[-1] == ("d<|end|>", True)
 
@@ -281,6 +281,11 @@ def test_marks_that_leave_the_end_token_out():
     assert endless != MARKED
     assert_all_in(refused([user("a"), assistant("b")], endless), "leave '<|end|>' out", "could not learn where to stop")
     assert encode([user("a"), assistant("b")], endless, continue_final_message=True)["input_ids"].numel()
+    two = "}}{% endgeneration %}{% generation %}{{ '<|end|>' }}{% endgen"
+    apart = MARKED.replace("+ '<|end|>' }}{% endgen", two)
+    assert apart != MARKED
+    for some in ([user("a"), assistant("b")], [user("a"), assistant("b"), user("c"), assistant("d")]):
+        assert runs(encode(some, apart))[-1] == (f"{some[-1]['content']}<|end|>", True)
 
 
 def test_a_date():

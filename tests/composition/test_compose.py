@@ -389,7 +389,13 @@ def test_a_reply_ends_with_what_its_template_ends_it_with(tmp_path):
 
 @pytest.mark.parametrize(
     "published",
-    [{"temperature": 0.9, "top_p": 0.6}, {"num_beams": 1, "early_stopping": True}, {"length_penalty": 0.8}],
+    [
+        {"temperature": 0.9, "top_p": 0.6},
+        {"num_beams": 1, "early_stopping": True},
+        {"length_penalty": 0.8},
+        {"output_scores": True},
+        {"use_cache": False, "cache_implementation": "static"},
+    ],
     ids=str,
 )
 def test_a_published_generation_config_with_flags_of_no_effect(tmp_path, published):
@@ -397,7 +403,8 @@ def test_a_published_generation_config_with_flags_of_no_effect(tmp_path, publish
     folder = compose_from_folders(tmp_path, "siglip", "llama").folder / "language"
     path = folder / "generation_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **published}))
-    model, processor = mutua.compose(vision=VISION["siglip"](), language=folder)
+    with pytest.warns(UserWarning, match="without effect as it stands"):
+        model, processor = mutua.compose(vision=VISION["siglip"](), language=folder)
     model.save_pretrained(tmp_path / "whole")
     processor.save_pretrained(tmp_path / "whole")
     again, _ = mutua.load(tmp_path / "whole", device="cpu")

@@ -166,6 +166,12 @@ def test_padding_is_known_from_the_roles(model, encode, processor, implementatio
     assert torch.equal(model.generate(**bare, **options), expected)
 
 
+def test_roles_that_are_all_padding(model):
+    ids = torch.tensor([[20, 21, 22]])
+    with pytest.raises(ValueError, match="token_type_ids hold no roles"):
+        model.generate(ids, token_type_ids=torch.zeros_like(ids), **GREEDY)
+
+
 def test_a_config_of_the_callers_undoes_no_promise(encode):
     model = make_model("mma")
     inputs = encode(ASKED, add_generation_prompt=True)

@@ -135,12 +135,8 @@ class _Steps:
         if any(start < end for (_, end), (start, _) in pairwise(marks)):
             self._refuse("its {% generation %} marks lie within one another.")
         self._expect_marked(said, whole, marks)
-        self._expect_marked_ends(whole, marks, _end_token(control_tokens))
-        last = self.places[-1] if self.places[-1:] == [len(self.messages) - 1] else len(self.messages)
-        first = max((place + 1 for place in self.places if place < last), default=0)
-        self._expect_all_said(first, last, whole)  # earlier turns a template may leave out, but not what it is told
-        if self.messages[0]["role"] == "system":
-            self._expect_all_said(0, 1, whole)
+        self._expect_marked_end(whole, marks, _end_token(control_tokens))
+        self._expect_nothing_dropped(whole)
         if marks and self.places[-1:] == [len(self.messages) - 1] and not self._begins_with_reply(whole, marks[-1]):
             self._refuse_marked_header(whole, marks[-1])
         return Rendering(whole, marks)
@@ -168,15 +164,34 @@ class _Steps:
                         "messages."
                     )
 
-    def _expect_marked_ends(self, whole: str, marks: Sequence[Span], end_token: re.Pattern[str]) -> None:
-        """A special token that follows a mark ends its reply, so it has to be learned with it."""
-        for start, end in marks[:-1] if self.continues_last else marks:
-            ended = [found.end() for found in end_token.finditer(whole, start, end)]
-            if (follows := end_token.match(whole, end)) and whole[ended[-1] if ended else start : end].strip():
-                self._refuse(
-                    f"its {{% generation %}} marks leave {follows[0].strip()!r} out, which follows "
-                    f"{shortened(whole[start:end])!r}, so the model could not learn where to stop."
-                )
+    def _expect_marked_end(self, whole: str, marks: Sequence[Span], end_token: re.Pattern[str]) -> None:
+        """A special token right behind what was said last ends it, so it has to be in the mark to be learned."""
+        is_said = self.places[-1:] == [len(self.messages) - 1] and not any(self.options.values())
+        said = "".join(texts_of(self.messages[-1])).strip()
+        if not (marks and is_said and said):
+            return
+        follows = end_token.match(whole, marks[-1][1])
+        if follows and whole[slice(*marks[-1])].rstrip().endswith(said):
+            self._refuse(
+                f"its {{% generation %}} marks leave {follows[0].strip()!r} out, which follows {shortened(said)!r}, so "
+                "the model could not learn where to stop."
+            )
+
+    def _expect_nothing_dropped(self, whole: str) -> None:
+        """A template with marks may write a prompt in its own way, and leave earlier turns out, but not all of what it
+        is told: no word of a leading system message, or of a message behind the last reply but one, is to be seen."""
+        last = self.places[-1] if self.places[-1:] == [len(self.messages) - 1] else len(self.messages)
+        first = max((place + 1 for place in self.places if place < last), default=0)
+        leading = [0] if self.messages[0]["role"] == "system" else []
+        for place in dict.fromkeys([*leading, *range(first, last)]):
+            for text in texts_of(self.messages[place]):
+                words = re.findall(r"\w+", text)
+                if words and not any(word in whole for word in words):
+                    self._refuse(
+                        f"it drops message {place + 1} ({self.messages[place]['role']}): no word of "
+                        f"{shortened(text)!r} is in {shortened(whole)!r}.",
+                        remedy=False,
+                    )
 
     def _begins_with_reply(self, whole: str, mark: Span) -> bool:
         """Whether the mark begins with what was said, so no header can be in it (and no rendering is needed to see)."""

@@ -97,7 +97,8 @@ def bare_language(config: Any) -> Any:
     """A copy to build from: the padding token that a family's config begins with may be beyond a small table."""
     config = deepcopy(config)
     text = config.get_text_config()
-    if text.pad_token_id is not None and text.pad_token_id >= text.vocab_size:
+    pad, rows = getattr(text, "pad_token_id", None), getattr(text, "vocab_size", None)
+    if pad is not None and rows is not None and pad >= rows:
         text.pad_token_id = None
     return config
 

@@ -75,14 +75,6 @@ def digest_of(model: torch.nn.Module) -> str:
 
 def digest_of_processor(model: Any, processor: Any) -> str:
     """Of what it makes of a picture and a question, and of the configs that say how the model reads and answers."""
-    digest = blake2b(digest_of_inputs(processor).encode(), digest_size=8)
-    for config in (model.config, model.generation_config):
-        digest.update(json.dumps(_lasting(config.to_dict()), sort_keys=True, default=str).encode())
-    return digest.hexdigest()
-
-
-def digest_of_inputs(processor: Any) -> str:
-    """Of what a processor makes of a picture and a question: by its template, its tokenizer, its image processor."""
     digest = blake2b(digest_size=8)
     picture = Image.linear_gradient("L").convert("RGB").resize((301, 203))
     asked = [
@@ -91,6 +83,8 @@ def digest_of_inputs(processor: Any) -> str:
     for name, tensor in sorted(encode_conversations([asked], processor).items()):
         digest.update(f"{name} {tuple(tensor.shape)}".encode())
         digest.update(tensor.to(torch.float64).numpy().tobytes())
+    for config in (model.config, model.generation_config):
+        digest.update(json.dumps(_lasting(config.to_dict()), sort_keys=True, default=str).encode())
     return digest.hexdigest()
 
 

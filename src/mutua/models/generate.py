@@ -64,7 +64,8 @@ def expect_cached_text(cache: Cache | None, ids_BN: Tensor | None, attention_mas
     """Raises ValueError where `generate` would go on from a cache of another text: Transformers looks at its length
     alone. (New ids alone, with the mask of all tokens, are taken at their word.)"""
     past = 0 if cache is None else int(cache.get_seq_length())
-    if not past or ids_BN is None or ids_BN.ndim != 2:
+    is_mask_odd = attention_mask is not None and attention_mask.ndim != 2  # that is Transformers' to tell
+    if not past or ids_BN is None or ids_BN.ndim != 2 or is_mask_odd:
         return
     tokens = ids_BN.shape[1]
     if attention_mask is not None and attention_mask.shape[1] == past + tokens:
@@ -79,7 +80,7 @@ def expect_cached_text(cache: Cache | None, ids_BN: Tensor | None, attention_mas
         return
     known = min(past, said_BN.shape[1])
     differs_BN = said_BN[:, :known].to(ids_BN.device) != ids_BN[:, :known]
-    if attention_mask is not None:
+    if attention_mask is not None and attention_mask.shape == ids_BN.shape:
         differs_BN &= attention_mask[:, :known].bool()
     if bool(differs_BN.any()):
         row, column = (int(i) for i in differs_BN.nonzero()[0])
@@ -192,7 +193,13 @@ class RolesInGeneration(GenerationMixin):
                 )
         elif (codes_BN := kwargs.get("token_type_ids")) is not None:
             if kwargs.get("attention_mask") is None and kwargs.get("past_key_values") is None:
-                kwargs["attention_mask"] = TokenRoles.from_codes(codes_BN).is_token_BN.long()
+                is_token_BN = TokenRoles.from_codes(codes_BN).is_token_BN
+                if not bool(is_token_BN.any(-1).all()):
+                    raise ValueError(
+                        "token_type_ids hold no roles (zero is padding, and a row has nothing else): pass those that "
+                        "the processor returned, or none with text alone."
+                    )
+                kwargs["attention_mask"] = is_token_BN.long()
             kwargs["token_type_ids"] = padded_as(codes_BN, kwargs.get("attention_mask"))
             kwargs["prompt_length"] = codes_BN.shape[1]
         return generate_finite(super().generate, inputs, generation_config, logits_processor, *args, **kwargs)

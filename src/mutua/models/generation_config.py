@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from copy import deepcopy
 
@@ -33,10 +34,25 @@ def reply_config(
     )
     config.eos_token_id = all_ends[0] if len(all_ends) == 1 else all_ends or None
     config.pad_token_id = pad
-    # Published configs name what has no effect, which Transformers lets pass until a config is changed, as here.
-    for name in _SAMPLING if not config.do_sample else ():
-        setattr(config, name, None)
-    for name in _BEAMS if config.num_beams in (None, 1) else ():
-        setattr(config, name, None)
-    config.validate(strict=True)  # else it is said when the model is saved, hours later
+    _leave_out_what_has_no_effect(config)
     return config
+
+
+def _leave_out_what_has_no_effect(config: GenerationConfig) -> None:
+    """Published configs name it, which Transformers lets pass until a config is changed, as here, and then refuses to
+    save: hours later, with a trained model. What somebody may miss is told."""
+    idle = [*(() if config.do_sample else _SAMPLING), *(_BEAMS if config.num_beams in (None, 1) else ())]
+    idle += [] if config.return_dict_in_generate else config.extra_output_flags
+    idle += ["cache_implementation", "cache_config"] if config.use_cache is False else []
+    usual = GenerationConfig()
+    gone = {name: value for name in idle if (value := getattr(config, name, None)) not in (None, getattr(usual, name))}
+    for name in idle:
+        setattr(config, name, getattr(usual, name))
+    if gone:
+        said = ", ".join(f"{name}={value}" for name, value in gone.items())
+        warnings.warn(
+            f"the language model's generation config has {said}, without effect as it stands (no do_sample, beams, "
+            "...), and is taken without: pass them to generate.",
+            stacklevel=3,
+        )
+    config.validate(strict=True)

@@ -175,6 +175,8 @@ class TextSoFar:
         if cache is not None:
             setattr(cache, _POLICY, self._policy.name)
             vars(cache).pop(SAID, None)
+            if self._past == 0:
+                vars(cache).pop(_PACKED, None)
         if cache is None or self._past is None or torch.compiler.is_compiling():
             return
         roles, before = self._roles, self._before

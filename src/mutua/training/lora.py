@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from functools import cached_property
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,6 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from mutua.evaluation.suite import digest_of_inputs
 from mutua.models.model_folder import ADAPTER_POLICY
 from mutua.training.checkpoint import CheckpointError
 from mutua.training.recipe import LoraSettings
@@ -33,6 +33,10 @@ _TRAINED = "trained.safetensors"
 _FROZEN = "frozen_crc32"
 _ADAPTER = "lora_"  # in the names of PEFT's own parameters, and of no others
 _HEAD = "lm_head."
+_PIXELS = (
+    *("size", "crop_size", "image_mean", "image_std", "rescale_factor", "resample", "patch_size"),
+    *("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb", "do_pad"),
+)
 
 
 class Adapters:
@@ -78,7 +82,7 @@ class Adapters:
             self.frozen = frozen
         self._reads = {}
         if processor is not None:
-            self._reads = {"policy": str(policy_of(model)), "processor": digest_of_inputs(processor)}
+            self._reads = {"policy": str(policy_of(model)), "processor": _digest_of(processor)}
 
     def weights(self) -> dict[str, Tensor]:
         """What is trained, whole, in every process: all must ask."""
@@ -201,6 +205,15 @@ def _target_layers(model: nn.Module, language_model: str, patterns: tuple[str, .
                 f"{', '.join(parts)} (write *.{parts[0]} for the first of these in every layer)"
             )
     return [name for name in layers if any(fnmatchcase(name, pattern) for pattern in patterns)]
+
+
+def _digest_of(processor: Any) -> str:
+    """Of what decides which tokens and pixels a model is given: no date, and nothing that rounds."""
+    pictures = getattr(processor, "image_processor", None)
+    settings = {} if pictures is None else {name: pictures.to_dict().get(name) for name in _PIXELS}
+    tokens = [processor.tokenizer("What is 1 + 1?")["input_ids"], processor.tokenizer.special_tokens_map]
+    text = json.dumps([processor.chat_template, tokens, settings], sort_keys=True, default=str)
+    return blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
