@@ -277,11 +277,11 @@ def test_a_prompt_that_is_dropped():
 
 
 def test_marks_that_leave_the_end_token_out():
-    endless = MARKED.replace("+ '<|end|>' }}{% endgeneration %}", "}}{% endgeneration %}{{ '<|end|>' }}")
+    endless = MARKED.replace("+ '<|end|>' }}{% endgeneration %}", "+ '' }}{% endgeneration %}{{ '<|end|>' }}")
     assert endless != MARKED
     assert_all_in(refused([user("a"), assistant("b")], endless), "leave '<|end|>' out", "could not learn where to stop")
     assert encode([user("a"), assistant("b")], endless, continue_final_message=True)["input_ids"].numel()
-    two = "}}{% endgeneration %}{% generation %}{{ '<|end|>' }}{% endgen"
+    two = "+ '' }}{% endgeneration %}{% generation %}{{ '<|end|>' }}{% endgen"
     apart = MARKED.replace("+ '<|end|>' }}{% endgen", two)
     assert apart != MARKED
     for some in ([user("a"), assistant("b")], [user("a"), assistant("b"), user("c"), assistant("d")]):

@@ -45,7 +45,11 @@ def _leave_out_what_has_no_effect(config: GenerationConfig) -> None:
     idle += [] if config.return_dict_in_generate else config.extra_output_flags
     idle += ["cache_implementation", "cache_config"] if config.use_cache is False else []
     usual = GenerationConfig()
-    gone = {name: value for name in idle if (value := getattr(config, name, None)) not in (None, getattr(usual, name))}
+    gone = {
+        name: value
+        for name in idle
+        if (value := getattr(config, name, None)) not in (None, False, getattr(usual, name))
+    }
     for name in idle:
         setattr(config, name, getattr(usual, name))
     if gone:
