@@ -281,11 +281,11 @@ def test_marks_that_leave_the_end_token_out():
     assert endless != MARKED
     assert_all_in(refused([user("a"), assistant("b")], endless), "leave '<|end|>' out", "could not learn where to stop")
     assert encode([user("a"), assistant("b")], endless, continue_final_message=True)["input_ids"].numel()
-    two = "+ '' }}{% endgeneration %}{% generation %}{{ '<|end|>' }}{% endgen"
-    apart = MARKED.replace("+ '<|end|>' }}{% endgen", two)
+    two = ".strip() }}{% endgeneration %}{% generation %}{{ '<|end|>' }}{% endgen"
+    apart = MARKED.replace(" + '<|end|>' }}{% endgen", two)
     assert apart != MARKED
-    for some in ([user("a"), assistant("b")], [user("a"), assistant("b"), user("c"), assistant("d")]):
-        assert runs(encode(some, apart))[-1] == (f"{some[-1]['content']}<|end|>", True)
+    talk = [user("a"), assistant("b"), user("c"), assistant("d")]
+    assert [runs(encode(some, apart))[-1] for some in (talk[:2], talk)] == [("b<|end|>", True), ("d<|end|>", True)]
 
 
 def test_a_date():
