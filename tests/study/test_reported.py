@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from mutua.evaluation import words
-from mutua.study.plan import full_plan
+from mutua.study.plan import ORDERS, full_plan
 from mutua.study.results import MAIN, NULL, PairRow, ScoreRow, read_rows
 from mutua.study.sections import score_sections
 from mutua.study.summary import Questions, accuracies, differences, place_labels, relative_gains
@@ -100,3 +100,54 @@ def test_what_the_study_says_of_its_sweeps() -> None:
 
 def _short(share: float) -> str:
     return f"{100 * share:.1f}".removesuffix(".0")
+
+
+def _rows(block: str) -> list[ScoreRow]:
+    return [row for row in read_rows(FULL, ScoreRow) if (row.block, row.split) == (block, "test")]
+
+
+def _page(path: str) -> str:
+    return " ".join((ROOT / path).read_text(encoding="utf-8").split())
+
+
+def test_what_is_said_of_length() -> None:
+    readme, study, rows = _page("README.md"), _page("docs/study.md"), _rows("length")
+    longest = max(row.length for row in rows)
+    last = [row for row in rows if row.length == longest]
+    assert {row.correct == row.total for row in last if row.family != "relation"} == {True}
+    seen = {(row.policy, row.seed): f"{100 * row.correct / row.total:.0f}" for row in last if row.family == "relation"}
+    mma, causal = ([seen[policy, seed] for seed in range(3)] for policy in ("mma", "causal"))
+    assert f"({', '.join(mma)} %), causal attention in none ({', '.join(causal)}): " in study
+    assert f"{mma[0]}, {mma[1]} and {mma[2]} % in its three seeds, where causal" in readme
+    assert f"at {causal[0]}, {causal[1]} and {causal[2]}: " in readme
+    (gain,) = (one.estimate for one in differences(last) if one.questions == RELATION)
+    for page in (readme, study):
+        assert f"({longest:,})" in page
+        assert f"{words.points(gain).replace(' (', ' points (')}, no difference seen over three seeds" in page
+    assert not gain.excludes_zero
+
+
+def test_what_is_said_of_orders() -> None:
+    readme, study, rows = _page("README.md"), _page("docs/study.md"), _rows("order")
+    exists = {
+        (one.arm.policy, one.arm.order): _short(one.estimate.value)
+        for one in accuracies(rows)
+        if one.questions == EXISTS
+    }
+    assert {exists["mma", order] for order in ORDERS if order != "text-first"} == {"100"}
+    first, _, both, twice, early, late = (exists["causal", order] for order in ORDERS)
+    assert f"{first} % with the picture first, {both} with both, {early} and {late} with both in the first" in study
+    assert f"({twice} with the picture first in two stages)" in study
+    assert f'{both} % in "any red circle?", {first} with the picture always first, 100 under MMA in either' in readme
+    gains = [one for one in differences(rows) if one.questions == Questions("grid") and one.arm.order == "both"]
+    (gain,) = (one.estimate for one in gains if one.baseline.order == "both")
+    told = words.points(gain).replace(" (", " points over the three families (")
+    assert f"{told} where both are trained on both orders" in study
+
+
+def test_what_is_said_of_scenes() -> None:
+    gains = {one.questions: one.estimate for one in differences(_rows("scenes"))}
+    scenes, easy = (words.points(gains[Questions(task)]) for task in ("scenes", "easy-vqa"))
+    assert f"no difference, {scenes.replace(' (', ' points (')} and {easy}" in _page("docs/study.md")
+    inside = "; ".join(gain.replace(" (", f"{unit}, ").rstrip(")") for gain, unit in ((scenes, " points"), (easy, "")))
+    assert f"by then ({inside})" in _page("README.md")
