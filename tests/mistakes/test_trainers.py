@@ -201,7 +201,12 @@ MISTAKES = [
         "labels on all tokens, in a fused head, compiled", compiled_by_fused_head(all_tokens), (TRAINED,), is_slow=True
     ),
     Mistake("labels on all tokens, compiled", compiled(labels=all_tokens), ("stands on a prompt token",)),
-    Mistake("roles dropped, compiled", compiled(token_type_ids=None, labels=None), ("images came without",)),
+    Mistake(
+        "roles dropped, compiled",
+        compiled(token_type_ids=None, labels=None),
+        ("images came without",),
+        is_slow=True,
+    ),
     Mistake(
         "a tokenizer's codes, compiled",
         compiled(token_type_ids=lambda inputs: torch.zeros_like(inputs["token_type_ids"]), labels=None),

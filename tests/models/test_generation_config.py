@@ -128,7 +128,7 @@ def test_a_converted_model_without_a_tokenizer(tmp_path):
 
 def test_what_ends_a_reply_may_be_said():
     """Phi-3 ends a reply with <|end|>, and with <|assistant|> as well."""
-    own = GenerationConfig(eos_token_id=[7, 2], suppress_tokens=[4], temperature=0.5)
+    own = GenerationConfig(eos_token_id=[7, 2], suppress_tokens=[4], do_sample=True, temperature=0.5)
     config = reply_config(own, pad=9, ends=[7, 8], never=[1, 2, 3])
     assert (config.eos_token_id, config.suppress_tokens, config.pad_token_id) == ([7, 2, 8], [4, 1, 3], 9)
     assert (config.temperature, own.suppress_tokens, own.pad_token_id) == (0.5, [4], None)

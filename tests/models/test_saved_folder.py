@@ -56,6 +56,7 @@ for auto in (t.AutoConfig, t.AutoModelForImageTextToText, t.AutoModelForMultimod
     assert said.splitlines() == ["refused True"] * 5
 
 
+@pytest.mark.slow
 def test_pipelines_open_it_without_the_import(folder):
     """`any-to-any` asks for torchvision, which only videos need."""
     said = elsewhere(
@@ -73,6 +74,7 @@ for task in ("image-text-to-text", "any-to-any"):
     assert said.splitlines() == ["MutuaForConditionalGeneration MutuaProcessor str"] * 2
 
 
+@pytest.mark.slow
 def test_no_processor_is_half_of_one(folder, tmp_path):
     """Checkpoints of trainers that were given no processor: a bare tokenizer would take no picture."""
     make_model("mma").save_pretrained(tmp_path / "none")

@@ -32,7 +32,9 @@ def arguments(encode, chat, **options) -> tuple[torch.Tensor, ...]:
     return tuple(inputs[key] for key in KEYS)
 
 
-@pytest.mark.parametrize("policy", ["mma", "causal", pytest.param("mma-bidirectional", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "policy", ["mma", *(pytest.param(one, marks=pytest.mark.slow) for one in ("causal", "mma-bidirectional"))]
+)
 def test_a_forward_with_images_compiles_to_one_graph_for_all_lengths(policy, encode):
     torch._dynamo.reset()
     model, counter = make_model(policy), CompileCounter()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from functools import cache
 from pathlib import Path
 
 from mutua.evaluation import words
 from mutua.study.plan import ORDERS, full_plan
-from mutua.study.results import MAIN, NULL, PairRow, ScoreRow, read_rows
+from mutua.study.results import MAIN, NULL, PairRow, Row, ScoreRow, read_rows
 from mutua.study.sections import score_sections
 from mutua.study.summary import Questions, accuracies, differences, place_labels, relative_gains
 
@@ -20,9 +21,9 @@ SHOWN = (EXISTS, Questions("pope"), RELATION)
 
 
 def test_the_table_of_the_readme() -> None:
-    rows = [row for row in read_rows(FULL, ScoreRow) if (row.block, row.split) == (MAIN, "test")]
+    rows = [row for row in _read(ScoreRow) if (row.block, row.split) == (MAIN, "test")]
     accuracy = {(one.place, one.arm.policy, one.questions): one.estimate.value for one in accuracies(rows)}
-    difference = {(one.place, one.questions): one.estimate for one in differences(rows, read_rows(FULL, PairRow))}
+    difference = {(one.place, one.questions): one.estimate for one in differences(rows, _read(PairRow))}
     gains = relative_gains(rows)
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     by_place = {gain.place: gain.estimate for gain in gains if gain.place is not None}
@@ -36,7 +37,7 @@ def test_the_table_of_the_readme() -> None:
     trained, _ = (gain.estimate for gain in relative_gains([r for r in rows if r.task == "grid"]) if gain.is_of_all)
     assert f"| **all six** | | | | **{words.percents(over_seeds)}** |" in readme
     assert f"| all six, over the three families that were trained on | | | | {words.percents(trained)} |" in readme
-    seen = [one.estimate for one in differences(rows, read_rows(FULL, PairRow)) if one.questions == ATTRIBUTE]
+    seen = [one.estimate for one in differences(rows, _read(PairRow)) if one.questions == ATTRIBUTE]
     low, high = (f"{100 * pick(one.value for one in seen):+.1f}" for pick in (min, max))
     assert f"which both learn ({low} to {high} points, every interval holds 0)" in readme
     assert not any(one.excludes_zero for one in seen)
@@ -46,7 +47,7 @@ def test_the_table_of_the_readme() -> None:
 
 
 def test_what_the_readme_says_beside_its_table() -> None:
-    scores, pairs = read_rows(FULL, ScoreRow), read_rows(FULL, PairRow)
+    scores, pairs = _read(ScoreRow), _read(PairRow)
     said = [text for section in score_sections(scores, pairs, {}) for text in section.sentences]
     readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
     counts = [re.search(r"mma: of (\d+) intervals .*? (\d+) lie above 0, (\d+) below", text) for text in said]
@@ -78,13 +79,13 @@ def test_what_the_study_says_of_its_sweeps() -> None:
         ("depth", lambda place: f"{place.layers} layers "),
         ("image tokens", lambda place: ""),
     ):
-        rows = [row for row in read_rows(FULL, ScoreRow) if (row.block, row.split) == (block, "test")]
+        rows = [row for row in _read(ScoreRow) if (row.block, row.split) == (block, "test")]
         of = {(one.place, one.arm.policy): one.estimate.value for one in accuracies(rows) if one.questions == EXISTS}
         for place in sorted({place for place, _ in of}):
             if place.layers > 1:  # with one the two are the same
                 before, after = (_short(of[place, policy]) for policy in ("causal", "mma"))
                 assert f"{words_of(place)}{before} → {after}" in study
-    policies = [row for row in read_rows(FULL, ScoreRow) if (row.block, row.split) == ("policies", "test")]
+    policies = [row for row in _read(ScoreRow) if (row.block, row.split) == ("policies", "test")]
     gained = [one.estimate for one in differences(rows) if one.questions == EXISTS]  # by visual tokens
     relation = [f"{100 * one.estimate.value:+.1f}" for one in differences(rows) if one.questions == RELATION]
     *first, last = (f"{100 * gain.value:+.1f}" for gain in gained)
@@ -102,8 +103,13 @@ def _short(share: float) -> str:
     return f"{100 * share:.1f}".removesuffix(".0")
 
 
+@cache
+def _read(kind: type[Row]) -> list:
+    return read_rows(FULL, kind)
+
+
 def _rows(block: str) -> list[ScoreRow]:
-    return [row for row in read_rows(FULL, ScoreRow) if (row.block, row.split) == (block, "test")]
+    return [row for row in _read(ScoreRow) if (row.block, row.split) == (block, "test")]
 
 
 def _page(path: str) -> str:
