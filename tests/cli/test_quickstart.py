@@ -97,6 +97,7 @@ def test_the_packaged_pair_differs_in_what_it_was_trained_under_alone():
     )
 
 
+@pytest.mark.slow
 def test_steps_are_fitted_to_the_time(short, monkeypatch, tmp_path):
     said: list[str] = []
     monkeypatch.setattr(first_run, "_seconds_a_step", lambda recipe: 0.1)

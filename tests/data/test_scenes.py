@@ -158,6 +158,7 @@ def shares(answers: list[str]) -> dict[str, float]:
     return {answer: count / len(answers) for answer, count in Counter(answers).items()}
 
 
+@pytest.mark.slow
 def test_answers_are_balanced() -> None:
     assert shares([item.answer for item in items("exists", 2000)])["yes"] == pytest.approx(0.5, abs=0.05)
     counts = shares([item.answer for item in items("count", 2000)])

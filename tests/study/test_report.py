@@ -100,6 +100,7 @@ def test_it_is_small(study):
     assert not list(study.rglob("*.partial*"))
 
 
+@pytest.mark.slow
 def test_a_second_report_takes_the_place_of_the_first(tmp_path):
     write_rows(tmp_path, CostRow, costs())
     assert write_report(tmp_path) == tmp_path / "report.html"

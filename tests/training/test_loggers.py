@@ -108,6 +108,7 @@ def test_a_resumed_run_goes_on_in_the_same_one_and_nothing_stands_twice(
     assert (wandb.exit_codes, trackio.open) == ([0, 1, 0], 0)
 
 
+@pytest.mark.slow
 def test_loggers_may_change_between_two_halves(tmp_path: Path, recipe_in, fakes, console: Console) -> None:
     wandb, _ = fakes
     stopped_at(4, tmp_path, recipe_in, "train.loggers=[wandb]")
@@ -255,6 +256,7 @@ def test_what_fails_in_closing_does_not_hide_what_ended_the_run(tmp_path: Path, 
     assert fakes[1].open == 0
 
 
+@pytest.mark.slow
 def test_a_damaged_note_is_told(tmp_path: Path, recipe_in, fakes, console: Console) -> None:
     stopped_at(4, tmp_path, recipe_in, ALL)
     note = tmp_path / "run/loggers/wandb.json"

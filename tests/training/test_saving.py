@@ -85,6 +85,7 @@ def test_what_goes_wrong_beside_another_error_is_told_too() -> None:
     assert told == ["The checkpoint that was being written failed, too: full"]
 
 
+@pytest.mark.slow
 def test_a_run_ends_as_one_that_waits_for_its_checkpoints(
     recipe_in, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

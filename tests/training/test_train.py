@@ -184,6 +184,7 @@ def test_a_signal_counts_where_nobody_reads(monkeypatch: pytest.MonkeyPatch) -> 
         assert stop.requested
 
 
+@pytest.mark.slow
 def test_ctrl_c_costs_nothing_where_nobody_reads(tmp_path: Path, recipe_in) -> None:
     """As in `... 2>&1 | tee log`: the Ctrl-C ends the `tee`, too."""
     recipe_in(tmp_path)

@@ -68,7 +68,10 @@ def put(source) -> None:
     shutil.rmtree(made)
 
 
-@pytest.mark.parametrize("overrides", [(), ("data.packing={tokens: 1024}",)], ids=["rows", "packed"])
+@pytest.mark.parametrize(
+    "overrides",
+    [pytest.param((), id="rows", marks=pytest.mark.slow), pytest.param(("data.packing={tokens: 1024}",), id="packed")],
+)
 def test_both_stages_run_end_to_end(data: Path, overrides: tuple[str, ...]) -> None:
     first = load_recipe(STAGES[0], [*PARTS, *SMALLER, *overrides])
     second = load_recipe(STAGES[1], [*SMALLER, *overrides])
