@@ -143,12 +143,13 @@ class TextSoFar:
         index_N = torch.arange(self._tokens, device=self._roles.block_BN.device)
         first_B1 = torch.where(self._roles.is_token_BN, index_N, self._tokens - 1).amin(-1, keepdim=True)
         goes_on_B = self._roles.block_BN.gather(1, first_B1)[:, 0] != NONE
-        if len(is_open_B) != len(goes_on_B) or not is_as_left:
-            is_cut_B = goes_on_B & is_open_B.any()
+        is_cropped_B = torch.zeros_like(is_open_B)
+        if past < before.block_BK.shape[1]:
+            is_cropped_B = is_open_B & (before.block_BK[:, past] == block_B)
+        if is_as_left and len(is_open_B) == len(goes_on_B):
+            is_cut_B = (goes_on_B & is_open_B) | is_cropped_B
         else:
-            is_cut_B = goes_on_B & is_open_B
-            if past < before.block_BK.shape[1]:
-                is_cut_B |= is_open_B & (before.block_BK[:, past] == block_B)
+            is_cut_B = (goes_on_B & is_open_B.any()) | is_cropped_B.any()
         if bool(is_cut_B.any()):
             raise ValueError(
                 f"this forward begins inside prompt block {int(block_B[is_open_B][0])} of row "
